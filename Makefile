@@ -1,0 +1,41 @@
+# The two commands of the README are `make demo` and `make test`; the rest is for people who change the code.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo [ARGS='--exit --json out.json --data DIR']   train a ranker twice, see one diverge, see the gate stop it"
+	@echo "make test [ARGS='-k codec']                            lint, types, import contracts and the whole test suite"
+	@echo "make lint                                              ruff, mypy, import-linter"
+	@echo "make bench                                             every benchmark with its peers"
+
+$(VENV)/.demo: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "Lossguard needs Python 3.11 to 3.13, this is %d.%d; name another with: make demo PYTHON=python3.11" % v)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+demo: $(VENV)/.demo
+	$(BIN)/lossguard demo $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.dev
+	@for b in benchmarks/*.py; do echo; echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+clean:
+	rm -rf $(VENV) .lossguard build dist

@@ -1,0 +1,1 @@
+"""The `lossguard` command: one module per command, composed in `main`."""

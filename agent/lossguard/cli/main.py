@@ -1,0 +1,35 @@
+"""Composes the `lossguard` command.
+
+Each command is a module beside this one. Commands import what they need when they run, so that `lossguard --help`
+answers at once and the sidecar's host needs neither TensorFlow nor the service's packages.
+"""
+
+import typer
+
+from lossguard import __version__
+
+app = typer.Typer(
+    name="lossguard",
+    help="Catch training divergence while it is small, and keep broken models out of serving.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lossguard {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Options that stand before the command."""
+
+
+def main() -> None:
+    """The console script's entry point."""
+    app()
