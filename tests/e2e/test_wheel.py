@@ -46,7 +46,7 @@ def test_the_wheel_carries_migrations_templates_and_types(wheel: Path) -> None:
 
 def test_the_base_install_holds_no_framework_and_still_imports(base: Path, tmp_path: Path) -> None:
     probe = (
-        "import importlib.util as u, sys, lossguard, lossguard.wire.chunk, lossguard.recorder, lossguard.detect.monitor;"
+        "import importlib.util as u, sys, lossguard.wire.chunk, lossguard.recorder, lossguard.detect.monitor;"
         "heavy = [m for m in ('tensorflow', 'keras', 'fastapi', 'sqlalchemy', 'pydantic') if u.find_spec(m)];"
         "sys.exit(f'installed: {heavy}' if heavy else 0)"
     )
