@@ -1,0 +1,1 @@
+"""Saved runs: readers for traces, logs and event files, and replay."""
