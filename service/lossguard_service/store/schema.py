@@ -1,0 +1,192 @@
+"""The tables, as SQLAlchemy knows them. `migrations/` makes them; a test compares the two.
+
+Every table that grows is keyed by its run first. Times are Unix seconds by the service's clock, but for `started`,
+`stopped` and a checkpoint's `time`, which are the trainer's.
+"""
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from lossguard_service.store.columns import Document, Number, Words
+
+metadata = sa.MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+Big: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+"""64 bits; SQLite wants the word INTEGER for a primary key that counts by itself."""
+
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("id", Big, primary_key=True, autoincrement=True),
+    sa.Column("project", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("created", Number, nullable=False),
+    sa.Column("config", Document, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("stop_reason", sa.Text),
+    sa.Column("first_step", sa.BigInteger),
+    sa.Column("last_step", sa.BigInteger),
+    sa.Column("judged_step", sa.BigInteger),
+    sa.Column("last_seen", Number, nullable=False),
+    sa.Column("last_progress", Number, nullable=False),
+    sa.Column("loss_last", Number),
+    sa.Column("frames", sa.BigInteger, nullable=False),
+    sa.Column("dropped_frames", sa.BigInteger, nullable=False),
+    sa.Column("waiting_chunks", sa.Integer, nullable=False),
+    sa.Column("summary", Document, nullable=False),
+    sa.UniqueConstraint("project", "name"),
+    sa.Index(None, "last_seen"),
+)
+
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    sa.Column("run_id", Big, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("start_step", sa.BigInteger),
+    sa.Column("started", Number),
+    sa.Column("stopped", Number),
+    sa.Column("stop_reason", sa.Text),
+    sa.Column("next_index", sa.Integer, nullable=False),
+    sa.Column("last_step", sa.BigInteger),
+    sa.Column("config", Document, nullable=False),
+    sa.UniqueConstraint("run_id", "key"),
+)
+
+chunks = sa.Table(
+    "chunks",
+    metadata,
+    sa.Column("run_id", Big, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("index", sa.Integer, primary_key=True),
+    sa.Column("first_step", sa.BigInteger),
+    sa.Column("last_step", sa.BigInteger),
+    sa.Column("frames", sa.Integer, nullable=False),
+    sa.Column("drops", Document, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("received", Number, nullable=False),
+)
+
+chunk_bytes = sa.Table(
+    "chunk_bytes",
+    metadata,
+    sa.Column("run_id", Big, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("index", sa.Integer, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+
+chunk_summaries = sa.Table(
+    "chunk_summaries",
+    metadata,
+    sa.Column("run_id", Big, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("index", sa.Integer, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+"""Apart from the bytes: SQLite would have to walk past 200 KB of them to reach a column behind."""
+
+schemas = sa.Table(
+    "schemas",
+    metadata,
+    sa.Column("run_id", Big, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("document", Document, nullable=False),
+)
+
+detector_states = sa.Table(
+    "detector_states",
+    metadata,
+    sa.Column("run_id", Big, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("sequence", sa.Integer, primary_key=True),
+    sa.Column("position", Document, nullable=False),
+    sa.Column("frames", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.LargeBinary, nullable=False),
+)
+
+incidents = sa.Table(
+    "incidents",
+    metadata,
+    sa.Column("run_id", Big, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("sequence", sa.Integer, primary_key=True),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("onset_step", sa.BigInteger, nullable=False),
+    sa.Column("detected_step", sa.BigInteger, nullable=False),
+    sa.Column("declared_full_step", sa.BigInteger),
+    sa.Column("end_step", sa.BigInteger),
+    sa.Column("peak_step", sa.BigInteger, nullable=False),
+    sa.Column("peak", Number, nullable=False),
+    sa.Column("residual", Number, nullable=False),
+    sa.Column("first_signal_step", sa.BigInteger),
+    sa.Column("first_layer", Words),
+    sa.Column("tasks", Document, nullable=False),
+    sa.Column("confidence", Number, nullable=False),
+    sa.Column("explanation", Words, nullable=False),
+    sa.Column("advice", Words, nullable=False),
+    sa.Column("superseded", sa.Boolean, nullable=False),
+    sa.Column("opened", Number, nullable=False),
+    sa.Column("updated", Number, nullable=False),
+    sa.Index(None, "run_id", "superseded", "end_step"),
+)
+
+checkpoints = sa.Table(
+    "checkpoints",
+    metadata,
+    sa.Column("run_id", Big, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("step", sa.BigInteger, primary_key=True),
+    sa.Column("path", Words, primary_key=True),
+    sa.Column("has_slots", sa.Boolean, nullable=False),
+    sa.Column("time", Number, nullable=False),
+)
+
+verdicts = sa.Table(
+    "verdicts",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("project", sa.Text, nullable=False),
+    sa.Column("run", sa.Text, nullable=False),
+    sa.Column("step", sa.BigInteger, nullable=False),
+    sa.Column("artifact_digest", sa.Text, nullable=False),
+    sa.Column("policy", sa.Text, nullable=False),
+    sa.Column("policy_version", sa.Integer, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("created", Number, nullable=False),
+    sa.Column("document", Document, nullable=False),
+    sa.Column("signature", Document),
+    sa.Index(None, "project", "run", "created"),
+    sa.Index(None, "artifact_digest"),
+)
+"""No foreign key: a verdict about a run that is not known is a verdict too, and it outlives a run's retention."""
+
+policies = sa.Table(
+    "policies",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("document", Document, nullable=False),
+    sa.Column("created", Number, nullable=False),
+)
+
+tokens = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("project", sa.Text),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("scopes", Document, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("created", Number, nullable=False),
+    sa.Column("expires", Number),
+    sa.Column("revoked", Number),
+    sa.UniqueConstraint("sha256"),
+)
