@@ -133,6 +133,8 @@ def upgrade() -> None:
         sa.Column("first_step", sa.BigInteger()),
         sa.Column("last_step", sa.BigInteger()),
         sa.Column("frames", sa.Integer(), nullable=False),
+        sa.Column("schema", sa.Integer(), nullable=False),
+        sa.Column("missing", DOCUMENT, nullable=False),
         sa.Column("drops", DOCUMENT, nullable=False),
         sa.Column("sha256", sa.Text(), nullable=False),
         sa.Column("received", NUMBER, nullable=False),
@@ -178,7 +180,8 @@ def upgrade() -> None:
     op.create_table(
         "schemas",
         sa.Column("run_id", BIG, nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("document", DOCUMENT, nullable=False),
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name="fk_schemas_run_id", ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("run_id", name="pk_schemas"),
+        sa.PrimaryKeyConstraint("run_id", "number", name="pk_schemas"),
     )

@@ -71,6 +71,8 @@ chunks = sa.Table(
     sa.Column("first_step", sa.BigInteger),
     sa.Column("last_step", sa.BigInteger),
     sa.Column("frames", sa.Integer, nullable=False),
+    sa.Column("schema", sa.Integer, nullable=False),
+    sa.Column("missing", Document, nullable=False),
     sa.Column("drops", Document, nullable=False),
     sa.Column("sha256", sa.Text, nullable=False),
     sa.Column("received", Number, nullable=False),
@@ -99,8 +101,10 @@ schemas = sa.Table(
     "schemas",
     metadata,
     sa.Column("run_id", Big, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("document", Document, nullable=False),
 )
+"""The column names of a run's chunks, each set once; `chunks.schema` says which."""
 
 detector_states = sa.Table(
     "detector_states",

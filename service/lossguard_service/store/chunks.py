@@ -1,0 +1,136 @@
+"""Chunks at rest: an index row each, their bytes and their summary apart. Nothing here decides; see `ingest`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from lossguard.wire import chunk as wire
+from lossguard.wire.frame import Frames, Schema
+from lossguard_service.store import schema
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRow:
+    """A chunk without its bytes.
+
+    Attributes:
+        attempt: the attempt's number.
+        index: its place in the attempt.
+        first_step, last_step: of its frames; None if it carries none.
+        frames: how many.
+        schema: the number of its column names within the run.
+        missing: [first, last] of each stretch of steps without a frame between its first and its last frame.
+    """
+
+    attempt: int
+    index: int
+    first_step: int | None
+    last_step: int | None
+    frames: int
+    schema: int
+    missing: list[list[int]]
+
+
+def rows_of(
+    connection: Connection,
+    run_id: int,
+    *,
+    first: int | None = None,
+    last: int | None = None,
+    attempt: int | None = None,
+) -> list[ChunkRow]:
+    """Index rows with frames in [first, last], by attempt and index."""
+    table = schema.chunks
+    columns = [table.c[name] for name in ChunkRow.__slots__]
+    query = (
+        sa.select(*columns).where(table.c.run_id == run_id, table.c.frames > 0).order_by(table.c.attempt, table.c.index)
+    )
+    if first is not None:
+        query = query.where(table.c.last_step >= first)
+    if last is not None:
+        query = query.where(table.c.first_step <= last)
+    if attempt is not None:
+        query = query.where(table.c.attempt == attempt)
+    return [ChunkRow(*row) for row in connection.execute(query)]
+
+
+def bytes_of(connection: Connection, run_id: int, attempt: int, first: int, last: int) -> dict[int, bytes]:
+    """The bytes of an attempt's chunks with indexes in [first, last], by index."""
+    table = schema.chunk_bytes
+    query = (
+        sa.select(table.c.index, table.c.data)
+        .where(table.c.run_id == run_id, table.c.attempt == attempt, table.c.index.between(first, last))
+        .order_by(table.c.index)
+    )
+    return {row.index: row.data for row in connection.execute(query)}
+
+
+def summaries_of(connection: Connection, run_id: int, attempt: int, first: int, last: int) -> dict[int, bytes]:
+    """The summaries of an attempt's chunks with indexes in [first, last], by index."""
+    table = schema.chunk_summaries
+    query = sa.select(table.c.index, table.c.data).where(
+        table.c.run_id == run_id, table.c.attempt == attempt, table.c.index.between(first, last)
+    )
+    return {row.index: row.data for row in connection.execute(query)}
+
+
+def decoded(connection: Connection, run_id: int, attempt: int, first: int, end: int) -> Iterator[wire.Chunk]:
+    """Chunks `first` to `end - 1` of an attempt, a few at a time so that memory stays flat."""
+    step = 16
+    for start in range(first, end, step):
+        for _, data in sorted(bytes_of(connection, run_id, attempt, start, min(start + step, end) - 1).items()):
+            yield wire.decode(data)
+
+
+def digest_of(connection: Connection, run_id: int, attempt: int, index: int) -> str | None:
+    """The SHA-256 of a stored chunk, or None."""
+    table = schema.chunks
+    found: str | None = connection.execute(
+        sa.select(table.c.sha256).where(table.c.run_id == run_id, table.c.attempt == attempt, table.c.index == index)
+    ).scalar()
+    return found
+
+
+def insert(connection: Connection, row: dict[str, Any], data: bytes, summary: bytes | None) -> None:
+    """Store a chunk; the caller holds the run's lock and knows that it is new."""
+    key = {name: row[name] for name in ("run_id", "attempt", "index")}
+    connection.execute(sa.insert(schema.chunks).values(**row))
+    connection.execute(sa.insert(schema.chunk_bytes).values(**key, data=data))
+    if summary is not None:
+        connection.execute(sa.insert(schema.chunk_summaries).values(**key, data=summary))
+
+
+def schemas_of(connection: Connection, run_id: int) -> dict[int, Schema]:
+    """Every set of column names that the run's chunks have had, by number."""
+    table = schema.schemas
+    query = sa.select(table.c.number, table.c.document).where(table.c.run_id == run_id).order_by(table.c.number)
+    return {
+        number: Schema(*(tuple(document[kind]) for kind in ("scalars", "layers", "stats")))
+        for number, document in connection.execute(query)
+    }
+
+
+def add_schema(connection: Connection, run_id: int, number: int, names: Schema) -> None:
+    """Store a new set of column names."""
+    document = {"scalars": names.scalars, "layers": names.layers, "stats": names.stats}
+    connection.execute(sa.insert(schema.schemas).values(run_id=run_id, number=number, document=document))
+
+
+def union(schemas: Sequence[Schema]) -> Schema:
+    """All names, in the order in which they first appeared."""
+    return Schema(
+        *(
+            tuple(dict.fromkeys(name for names in schemas for name in getattr(names, kind)))
+            for kind in ("scalars", "layers", "stats")
+        )
+    )
+
+
+def cut(frames: Frames, *, after: int | None = None, until: int | None = None) -> Frames:
+    """The frames with `after < step <= until`."""
+    start = 0 if after is None else int(frames.steps.searchsorted(after, "right"))
+    end = len(frames) if until is None else int(frames.steps.searchsorted(until, "right"))
+    return frames if (start, end) == (0, len(frames)) else frames[start : max(start, end)]
