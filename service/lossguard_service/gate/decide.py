@@ -1,0 +1,323 @@
+"""The decision: the policy's rules against the facts, each as a check that explains itself.
+
+Guarantees. Pure: the same policy and facts give the same checks, in the policy's order. Nothing passes by absence: a
+fact that is not known makes its check `insufficient_data`. Explanations name the task, the step, the layer and what to
+do; they are sentences for a release engineer who has never read this source.
+"""
+
+import re
+from typing import Final
+
+from lossguard.wire.incident import BREAKING, Incident
+from lossguard.wire.verdict import Check
+from lossguard_service.gate.facts import Facts, Range, dropped, lineage, missing_steps, repeated_steps
+from lossguard_service.gate.policy import Policy
+from lossguard_service.gate.quality import metric_checks, quality_checks
+
+DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def decide(policy: Policy, facts: Facts) -> tuple[Check, ...]:
+    """Every check of the policy, in its order.
+
+    Args:
+        policy: the rules.
+        facts: what is known about the export.
+
+    Returns:
+        The checks; `lossguard.wire.verdict.outcome_of` makes the outcome of them.
+    """
+    digest = _digest(facts)
+    if not facts.run_known:
+        return (digest, _run_unknown(facts))
+    checks = [
+        digest,
+        Check("run_known", "pass", f"{facts.project}/{facts.run}", "a watched run", "The run is known."),
+        _step_reached(facts),
+        _telemetry_complete(facts),
+        _judged(policy, facts),
+        _recent(policy, facts),
+        _coverage(policy, facts),
+        _no_open_incident(policy, facts),
+        _recovered(policy, facts),
+        _quiet(policy, facts),
+        *quality_checks(policy, facts),
+        *metric_checks(policy, facts),
+    ]
+    return tuple(checks)
+
+
+def _digest(facts: Facts) -> Check:
+    well_formed = DIGEST.fullmatch(facts.artifact_digest) is not None
+    return Check(
+        "artifact_digest", "pass" if well_formed else "block", facts.artifact_digest[:100], "sha256: and 64 hex digits",
+        "The artifact's digest is well-formed; the verdict holds for exactly these bytes."
+        if well_formed
+        else "The artifact's digest is not a SHA-256. Let `lossguard gate check --artifact DIR` compute it.",
+    )  # fmt: skip
+
+
+def _run_unknown(facts: Facts) -> Check:
+    return Check(
+        "run_known", "insufficient_data", None, "a watched run",
+        f"The service has never heard of run {facts.run} in project {facts.project}. Check the name, and that the "
+        "trainer was watched and its telemetry shipped to this service (`lossguard sidecar`).",
+    )  # fmt: skip
+
+
+def _step_reached(facts: Facts) -> Check:
+    segments = lineage(facts.attempts)
+    last = segments[-1].last if segments else 0
+    limit = f"1 to {last}"
+    if facts.step < 1:
+        return Check(
+            "step_reached", "block", facts.step, limit,
+            f"An export holds at least one step, and the request says step {facts.step}. Steps count from 1.",
+        )  # fmt: skip
+    if facts.step > last:
+        superseded = [a for a in facts.attempts if a.last_step is not None and a.last_step >= facts.step]
+        why = (
+            f"Attempt {superseded[-1].number} had reached it, but the run was restarted from step "
+            f"{facts.attempts[-1].start_step} since, so what it did after that no longer counts."
+            if superseded
+            else "Wait until the telemetry has arrived (--wait), or correct --step."
+        )
+        return Check(
+            "step_reached", "insufficient_data", last, facts.step,
+            f"The export is said to hold step {facts.step}, and the run has reached step {last}. {why}",
+        )  # fmt: skip
+    if facts.attempt is not None:
+        named = [a for a in facts.attempts if a.key == facts.attempt]
+        if not named:
+            return Check(
+                "step_reached", "insufficient_data", facts.attempt, "an attempt of this run",
+                f"The export is said to come from attempt {facts.attempt}, of which the run knows nothing.",
+            )  # fmt: skip
+        holder = next(part for part in segments if part.first <= facts.step <= part.last)
+        # A checkpoint taken right at the restart's step is the one that the restart loaded: the older attempt's.
+        if holder.attempt != named[0].number:
+            return Check(
+                "step_reached", "block", named[0].number, holder.attempt,
+                f"The export comes from attempt {named[0].number}, but the run was restarted since, and its step "
+                f"{facts.step} is now attempt {holder.attempt}'s. Export again from the attempt that counts.",
+            )  # fmt: skip
+    return Check(
+        "step_reached", "pass", facts.step, limit,
+        f"The run has reached step {facts.step}, the step of the export.",
+    )  # fmt: skip
+
+
+def _telemetry_complete(facts: Facts) -> Check:
+    segments = lineage(facts.attempts)
+    limit = f"every step from 1 to {facts.step}"
+    drops = dropped(segments, facts.drops, facts.step)
+    missing = missing_steps(segments, facts.spans, facts.step)
+    unplaced = [attempt.number for attempt in facts.attempts if attempt.start_step is None]
+    if unplaced:
+        return Check(
+            "telemetry_complete", "insufficient_data", unplaced, limit,
+            f"Attempt {unplaced[0]} has begun, but its first chunk, which says from where, is missing: what counts "
+            "as this run is not known. Wait until the telemetry has arrived (--wait).",
+        )  # fmt: skip
+    twice = repeated_steps(facts.spans)
+    if twice:
+        return Check(
+            "telemetry_complete", "insufficient_data", list(twice), limit,
+            f"One attempt sent steps {twice[0]} to {twice[1]} twice, so that it is not known which of the two made this "
+            "export. Give each training its own run, and each restart its own attempt.",
+        )  # fmt: skip
+    if drops:
+        counts = ", ".join(f"{count} ({reason})" for reason, count in sorted(drops.items()))
+        return Check(
+            "telemetry_complete", "insufficient_data", dict(sorted(drops.items())), limit,
+            f"The trainer dropped frames: {counts}. What happened in them is not known. Find why in "
+            "docs/guide.md under drops, and judge a later export of a run without drops.",
+        )  # fmt: skip
+    if missing:
+        return Check(
+            "telemetry_complete", "insufficient_data", [list(gap) for gap in missing[:10]], limit,
+            f"Telemetry is missing for {_ranges(missing)}. If the sidecar still has chunks to ship, wait (--wait); if "
+            "they are lost, this export cannot be judged: export again from a run that is watched from its first step.",
+        )  # fmt: skip
+    return Check(
+        "telemetry_complete", "pass", limit, limit,
+        f"Telemetry covers {limit}, over {len(segments)} attempt{'s' if len(segments) > 1 else ''}.",
+    )  # fmt: skip
+
+
+def _judged(policy: Policy, facts: Facts) -> Check:
+    segments = lineage(facts.attempts)
+    ended = bool(facts.attempts) and facts.attempts[-1].stop_reason is not None
+    last = segments[-1].last if segments else 0
+    wanted = facts.step + policy.settle_steps
+    if ended:
+        wanted = max(facts.step, min(wanted, last))
+    judged = facts.judged_step or 0
+    if judged < wanted:
+        return Check(
+            "judged", "insufficient_data", judged, wanted,
+            f"The detectors have judged the run up to step {judged}, and the policy wants {wanted}. Wait until the "
+            "telemetry has arrived (--wait).",
+        )  # fmt: skip
+    return Check("judged", "pass", judged, wanted, f"The detectors have judged the run up to step {judged}.")
+
+
+def _recent(policy: Policy, facts: Facts) -> Check:
+    last = facts.attempts[-1] if facts.attempts else None
+    if (
+        last is not None
+        and last.stop_reason == "failed"
+        and last.last_step is not None
+        and last.last_step <= facts.step
+    ):
+        return Check(
+            "recent", "insufficient_data", last.stop_reason, "finished",
+            f"Training failed with an exception at step {last.last_step}, the step of the export. Find out why first, "
+            "and export from a training that ended in good order.",
+        )  # fmt: skip
+    if last is not None and last.stop_reason is not None:
+        return Check(
+            "recent", "pass", last.stop_reason, "finished, or heard from lately",
+            f"The training has ended ({last.stop_reason}) and said so; nothing more is to come.",
+        )  # fmt: skip
+    if facts.judged_step is not None and facts.judged_step >= facts.step + policy.quality_steps:
+        return Check(
+            "recent", "pass", facts.judged_step, facts.step + policy.quality_steps,
+            f"The run has gone on to step {facts.judged_step} since the export, and was judged all the way.",
+        )  # fmt: skip
+    silent = facts.silent_seconds
+    if silent is None or silent > policy.fresh_seconds:
+        said = "never" if silent is None else f"for {silent:.0f} s"
+        return Check(
+            "recent", "insufficient_data", silent, policy.fresh_seconds,
+            f"The run has not ended, and nothing was heard from it {said}; the policy allows {policy.fresh_seconds:g} "
+            "s. Check that the trainer lives and that its sidecar reaches the service.",
+        )  # fmt: skip
+    return Check("recent", "pass", silent, policy.fresh_seconds, f"The run was heard from {silent:.0f} s ago.")
+
+
+def _coverage(policy: Policy, facts: Facts) -> Check:
+    watched, limit = facts.parameters_watched, policy.minimum_coverage
+    if watched is None:
+        return Check(
+            "coverage", "insufficient_data", None, limit,
+            "The trainer did not say which share of the parameters it watches. Update lossguard in the trainer, or put "
+            "parameters_watched into the attempt's config.",
+        )  # fmt: skip
+    if not limit <= watched <= 1:
+        return Check(
+            "coverage", "insufficient_data", watched, limit,
+            f"{watched:.1%} of the trained parameters are watched, and the policy wants {limit:.1%}. Wrap the "
+            "optimizer of every part of the model.",
+        )  # fmt: skip
+    return Check("coverage", "pass", watched, limit, f"{watched:.1%} of the trained parameters are watched.")
+
+
+def _no_open_incident(policy: Policy, facts: Facts) -> Check:
+    limit = "no open " + ", ".join(kind.replace("_", " ") for kind in policy.blocking_kinds)
+    bad = [incident for incident in facts.incidents if _blocks(policy, incident, facts.step)]
+    if not bad:
+        return Check("no_open_incident", "pass", [], limit, f"No incident was open at step {facts.step}.")
+    worst = min(bad, key=lambda incident: (incident.kind not in BREAKING, incident.onset_step))
+    others = f" {len(bad) - 1} more were open at this step." if len(bad) > 1 else ""
+    return Check(
+        "no_open_incident", "block", [f"{i.kind} at step {i.onset_step}" for i in bad[:10]], limit,
+        f"{describe(worst)}{others} What to do: {_what_to_do(worst, facts)}",
+    )  # fmt: skip
+
+
+def _blocks(policy: Policy, incident: Incident, step: int) -> bool:
+    if incident.kind not in policy.blocking_kinds:
+        return False
+    onset = incident.onset_step
+    if policy.signal_blocks and incident.first_signal_step is not None:
+        onset = min(onset, incident.first_signal_step)
+    return onset <= step and (incident.end_step is None or incident.end_step > step)
+
+
+def describe(incident: Incident) -> str:
+    """The incident in words: which tasks, from which step on, which layer moved first.
+
+    Its own explanation follows where it says something else.
+    """
+    kind = incident.kind.replace("_", " ")
+    tasks = f"Task {', '.join(incident.tasks)}" if incident.tasks else "The run"
+    verb = "is hit by" if incident.kind not in BREAKING else "collapsed:"
+    text = f"{tasks} {verb} a {kind} from step {incident.onset_step} on (seen at step {incident.detected_step})"
+    if incident.first_layer:
+        text += f"; the layer that moved first was {incident.first_layer}"
+        if incident.first_signal_step is not None:
+            text += f", at step {incident.first_signal_step}"
+    return f"{text}. {_sentence(incident.explanation)}".rstrip()
+
+
+def _what_to_do(incident: Incident, facts: Facts) -> str:
+    parts = [_sentence(incident.advice)] if incident.advice else []
+    if facts.good_checkpoint is not None:
+        step, path = facts.good_checkpoint
+        parts.append(
+            f"Go back to the checkpoint of step {step} ({path}) with its optimizer slots, and lower the learning rate "
+            "or switch Clippy on before training on."
+        )
+    elif not parts:
+        parts.append("Go back to a checkpoint from before it and lower the learning rate, or switch Clippy on.")
+    return " ".join(parts)
+
+
+def _recovered(policy: Policy, facts: Facts) -> Check:
+    past = _past(facts)
+    limit = f"at most {policy.recovered_budget}, residual at most {policy.residual_limit:g}"
+    left = [i for i in past if not i.residual <= policy.residual_limit]
+    if left:
+        worst = left[0]
+        return Check(
+            "recovered_divergences", "block", worst.residual, limit,
+            f"{describe(worst)} It ended at step {worst.end_step}, but its task ended {worst.residual:.1%} worse than "
+            f"before, and the policy allows {policy.residual_limit:.1%}. Train on until it is back, or go back to "
+            f"a checkpoint from before step {worst.onset_step}.",
+        )  # fmt: skip
+    if len(past) > policy.recovered_budget:
+        steps = ", ".join(str(i.onset_step) for i in past[:10])
+        return Check(
+            "recovered_divergences", "block", len(past), limit,
+            f"{len(past)} divergences began and ended before the export (at steps {steps}), and policy {policy.name} "
+            f"allows {policy.recovered_budget}: this training is not stable. Lower the learning rate or use Clippy.",
+        )  # fmt: skip
+    return Check(
+        "recovered_divergences", "pass", len(past), limit,
+        f"{len(past) or 'No'} recovered divergence{'' if len(past) == 1 else 's'} before the export.",
+    )  # fmt: skip
+
+
+def _quiet(policy: Policy, facts: Facts) -> Check:
+    past = _past(facts)
+    if not past:
+        return Check("quiet_period", "pass", None, policy.quiet_steps, "No divergence to wait for.")
+    last = max(past, key=lambda incident: incident.end_step or 0)
+    quiet = facts.step - (last.end_step or 0)
+    if quiet < policy.quiet_steps:
+        return Check(
+            "quiet_period", "block", quiet, policy.quiet_steps,
+            f"The {last.kind.replace('_', ' ')} of step {last.onset_step} ended at step {last.end_step}, {quiet} steps "
+            f"before the export, and policy {policy.name} wants {policy.quiet_steps}. Export again after step "
+            f"{(last.end_step or 0) + policy.quiet_steps}.",
+        )  # fmt: skip
+    return Check(
+        "quiet_period", "pass", quiet, policy.quiet_steps,
+        f"The last divergence ended {quiet} steps before the export.",
+    )  # fmt: skip
+
+
+def _past(facts: Facts) -> list[Incident]:
+    kinds = (*BREAKING, "micro_divergence")
+    return [i for i in facts.incidents if i.kind in kinds and i.end_step is not None and i.end_step <= facts.step]
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text if not text or text[-1] in ".!?" else text + "."
+
+
+def _ranges(gaps: tuple[Range, ...]) -> str:
+    shown = ", ".join(f"step {a}" if a == b else f"steps {a} to {b}" for a, b in gaps[:5])
+    return shown if len(gaps) <= 5 else f"{shown} and {len(gaps) - 5} more stretches"

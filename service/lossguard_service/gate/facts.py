@@ -1,0 +1,302 @@
+"""Facts: all that a decision about one export looks at, as one value.
+
+Guarantees. Pure: nothing here does I/O or reads a clock; how long a run was silent comes in as a number. What is not
+known is None or absent, never a default that would pass. Steps count from 1 and a range of steps names its first and
+its last.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossguard.wire.frame import Bits, Floats64, Frames, Steps
+from lossguard.wire.incident import Incident
+from lossguard.wire.stats import GRADIENT_NORM, NONFINITE_COUNT, WEIGHT_NORM
+
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt as the service knows it.
+
+    Attributes:
+        number: 1, 2, ... in the order of arrival.
+        key: its 32 hex digits.
+        start_step: the step of the checkpoint it started from; None while its first chunk is missing.
+        last_step: the last step whose frame arrived; None before the first.
+        stop_reason: "finished", "interrupted", "failed", or None while nothing said that it ended.
+    """
+
+    number: int
+    key: str
+    start_step: int | None
+    last_step: int | None
+    stop_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Steps `first` to `last` of one attempt, on the lineage."""
+
+    attempt: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Steps `first` to `last` of one attempt, each of which has its frame stored."""
+
+    attempt: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drops:
+    """Frames that a chunk reports as dropped by the trainer.
+
+    Attributes:
+        attempt: the attempt's number.
+        first_step: the first step of the chunk that says so; None if it carries no frames.
+        counts: how many, by reason.
+    """
+
+    attempt: int
+    first_step: int | None
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """The scalars of the last steps of the lineage.
+
+    Attributes:
+        steps: int64 [T].
+        values: float64 [T] for each scalar; where a scalar was not measured, its bit is off.
+        present: bool [T] for each scalar.
+        nonfinite_layers: layers whose last measured weights or gradients hold a NaN or an infinity.
+    """
+
+    steps: Steps
+    values: Mapping[str, Floats64]
+    present: Mapping[str, Bits]
+    nonfinite_layers: tuple[str, ...] = ()
+
+    def measured(self, name: str) -> Floats64:
+        """The values of a scalar where it was measured, in step order; empty if it never was."""
+        values = self.values.get(name)
+        return np.empty(0) if values is None else values[self.present[name]]
+
+    def together(self, *names: str) -> list[Floats64]:
+        """The values of several scalars at the steps at which all were measured and are finite."""
+        if any(name not in self.values for name in names):
+            return [np.empty(0) for _ in names]
+        rows: NDArray[np.bool_] = np.ones(len(self.steps), np.bool_)
+        for name in names:
+            rows &= self.present[name] & np.isfinite(self.values[name])
+        return [self.values[name][rows] for name in names]
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What the agent found in the artifact's tensors.
+
+    Attributes:
+        kind: "savedmodel", "keras", "weights" or "orbax".
+        tensors: how many tensors of floats were read to the end.
+        values: how many numbers they hold.
+        nonfinite: the tensors with NaN or Inf in them, by name, and how many entries; the first ones.
+        complete: False if a part of the artifact could not be read as tensors; then nothing is known about it.
+        note: why it is not complete.
+    """
+
+    kind: str
+    tensors: int
+    values: int
+    nonfinite: Mapping[str, int]
+    complete: bool
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """What the exported model answered on the user's canary rows.
+
+    Attributes:
+        rows: how many rows it was asked.
+        nonfinite: how many outputs were NaN or Inf.
+        spread: the smallest standard deviation over the rows of any output; 0 is a constant.
+        error: why it did not answer, or None.
+    """
+
+    rows: int
+    nonfinite: int
+    spread: float
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Facts:
+    """Everything the gate knows about one export.
+
+    Attributes:
+        project, run, step: what the request says about the export.
+        artifact_digest: as the request says.
+        attempt: the attempt that the request names (32 hex digits), or None if it names none.
+        run_known: False if the service never heard of the run; then all that follows is empty.
+        attempts: in the order of their numbers.
+        spans: what is stored of every attempt.
+        drops: every report of dropped frames.
+        judged_step: the last step of the lineage that the detectors have seen.
+        silent_seconds: since anything arrived from the run; None if nothing ever did.
+        parameters_watched: share of the trained parameters, as the trainer said; None if it did not.
+        tasks: name to "binary" or "regression"; empty if the trainer named none.
+        incidents: those of the lineage that are not superseded.
+        window: the last steps up to `step`, or None if they are not stored.
+        metrics: supplied by the release pipeline from held-out data.
+        previous_metrics: those of the last passed export of the run's project and run.
+        scan: see `Scan`; None if the agent sent none.
+        canary: see `Canary`; None if the agent sent none.
+        good_checkpoint: the newest checkpoint to go back to, as (step, path), or None.
+    """
+
+    project: str
+    run: str
+    step: int
+    artifact_digest: str
+    attempt: str | None = None
+    run_known: bool = False
+    attempts: tuple[Attempt, ...] = ()
+    spans: tuple[Span, ...] = ()
+    drops: tuple[Drops, ...] = ()
+    judged_step: int | None = None
+    silent_seconds: float | None = None
+    parameters_watched: float | None = None
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    incidents: tuple[Incident, ...] = ()
+    window: Window | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    previous_metrics: Mapping[str, float] = field(default_factory=dict)
+    scan: Scan | None = None
+    canary: Canary | None = None
+    good_checkpoint: tuple[int, str] | None = None
+
+
+def lineage(attempts: Sequence[Attempt]) -> tuple[Segment, ...]:
+    """The steps that count, in order: each attempt up to where the next one took over.
+
+    An attempt whose start is not known yet takes no part; `decide` sees that it is there.
+
+    >>> first, second = Attempt(1, "a", 0, 600), Attempt(2, "b", 300, 400)
+    >>> lineage([first, second])
+    (Segment(attempt=1, first=1, last=300), Segment(attempt=2, first=301, last=400))
+    """
+    kept: list[Segment] = []
+    for attempt in sorted(attempts, key=lambda attempt: attempt.number):
+        start = attempt.start_step
+        if start is None:
+            continue
+        kept = [Segment(part.attempt, part.first, min(part.last, start)) for part in kept if part.first <= start]
+        if attempt.last_step is not None and attempt.last_step > start:
+            kept.append(Segment(attempt.number, start + 1, attempt.last_step))
+    return tuple(kept)
+
+
+def missing_steps(segments: Sequence[Segment], spans: Sequence[Span], step: int) -> tuple[Range, ...]:
+    """The steps 1 to `step` of the lineage for which no frame is stored.
+
+    >>> missing_steps([Segment(1, 1, 10)], [Span(1, 1, 4), Span(1, 7, 10)], 12)
+    ((5, 6), (11, 12))
+    """
+    covered: list[Range] = []
+    for segment in segments:
+        for span in spans:
+            first, last = max(span.first, segment.first), min(span.last, segment.last)
+            if span.attempt == segment.attempt and first <= last:
+                covered.append((first, last))
+    gaps: list[Range] = []
+    expected = 1
+    for first, last in sorted(covered):
+        if first > step:
+            break
+        if first > expected:
+            gaps.append((expected, first - 1))
+        expected = max(expected, last + 1)
+    if expected <= step:
+        gaps.append((expected, step))
+    return tuple(gaps)
+
+
+def repeated_steps(spans: Sequence[Span]) -> Range | None:
+    """Steps that one attempt sent twice: two trainings under one name, or a trainer that counts wrongly.
+
+    >>> repeated_steps([Span(1, 1, 8), Span(1, 5, 12), Span(2, 5, 9)])
+    (5, 8)
+    """
+    before: Span | None = None
+    for span in sorted(spans, key=lambda span: (span.attempt, span.first, span.last)):
+        if before is not None and before.attempt == span.attempt and span.first <= before.last:
+            return span.first, min(span.last, before.last)
+        before = span
+    return None
+
+
+def dropped(segments: Sequence[Segment], reports: Sequence[Drops], step: int) -> dict[str, int]:
+    """Frames that the trainer dropped within the lineage up to `step`, by reason."""
+    counts: dict[str, int] = {}
+    for segment in segments:
+        for report in reports:
+            after = report.first_step is not None and report.first_step > min(step, segment.last)
+            if report.attempt != segment.attempt or after:
+                continue
+            for reason, count in report.counts.items():
+                counts[reason] = counts.get(reason, 0) + count
+    return counts
+
+
+def window_of(blocks: Sequence[Frames], first: int, last: int) -> Window:
+    """The scalars of steps `first` to `last` out of blocks of frames, which may overlap and differ in their columns.
+
+    The first block wins where two hold the same step, as it does in the detectors.
+    """
+    rows: dict[int, dict[str, float]] = {}
+    broken: dict[str, bool] = {}
+    for block in blocks:
+        names = block.schema.scalars
+        for i, step in enumerate(block.steps.tolist()):
+            if first <= step <= last and step not in rows:
+                rows[step] = {name: float(block.scalars[i, j]) for j, name in enumerate(names)
+                              if block.scalars_present[i, j]}  # fmt: skip
+        if bool(((block.steps >= first) & (block.steps <= last)).any()):
+            broken.update(_broken_layers(block, first, last))
+    steps = sorted(rows)
+    names = tuple(dict.fromkeys(name for step in steps for name in rows[step]))
+    return Window(
+        steps=np.asarray(steps, np.int64),
+        values={name: np.array([rows[step].get(name, np.nan) for step in steps], np.float64) for name in names},
+        present={name: np.array([name in rows[step] for step in steps], np.bool_) for name in names},
+        nonfinite_layers=tuple(layer for layer, is_broken in broken.items() if is_broken),
+    )
+
+
+def _broken_layers(block: Frames, first: int, last: int) -> dict[str, bool]:
+    """Each layer of the block, and whether its last measured weights or gradients are not finite.
+
+    Only the last ones: a gradient that overflowed once and was skipped by a loss scaler leaves sound weights, and
+    whether it did is the detectors' question. NaN weights stay NaN, so they are in the last measurement too.
+    """
+    wanted = (block.steps >= first) & (block.steps <= last)
+    broken = np.zeros(len(block.schema.layers), np.bool_)
+    for k, name in enumerate(block.schema.stats):
+        rows = block.stats[:, :, k][wanted & block.stats_present[:, k]]
+        if not len(rows):
+            continue
+        if name in (WEIGHT_NORM, GRADIENT_NORM):
+            broken |= ~np.isfinite(rows[-1])
+        elif name == NONFINITE_COUNT:
+            broken |= ~(rows[-1] == 0)
+    return dict(zip(block.schema.layers, broken.tolist(), strict=True))

@@ -1,0 +1,164 @@
+"""The gate as the service runs it: gather the facts, decide, store the verdict.
+
+Guarantees. A verdict is stored before it is answered, and never changed. What it says is bounded: however many
+incidents a run had, the document stays small enough to lie beside a model.
+"""
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lossguard.wire.verdict import Check, Verdict, outcome_of
+from lossguard_service.gate.decide import decide
+from lossguard_service.gate.facts import Canary, Facts, Scan
+from lossguard_service.gate.gather import gather
+from lossguard_service.gate.policy import BUILT_IN, Policy
+from lossguard_service.store import verdicts
+from lossguard_service.store.columns import clean
+from lossguard_service.store.database import Database
+
+MAX_TEXT = 2_000
+"""Characters of an explanation; a run's own texts (layer paths, advice) are from outside and may be longer."""
+
+
+class UnknownPolicy(LookupError):
+    """No policy has that name; the sentence lists those that there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A question to the gate; the fields are those of `Facts`."""
+
+    project: str
+    run: str
+    step: int
+    artifact_digest: str
+    policy: str = "default"
+    attempt: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    scan: Scan | None = None
+    canary: Canary | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A stored verdict and its signature, if the service signs."""
+
+    verdict: Verdict
+    signature: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The verdict's document, with the signature in it."""
+        document = self.verdict.to_json()
+        return document if self.signature is None else document | {"signature": self.signature}
+
+
+class Gate:
+    """Judges exports over one database.
+
+    Args:
+        database: where the evidence is and the verdicts go.
+        clock: Unix seconds.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def judge(self, request: Request) -> Judgement:
+        """The verdict about one export, stored.
+
+        Raises:
+            UnknownPolicy: the request names none that there is.
+        """
+        policy = await self.policy(request.policy)
+        now = self._clock()
+        facts = await gather(
+            self._database,
+            project=request.project,
+            run=request.run,
+            step=request.step,
+            artifact_digest=request.artifact_digest,
+            now=now,
+            window_steps=policy.quality_steps,
+            attempt=request.attempt,
+            metrics=request.metrics,
+            previous_metrics=await self._previous_metrics(request),
+            scan=request.scan,
+            canary=request.canary,
+        )
+        verdict = verdict_of(policy, facts, verdict_id=secrets.token_hex(16), now=now)
+        await verdicts.add_verdict(self._database, verdict)
+        return Judgement(verdict)
+
+    async def find(self, verdict_id: str) -> Judgement | None:
+        """The verdict of that id, as it was given."""
+        found = await verdicts.find_verdict(self._database, verdict_id)
+        return None if found is None else Judgement(*found)
+
+    async def policies(self) -> list[Policy]:
+        """Every version of every policy, the built-in ones first."""
+        stored = await verdicts.list_policies(self._database)
+        return [*BUILT_IN.values(), *(Policy.from_json(one.document) for one in stored)]
+
+    async def policy(self, name: str) -> Policy:
+        """The newest version of a policy.
+
+        Raises:
+            UnknownPolicy: there is none of that name.
+        """
+        if name in BUILT_IN:
+            return BUILT_IN[name]
+        stored = await verdicts.list_policies(self._database, name)
+        if not stored:
+            known = sorted({policy.name for policy in await self.policies()})
+            raise UnknownPolicy(f"no policy is named {name!r}; there are {', '.join(known)}")
+        return Policy.from_json(max(stored, key=lambda one: one.version).document)
+
+    async def _previous_metrics(self, request: Request) -> dict[str, float]:
+        for verdict in await verdicts.list_verdicts(self._database, project=request.project, run=request.run):
+            if verdict.outcome == "pass" and verdict.artifact_digest != request.artifact_digest:
+                prefix = "metric:"
+                return {
+                    check.name.removeprefix(prefix): float(check.observed)
+                    for check in verdict.checks
+                    if check.name.startswith(prefix) and isinstance(check.observed, int | float)
+                }
+        return {}
+
+
+def verdict_of(policy: Policy, facts: Facts, *, verdict_id: str, now: float) -> Verdict:
+    """The verdict that follows from the facts."""
+    checks = tuple(_bounded(check) for check in decide(policy, facts))
+    return Verdict(
+        id=verdict_id,
+        project=facts.project,
+        run=facts.run,
+        step=facts.step,
+        artifact_digest=facts.artifact_digest,
+        policy=policy.name,
+        policy_version=policy.version,
+        outcome=outcome_of(checks),
+        checks=checks,
+        created=now,
+    )
+
+
+def _bounded(check: Check) -> Check:
+    text = clean(check.explanation)
+    text = text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+    return replace(check, name=clean(check.name), observed=_clean(check.observed), explanation=text)
+
+
+def _clean(value: Any) -> Any:
+    """The value with texts that UTF-8 can hold and that are not too long."""
+    match value:
+        case str():
+            return clean(value)[:MAX_TEXT]
+        case Mapping():
+            return {clean(str(key))[:MAX_TEXT]: _clean(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_clean(item) for item in value]
+        case _:
+            return value

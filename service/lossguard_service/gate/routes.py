@@ -1,0 +1,113 @@
+"""The gate's routes: ask for a verdict, read verdicts and policies.
+
+Guarantees. A question that can be read gets a verdict, also about a run that nobody knows (`insufficient_data`). What
+cannot be read is refused with the field and a sentence, before anything is stored.
+"""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Path
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from lossguard.wire.numbers import from_json_number, to_json
+from lossguard_service.gate.facts import Canary, Scan
+from lossguard_service.gate.judge import Gate, Request, UnknownPolicy
+from lossguard_service.gate.policy import Policy
+
+MAX_METRICS = 1_000
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ScanBody(_Body):
+    """What the agent found in the artifact's tensors."""
+
+    kind: str = Field(max_length=50)
+    tensors: int = Field(ge=0)
+    values: int = Field(ge=0)
+    nonfinite: dict[str, int] = Field(default_factory=dict, max_length=1_000)
+    complete: bool
+    note: str = Field("", max_length=2_000)
+
+
+class CanaryBody(_Body):
+    """What the exported model answered on the user's canary rows."""
+
+    rows: int = Field(ge=0)
+    nonfinite: int = Field(ge=0)
+    spread: float | str
+    error: str | None = Field(None, max_length=2_000)
+
+    @field_validator("spread")
+    @classmethod
+    def _number(cls, value: float | str) -> float:
+        return from_json_number(value)
+
+
+class VerdictRequest(_Body):
+    """The question: may this export be served?"""
+
+    project: Name
+    run: Name
+    step: int = Field(ge=-(2**62), le=2**62, description="The last step trained into the export, counted from 1.")
+    artifact_digest: str = Field(max_length=200, description="`sha256:` and 64 hex digits, of lossguard.gate.digest.")
+    policy: Name = "default"
+    attempt: str | None = Field(None, max_length=64, description="The attempt that exported, where it is known.")
+    metrics: dict[Name, float | int | str] = Field(default_factory=dict, max_length=MAX_METRICS)
+    scan: ScanBody | None = None
+    canary: CanaryBody | None = None
+
+    @field_validator("metrics")
+    @classmethod
+    def _numbers(cls, metrics: dict[str, float | int | str]) -> dict[str, float]:
+        try:
+            return {name: from_json_number(value) for name, value in metrics.items()}
+        except OverflowError:
+            raise ValueError("a metric is too large for a float") from None
+
+
+def build(gate: Gate) -> APIRouter:
+    """The routes over one gate."""
+    router = APIRouter(prefix="/v1", tags=["gate"])
+
+    @router.post("/verdicts", summary="Judge an export")
+    async def judge(body: VerdictRequest) -> dict[str, Any]:
+        """Judge one export and store the verdict; also about an unknown run, as `insufficient_data`."""
+        values = {name: getattr(body, name) for name in VerdictRequest.model_fields}
+        values["scan"] = None if body.scan is None else Scan(**body.scan.model_dump())
+        values["canary"] = None if body.canary is None else Canary(**body.canary.model_dump())
+        try:
+            judgement = await gate.judge(Request(**values))
+        except UnknownPolicy as error:
+            raise HTTPException(422, f"policy: {error}") from None
+        return judgement.to_json()
+
+    @router.get("/verdicts/{verdict_id}", summary="Read a verdict")
+    async def find(verdict_id: Annotated[str, Path(max_length=100)]) -> dict[str, Any]:
+        """The verdict as it was given."""
+        judgement = await gate.find(verdict_id)
+        if judgement is None:
+            raise HTTPException(404, "no verdict has this id; ids have 32 hex digits and stand in the gate's answers")
+        return judgement.to_json()
+
+    @router.get("/policies", summary="List the policies")
+    async def policies() -> dict[str, list[dict[str, Any]]]:
+        """Every version of every policy."""
+        return {"policies": [_policy(policy) for policy in await gate.policies()]}
+
+    @router.get("/policies/{name}", summary="Read a policy")
+    async def policy(name: Annotated[str, Path(max_length=200)]) -> dict[str, Any]:
+        """The newest version of a policy."""
+        try:
+            return _policy(await gate.policy(name))
+        except UnknownPolicy as error:
+            raise HTTPException(404, str(error)) from None
+
+    return router
+
+
+def _policy(policy: Policy) -> dict[str, Any]:
+    return dict(to_json(policy.to_json()))
