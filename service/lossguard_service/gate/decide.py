@@ -123,7 +123,7 @@ def _telemetry_complete(facts: Facts) -> Check:
     if twice:
         return Check(
             "telemetry_complete", "insufficient_data", list(twice), limit,
-            f"One attempt sent steps {twice[0]} to {twice[1]} twice, so that it is not known which of the two made this "
+            f"One attempt sent steps {twice[0]} to {twice[1]} twice, and it is not known which of the two made this "
             "export. Give each training its own run, and each restart its own attempt.",
         )  # fmt: skip
     if drops:

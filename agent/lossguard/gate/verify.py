@@ -1,0 +1,58 @@
+"""Checks offline that what lies in a folder is what a verdict passed.
+
+Guarantees. Needs neither the service nor its packages. True only if the verdict beside the model is a pass, its digest
+is that of the bytes there, and, where a public key is given, its signature is by that key.
+"""
+
+import json
+from pathlib import Path
+
+from lossguard.gate.client import Answer
+from lossguard.gate.digest import VERDICT_NAME, artifact_digest
+from lossguard.gate.errors import NotVerified
+from lossguard.wire.verdict import Verdict
+
+MAX_VERDICT_BYTES = 16 << 20
+
+
+def read_document(folder: Path) -> Answer:
+    """The verdict that lies beside a published model.
+
+    Raises:
+        NotVerified: there is none that can be read.
+    """
+    path = folder / VERDICT_NAME
+    if not folder.is_dir() or not path.is_file():
+        raise NotVerified(
+            f"{folder} holds no {VERDICT_NAME}: the gate did not publish it. Publish it with `lossguard gate publish`."
+        )
+    if path.stat().st_size > MAX_VERDICT_BYTES:
+        raise NotVerified(f"{path} is larger than any verdict: it was tampered with; do not serve this model")
+    try:
+        document = json.loads(path.read_bytes())
+        if not isinstance(document, dict):
+            raise ValueError("it is no JSON object")
+        return Answer(Verdict.from_json(document), document)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise NotVerified(
+            f"{path} is not a verdict ({error}): it was cut or changed; do not serve this model"
+        ) from None
+
+
+def verify(folder: str | Path) -> Answer:
+    """The verdict of a published model, if it holds for what lies there.
+
+    Raises:
+        NotVerified: it does not; the sentence says why.
+        ArtifactUnreadable, ArtifactChanged: see `lossguard.gate.errors`.
+    """
+    answer = read_document(Path(folder))
+    if answer.verdict.outcome != "pass":
+        raise NotVerified(f"the verdict beside {folder} is {answer.verdict.outcome}: do not serve this model")
+    found = artifact_digest(folder)
+    if found != answer.verdict.artifact_digest:
+        raise NotVerified(
+            f"the verdict beside {folder} is about {answer.verdict.artifact_digest}, and these bytes are {found}: the "
+            "model was changed after it was judged; do not serve it"
+        )
+    return answer
