@@ -45,7 +45,7 @@ FormatOption = Annotated[str, typer.Option("--format", help="table or json.")]
 VersionOption = Annotated[
     int | None, typer.Option("--version", min=1, help="The version to publish; by default the next one.")
 ]
-SERVICE = "http://127.0.0.1:8000"
+SERVICE = "http://127.0.0.1:8080"
 
 
 @app.command()

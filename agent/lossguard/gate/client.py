@@ -103,7 +103,7 @@ def open_client(
     """
     url = service.strip().rstrip("/")
     if not url.startswith(("http://", "https://")) or not httpx.URL(url).host:
-        raise GateRefused(f"--service: {service!r} is not a URL; write for example http://127.0.0.1:8000")
+        raise GateRefused(f"--service: {service!r} is not a URL; write for example http://127.0.0.1:8080")
     headers = {"accept": "application/json"}
     if token:
         headers["authorization"] = f"Bearer {token}"

@@ -27,7 +27,7 @@ class UnknownPolicy(LookupError):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class Question:
     """A question to the gate; the fields are those of `Facts`."""
 
     project: str
@@ -66,27 +66,27 @@ class Gate:
         self._database = database
         self._clock = clock
 
-    async def judge(self, request: Request) -> Judgement:
+    async def judge(self, question: Question) -> Judgement:
         """The verdict about one export, stored.
 
         Raises:
             UnknownPolicy: the request names none that there is.
         """
-        policy = await self.policy(request.policy)
+        policy = await self.policy(question.policy)
         now = self._clock()
         facts = await gather(
             self._database,
-            project=request.project,
-            run=request.run,
-            step=request.step,
-            artifact_digest=request.artifact_digest,
+            project=question.project,
+            run=question.run,
+            step=question.step,
+            artifact_digest=question.artifact_digest,
             now=now,
             window_steps=policy.quality_steps,
-            attempt=request.attempt,
-            metrics=request.metrics,
-            previous_metrics=await self._previous_metrics(request),
-            scan=request.scan,
-            canary=request.canary,
+            attempt=question.attempt,
+            metrics=question.metrics,
+            previous_metrics=await self._previous_metrics(question),
+            scan=question.scan,
+            canary=question.canary,
         )
         verdict = verdict_of(policy, facts, verdict_id=secrets.token_hex(16), now=now)
         await verdicts.add_verdict(self._database, verdict)
@@ -116,9 +116,9 @@ class Gate:
             raise UnknownPolicy(f"no policy is named {name!r}; there are {', '.join(known)}")
         return Policy.from_json(max(stored, key=lambda one: one.version).document)
 
-    async def _previous_metrics(self, request: Request) -> dict[str, float]:
-        for verdict in await verdicts.list_verdicts(self._database, project=request.project, run=request.run):
-            if verdict.outcome == "pass" and verdict.artifact_digest != request.artifact_digest:
+    async def _previous_metrics(self, question: Question) -> dict[str, float]:
+        for verdict in await verdicts.list_verdicts(self._database, project=question.project, run=question.run):
+            if verdict.outcome == "pass" and verdict.artifact_digest != question.artifact_digest:
                 prefix = "metric:"
                 return {
                     check.name.removeprefix(prefix): float(check.observed)

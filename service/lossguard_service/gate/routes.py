@@ -6,13 +6,16 @@ cannot be read is refused with the field and a sentence, before anything is stor
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Path
+from fastapi import APIRouter, Depends, Path, Request
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lossguard.wire.numbers import from_json_number, to_json
+from lossguard_service.auth import Guard, require
+from lossguard_service.errors import PROBLEM_SCHEMA, BadRequest, NotAllowed, NotFound
 from lossguard_service.gate.facts import Canary, Scan
-from lossguard_service.gate.judge import Gate, Request, UnknownPolicy
+from lossguard_service.gate.judge import Gate, Question, UnknownPolicy
 from lossguard_service.gate.policy import Policy
+from lossguard_service.store.tokens import Scope
 
 MAX_METRICS = 1_000
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
@@ -69,44 +72,68 @@ class VerdictRequest(_Body):
             raise ValueError("a metric is too large for a float") from None
 
 
-def build(gate: Gate) -> APIRouter:
-    """The routes over one gate."""
-    router = APIRouter(prefix="/v1", tags=["gate"])
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI responses for problem documents."""
+    content = {"application/problem+json": {"schema": PROBLEM_SCHEMA}}
+    return {status: {"description": "Refused; the document says why.", "content": content} for status in statuses}
 
-    @router.post("/verdicts", summary="Judge an export")
-    async def judge(body: VerdictRequest) -> dict[str, Any]:
-        """Judge one export and store the verdict; also about an unknown run, as `insufficient_data`."""
-        values = {name: getattr(body, name) for name in VerdictRequest.model_fields}
-        values["scan"] = None if body.scan is None else Scan(**body.scan.model_dump())
-        values["canary"] = None if body.canary is None else Canary(**body.canary.model_dump())
-        try:
-            judgement = await gate.judge(Request(**values))
-        except UnknownPolicy as error:
-            raise HTTPException(422, f"policy: {error}") from None
-        return judgement.to_json()
 
-    @router.get("/verdicts/{verdict_id}", summary="Read a verdict")
-    async def find(verdict_id: Annotated[str, Path(max_length=100)]) -> dict[str, Any]:
-        """The verdict as it was given."""
-        judgement = await gate.find(verdict_id)
-        if judgement is None:
-            raise HTTPException(404, "no verdict has this id; ids have 32 hex digits and stand in the gate's answers")
-        return judgement.to_json()
+router = APIRouter(prefix="/v1", tags=["gate"])
 
-    @router.get("/policies", summary="List the policies")
-    async def policies() -> dict[str, list[dict[str, Any]]]:
-        """Every version of every policy."""
-        return {"policies": [_policy(policy) for policy in await gate.policies()]}
 
-    @router.get("/policies/{name}", summary="Read a policy")
-    async def policy(name: Annotated[str, Path(max_length=200)]) -> dict[str, Any]:
-        """The newest version of a policy."""
-        try:
-            return _policy(await gate.policy(name))
-        except UnknownPolicy as error:
-            raise HTTPException(404, str(error)) from None
+@router.post("/verdicts", responses=refusals(401, 403, 422, 503))
+async def ask(body: VerdictRequest, request: Request) -> dict[str, Any]:
+    """Judge one export and store the verdict; a run that nobody knows gets one too, `insufficient_data`."""
+    await guard(request, "gate", body.project)
+    values = {name: getattr(body, name) for name in VerdictRequest.model_fields}
+    values["scan"] = None if body.scan is None else Scan(**body.scan.model_dump())
+    values["canary"] = None if body.canary is None else Canary(**body.canary.model_dump())
+    try:
+        judgement = await gate(request).judge(Question(**values))
+    except UnknownPolicy as error:
+        raise BadRequest(f"policy: {error}") from None
+    return judgement.to_json()
 
-    return router
+
+@router.get("/verdicts/{verdict_id}", responses=refusals(401, 403, 404, 503))
+async def find(verdict_id: Annotated[str, Path(max_length=100)], request: Request) -> dict[str, Any]:
+    """The verdict as it was given."""
+    judgement = await gate(request).find(verdict_id)
+    project = None if judgement is None else judgement.verdict.project
+    try:
+        await guard(request, "read", project)
+    except NotAllowed:
+        await guard(request, "gate", project)
+    if judgement is None:
+        raise NotFound("no verdict has this id; ids have 32 hex digits and stand in the gate's answers")
+    return judgement.to_json()
+
+
+@router.get("/policies", dependencies=[Depends(require("read"))], responses=refusals(401, 403, 503))
+async def list_policies(request: Request) -> dict[str, list[dict[str, Any]]]:
+    """Every version of every policy."""
+    return {"policies": [_policy(policy) for policy in await gate(request).policies()]}
+
+
+@router.get("/policies/{name}", dependencies=[Depends(require("read"))], responses=refusals(401, 403, 404, 503))
+async def find_policy(name: Annotated[str, Path(max_length=200)], request: Request) -> dict[str, Any]:
+    """The newest version of a policy."""
+    try:
+        return _policy(await gate(request).policy(name))
+    except UnknownPolicy as error:
+        raise NotFound(str(error)) from None
+
+
+def gate(request: Request) -> Gate:
+    """The app's gate."""
+    found: Gate = request.app.state.gate
+    return found
+
+
+async def guard(request: Request, scope: Scope, project: str | None) -> None:
+    """Let the request pass or refuse it; for routes whose project stands in the body."""
+    found: Guard = request.app.state.guard
+    await found.check(request, scope, project)
 
 
 def _policy(policy: Policy) -> dict[str, Any]:

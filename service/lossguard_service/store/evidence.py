@@ -121,16 +121,36 @@ def _spans(connection: Connection, run_id: int) -> list[Span]:
         whole.c.attempt, whole.c.island
     )
     rows = connection.execute(query).all()
+    holey = _around_holes(connection, run_id)
     # A chunk that repeats steps can make two stretches with a hole between them share their constant.
     if any(frames != last_step - first_step + 1 for _, first_step, last_step, frames in rows):
-        return [
+        whole_chunks = [
             Span(row.attempt, row.first_step, row.last_step)
             for row in rows_of(connection, run_id)
             if row.first_step is not None
             and row.last_step is not None
             and row.frames == row.last_step - row.first_step + 1
         ]
-    return sorted((Span(*row[:3]) for row in rows), key=lambda span: (span.attempt, span.first))
+        return [*whole_chunks, *holey]
+    return [*(Span(*row[:3]) for row in rows), *holey]
+
+
+def _around_holes(connection: Connection, run_id: int) -> Iterator[Span]:
+    """What is there of chunks that have holes in them."""
+    table = schema.chunks
+    query = (
+        sa.select(table.c.attempt, table.c.first_step, table.c.last_step, table.c.missing)
+        .where(table.c.run_id == run_id, table.c.frames > 0)
+        .where(table.c.frames != table.c.last_step - table.c.first_step + 1)
+    )
+    for attempt, first, last, missing in connection.execute(query):
+        start = first
+        for gap_first, gap_last in missing:
+            if gap_first > start:
+                yield Span(attempt, start, gap_first - 1)
+            start = gap_last + 1
+        if missing and start <= last:
+            yield Span(attempt, start, last)
 
 
 def _drops(connection: Connection, run_id: int) -> list[Drops]:
