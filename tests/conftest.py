@@ -1,6 +1,10 @@
 """Fixtures that any test may use."""
 
+import gc
 import os
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,3 +19,41 @@ def shared() -> Path:
     if not (folder / "traces" / "labels.csv").is_file():
         pytest.skip(f"no recorded data in {folder}: set LOSSGUARD_SHARED to the folder that holds traces/ and data/")
     return folder
+
+
+@pytest.fixture
+def guard_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing hides: what the guard would swallow is raised."""
+
+    def raise_it(entry: str, error: Exception) -> None:
+        raise error
+
+    monkeypatch.setattr("lossguard.guard.swallow", raise_it)
+
+
+@pytest.fixture
+def no_leaks() -> Iterator[None]:
+    """Fails a test that leaves a thread or a descriptor behind."""
+    threads, descriptors = set(threading.enumerate()), _descriptors()
+    yield
+    gc.collect()
+    deadline = time.monotonic() + 5.0
+    left: set[threading.Thread] = set(threading.enumerate()) - threads
+    for thread in left:
+        # A thread that was told to end may be on its last lines.
+        thread.join(max(0.0, deadline - time.monotonic()))
+    left = {thread for thread in left if thread.is_alive()}
+    assert not left, f"threads left behind: {sorted(thread.name for thread in left)}"
+    more = {number: target for number, target in _descriptors().items() if descriptors.get(number) != target}
+    assert not more, f"descriptors left behind: {more}"
+
+
+def _descriptors() -> dict[str, str]:
+    folder = Path("/proc/self/fd")
+    found = {}
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        try:
+            found[entry.name] = os.readlink(entry)
+        except FileNotFoundError:
+            continue  # the one that lists the folder
+    return found

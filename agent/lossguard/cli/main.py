@@ -7,6 +7,8 @@ answers at once and the sidecar's host needs neither TensorFlow nor the service'
 import typer
 
 from lossguard import __version__
+from lossguard.cli import gate
+from lossguard.cli.sidecar import sidecar
 
 app = typer.Typer(
     name="lossguard",
@@ -28,6 +30,10 @@ def _options(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
     """Options that stand before the command."""
+
+
+app.command()(sidecar)
+app.add_typer(gate.app)
 
 
 def main() -> None:

@@ -120,7 +120,7 @@ class JournalWriter:
             self._bytes = folder_bytes(self._run_folder)
             if self._bytes + more > self._journal_bytes:
                 raise JournalFull(
-                    f"{self._run_folder} holds {self._bytes} bytes of {self._journal_bytes} allowed: does a sidecar ship it?"
+                    f"{self._run_folder} holds {self._bytes} of {self._journal_bytes} bytes: does a sidecar ship it?"
                 )
 
     def _begin_segment(self, index: int) -> None:

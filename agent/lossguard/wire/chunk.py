@@ -248,6 +248,41 @@ def encode(chunk: Chunk, *, mantissa_bits: int = 10) -> bytes:
     return MAGIC + bytes([VERSION]) + struct.pack("<I", zlib.crc32(body)) + body
 
 
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a chunk says about itself without its stats.
+
+    Attributes:
+        id: where it belongs.
+        frames: how many.
+        last_step: the last step it speaks of: of its frames, else of its events; None if it speaks of none.
+    """
+
+    id: ChunkId
+    frames: int
+    last_step: int | None
+
+
+def outline(data: bytes) -> Outline:
+    """The chunk's identity and last step; checks the checksum and decodes no scalars and no stats.
+
+    Raises:
+        TruncatedChunk, CorruptChunk, UnsupportedVersion, ChunkTooLarge: see `ChunkError`.
+    """
+    header, offset = _header(data)
+    count = _natural(header.get("frames"), "frames")
+    _check_limits(count, _schema(header))
+    events = _events(header)
+    last = events[-1].step if events else None
+    if count:
+        sizes = header.get("sections")
+        if not isinstance(sizes, list) or not sizes:
+            raise CorruptChunk("the header must list sections")
+        end = offset + _natural(sizes[0], "section size")
+        last = int(_unpack(data[offset:end], np.dtype("<i8"), (count,))[-1])
+    return Outline(_identity(header), count, last)
+
+
 def peek(data: bytes) -> ChunkId:
     """The chunk's identity without decoding its arrays; checks the checksum."""
     return _identity(_header(data)[0])

@@ -1,0 +1,134 @@
+"""`lossguard sidecar`: ships the journals of a pod's runs to the service, in a process of its own.
+
+Exit codes: 0 everything sealed was shipped (after --once, SIGTERM or Ctrl-C), 2 wrong use, 4 the service could not be
+reached with --once, or not in the time that SIGTERM leaves.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from lossguard.wire.verdict import EXIT_UNREACHABLE, EXIT_USAGE
+
+if TYPE_CHECKING:
+    from lossguard.sidecar.dispatcher import Drained
+
+ONCE_TRIES = 5
+ONCE_SECONDS = 3600.0
+
+
+def sidecar(
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Journal folders, as given to the trainers.")
+    ],
+    service: Annotated[str, typer.Option(help="URL of the service.", envvar="LOSSGUARD_SERVICE")],
+    token: Annotated[
+        str | None, typer.Option(help="Token with the scope ingest.", envvar="LOSSGUARD_TOKEN", show_default=False)
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Ship what is there, then exit.")] = False,
+    ca: Annotated[Path | None, typer.Option("--ca", metavar="FILE", help="PEM file of the authority to trust.")] = None,
+    status_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Serve /metrics and /healthz there; 0 takes a free port.")
+    ] = None,
+    status_host: Annotated[str, typer.Option(help="Address of /metrics and /healthz.")] = "127.0.0.1",
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Runs that are shipped at the same time.")] = 4,
+    poll_seconds: Annotated[float, typer.Option(min=0.01, help="How often the folders are looked at.")] = 1.0,
+    drain_seconds: Annotated[float, typer.Option(min=0.0, help="Time to finish after SIGTERM.")] = 25.0,
+) -> None:
+    """Ship journals to the service, in order, until they are acknowledged; delete nothing before that.
+
+    Example: lossguard sidecar .lossguard/journal --service http://127.0.0.1:8080
+    """
+    # Imported here, so that `lossguard --help` need not load the HTTP client.
+    from lossguard.sidecar.client import Client
+    from lossguard.sidecar.dispatcher import Dispatcher
+    from lossguard.sidecar.status import StatusServer
+
+    for directory in directories:
+        if not directory.is_dir():
+            _usage(f"DIR: there is no folder {directory}: name the journal folder of the trainer, or create it first")
+    _configure_log()
+    log = logging.getLogger("lossguard.sidecar")
+    try:
+        client = Client(service, token=token, ca_file=None if ca is None else os.fspath(ca))
+    except ValueError as error:
+        _usage(str(error))
+    dispatcher = Dispatcher(lambda: _run_folders(directories), client, workers=workers, poll_seconds=poll_seconds)
+    try:
+        status = None if status_port is None else StatusServer(dispatcher, status_host, status_port)
+    except OSError as error:
+        _usage(f"--status-port: cannot listen on {status_host}:{status_port}: {error.strerror}: choose another port")
+    if status is not None:
+        log.info("status on http://%s:%d/metrics", status_host, status.port)
+    ended = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        ended.set()
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        dispatcher.start()
+        if once:
+            drained = dispatcher.drain(ONCE_SECONDS, tries=ONCE_TRIES, stop=ended.is_set)
+        else:
+            log.info("shipping %s to %s", ", ".join(map(str, directories)), client.service)
+            ended.wait()
+            log.info("told to end: shipping what is sealed, for %.0f s at most", drain_seconds)
+            # Every try counts: the disk may go with the pod.
+            drained = dispatcher.drain(drain_seconds, tries=sys.maxsize)
+        code = _report(drained, client.service)
+        dispatcher.stop()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if status is not None:
+            status.close()
+        client.close()
+    raise typer.Exit(code)
+
+
+def _report(drained: "Drained", service: str) -> int:
+    if drained.complete:
+        typer.echo("all that is sealed is shipped", err=True)
+        return 0
+    for run, failure in drained.failures.items():
+        typer.echo(f"{run}: not shipped: {failure.reason}", err=True)
+    typer.echo("the chunks stay on disk: run the sidecar again when the cause is gone", err=True)
+    refused = [failure.status for failure in drained.failures.values() if failure.status in (401, 403)]
+    if refused:
+        _usage(f"--token: {service} does not take it: give a token with the scope ingest for these projects")
+    return EXIT_UNREACHABLE
+
+
+def _usage(sentence: str) -> NoReturn:
+    typer.echo(sentence, err=True)
+    raise typer.Exit(EXIT_USAGE)
+
+
+def _configure_log() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log = logging.getLogger("lossguard")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+
+
+def _run_folders(directories: list[Path]) -> Iterator[Path]:
+    for directory in directories:
+        for project in _folders(directory):
+            yield from _folders(project)
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,197 @@
+"""`lossguard.Run`: log scalars and stats from any training loop, in any framework.
+
+The same journal, wire and detectors as the Keras integration. Each logged step becomes a frame; values that a step does
+not log are absent in it, which is not the same as NaN.
+"""
+
+import functools
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, SupportsFloat
+
+import numpy as np
+
+from lossguard.guard import guarded
+from lossguard.recorder import Recorder
+from lossguard.wire.chunk import AttemptEnd, Checkpoint
+from lossguard.wire.frame import Frames, Schema
+
+_log = logging.getLogger("lossguard")
+
+
+class Run:
+    """One attempt of a run.
+
+    Args:
+        project, run: the run's names (`lossguard.wire.names`).
+        journal: root of the journal, on a local disk.
+        service: URL of the service; None leaves the shipping to `lossguard sidecar`.
+        token: bearer token for the service.
+        start_step: the step of the checkpoint that this attempt starts from.
+        tasks: task name to "binary" or "regression".
+        config: whatever describes the run; must be JSON-like.
+
+    Raises:
+        ValueError: an argument is wrong; the message names it.
+
+    Example:
+        >>> import tempfile, lossguard
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> with lossguard.Run("ads", "ranker-7", journal=folder.name) as run:
+        ...     for step in range(1, 4):
+        ...         _ = run.log(step, {"loss": 0.7 / step}, {"dense/kernel": {"gradient_norm": 0.1}})
+        >>> run.counters["frames_sealed"]
+        3
+        >>> folder.cleanup()
+    """
+
+    def __init__(
+        self,
+        project: str,
+        run: str,
+        *,
+        journal: str | os.PathLike[str] = ".lossguard/journal",
+        service: str | None = None,
+        token: str | None = None,
+        start_step: int = 0,
+        tasks: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] | None = None,
+        **recorder: Any,
+    ) -> None:
+        tasks = dict(tasks or {})
+        wrong = {name: kind for name, kind in tasks.items() if kind not in ("binary", "regression")}
+        if wrong:
+            raise ValueError(f'tasks: each must be "binary" or "regression", got {wrong}')
+        self._recorder = Recorder(
+            journal,
+            project,
+            run,
+            start_step=start_step,
+            config={"tasks": tasks, **dict(config or {})},
+            service=service,
+            token=token,
+            **recorder,
+        )
+        self._step = start_step
+        self._schema = Schema(())
+
+    @property
+    def attempt(self) -> str:
+        """The attempt's 32 hex digits."""
+        return self._recorder.attempt
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """See `Recorder.counters`."""
+        return self._recorder.counters
+
+    @guarded("Run.log", False)
+    def log(
+        self,
+        step: int,
+        scalars: Mapping[str, SupportsFloat],
+        layers: Mapping[str, Mapping[str, SupportsFloat]] | None = None,
+    ) -> bool:
+        """Log one step.
+
+        Args:
+            step: the number of the optimizer update, counted from 1; must increase.
+            scalars: name to value, for example `{"loss": 0.61, "loss/click": 0.4}`; anything `float` takes.
+            layers: layer to stat to value, for example `{"dense/kernel": {"gradient_norm": 0.1}}`; the same stats for
+                all layers of a step. None at a step without stats.
+
+        Returns:
+            False if the frame was dropped and counted. It never raises and never waits.
+        """
+        layers = layers or {}
+        stats = _common_stats(layers)
+        schema = self._schema_with(scalars, layers, stats)
+        values = np.full((1, len(schema.scalars)), np.nan)
+        present = np.zeros((1, len(schema.scalars)), np.bool_)
+        for column, name in enumerate(schema.scalars):
+            if name in scalars:
+                values[0, column] = float(scalars[name])
+                present[0, column] = True
+        block = np.full((1, len(schema.layers), len(schema.stats)), np.nan, np.float32)
+        for column, name in enumerate(schema.stats):
+            if name in stats:
+                block[0, :, column] = [float(layers[layer][name]) for layer in schema.layers]
+        frames = Frames(
+            schema=schema,
+            steps=np.array([step], np.int64),
+            times=np.array([time.time()]),
+            scalars=values,
+            stats=block,
+            scalars_present=present,
+            stats_present=np.array([[name in stats for name in schema.stats]], np.bool_).reshape(1, -1),
+        )
+        if self._recorder.record(frames):
+            self._step = step
+            return True
+        return False
+
+    def _schema_with(
+        self,
+        scalars: Mapping[str, SupportsFloat],
+        layers: Mapping[str, Mapping[str, SupportsFloat]],
+        stats: Sequence[str],
+    ) -> Schema:
+        # Scalars and stats are only added, absent where a step has none of them, so that something logged every tenth
+        # step does not end a chunk twice in ten steps. Presence is per stat and not per layer: other layers are another
+        # schema.
+        old = self._schema
+        same_layers = not layers or layers.keys() == set(old.layers)
+        if same_layers and scalars.keys() <= set(old.scalars) and set(stats) <= set(old.stats):
+            return old
+        self._schema = Schema(
+            tuple(dict.fromkeys([*old.scalars, *scalars])),
+            old.layers if same_layers else tuple(layers),
+            tuple(dict.fromkeys([*old.stats, *stats])),
+        )
+        return self._schema
+
+    @guarded("Run.checkpoint", False)
+    def checkpoint(self, path: str | os.PathLike[str], *, step: int | None = None, has_slots: bool = True) -> bool:
+        """Say that the model was saved after `step` (the last logged one by default).
+
+        Args:
+            path: where, as you name it.
+            step: the last step in it.
+            has_slots: False if the optimizer's slots are not in it; then it is no rollback target.
+        """
+        last = self._step if step is None else step
+        return self._recorder.event(Checkpoint(last, time.time(), os.fspath(path), has_slots))
+
+    def close(self, reason: AttemptEnd = "finished") -> None:
+        """End the attempt; also done by `with` and at interpreter exit."""
+        self._recorder.close(reason)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close("finished")
+        else:
+            self.close("interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
+
+
+@functools.cache
+def _warn_ragged() -> None:
+    _log.warning("Lossguard: the layers of a step have different stats; only those that all of them have are kept")
+
+
+def _common_stats(layers: Mapping[str, Mapping[str, SupportsFloat]]) -> list[str]:
+    """The stats that every layer of the step has, in the order of the first one."""
+    stats = [set(found) for found in layers.values()]
+    if not stats:
+        return []
+    common = set.intersection(*stats)
+    if any(found != common for found in stats):
+        _warn_ragged()
+    return [name for name in next(iter(layers.values())) if name in common]

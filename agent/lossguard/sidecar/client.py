@@ -1,0 +1,175 @@
+"""The sidecar's HTTP client: one chunk or heartbeat in, one named outcome out.
+
+Guarantees. Never raises for what a network or a server does. Only a 200 with a chunk reply in it counts as
+acknowledged: a proxy's or a captive portal's friendly page does not.
+
+    Outcome
+    ├── Accepted    the service has it
+    ├── Refused     it will never take this chunk: set it aside
+    └── Failed      try again later
+"""
+
+import email.utils
+import json
+import ssl
+import time
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from lossguard import __version__
+from lossguard.wire.chunk import ChunkId
+from lossguard.wire.replies import ChunkReply
+
+CONTENT_TYPE: Final = "application/vnd.lossguard.chunk"
+RETRIED: Final = frozenset({401, 403, 404, 405, 407, 408, 421, 425, 429})
+"""4xx that say nothing about the chunk. 404 and 405 come from a wrong URL: the service never answers a chunk so."""
+_REASON_LENGTH: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The service has the chunk."""
+
+    reply: ChunkReply
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The service will never take this chunk; `reason` is its sentence."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Not now.
+
+    Attributes:
+        reason: a sentence for the log.
+        retry_after_seconds: what the service asked for.
+        status: the HTTP status; None if there was no answer.
+    """
+
+    reason: str
+    retry_after_seconds: float | None = None
+    status: int | None = None
+
+
+Outcome = Accepted | Refused | Failed
+
+
+def check_service(service: str) -> str:
+    """The service's URL without a slash at its end.
+
+    Raises:
+        ValueError: it is no http(s) URL.
+
+    >>> check_service("http://127.0.0.1:8080/")
+    'http://127.0.0.1:8080'
+    """
+    parts = urlsplit(service)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"service: must be a URL such as http://127.0.0.1:8080, got {service!r}")
+    if parts.query or parts.fragment:
+        raise ValueError(f"service: must have no ? or # in it, got {service!r}")
+    return service.rstrip("/")
+
+
+class Client:
+    """Talks to one service; safe from several threads.
+
+    Args:
+        service: its URL.
+        token: bearer token.
+        ca_file: PEM file of the authorities to trust in place of the system's.
+
+    Raises:
+        ValueError: an argument is wrong; the message names it.
+    """
+
+    def __init__(self, service: str, *, token: str | None = None, ca_file: str | None = None) -> None:
+        self.service = check_service(service)
+        headers = {"user-agent": f"lossguard-sidecar/{__version__}"}
+        if token is not None:
+            if not token.isascii() or not token.isprintable() or not token:
+                raise ValueError("token: must be printable ASCII")
+            headers["authorization"] = f"Bearer {token}"
+        self._http = httpx.Client(
+            headers=headers,
+            verify=_trust(ca_file),
+            timeout=httpx.Timeout(30.0, connect=5.0, pool=30.0),
+            limits=httpx.Limits(max_connections=32, max_keepalive_connections=32),
+        )
+
+    def put_chunk(self, identity: ChunkId, data: bytes) -> Outcome:
+        """Send a chunk."""
+        url = f"{self._run_url(identity.project, identity.run)}/attempts/{identity.attempt}/chunks/{identity.index}"
+        try:
+            answer = self._http.put(url, content=data, headers={"content-type": CONTENT_TYPE})
+        except (httpx.HTTPError, OSError) as error:
+            return Failed(f"{self.service} does not answer: {error or type(error).__name__}")
+        if answer.status_code == 200:
+            return _accepted(answer)
+        reason = f"{answer.status_code} {_detail(answer)}"
+        if 400 <= answer.status_code < 500 and answer.status_code not in RETRIED:
+            return Refused(reason)
+        return Failed(reason, _retry_after(answer, time.time()), answer.status_code)
+
+    def put_heartbeat(self, project: str, run: str, document: dict[str, object]) -> bool:
+        """Say that a run's trainer lives; a lost heartbeat is followed by the next one."""
+        try:
+            answer = self._http.put(f"{self._run_url(project, run)}/heartbeat", json=document)
+        except (httpx.HTTPError, OSError):
+            return False
+        return answer.is_success
+
+    def _run_url(self, project: str, run: str) -> str:
+        return f"{self.service}/v1/projects/{quote(project, safe='')}/runs/{quote(run, safe='')}"
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+
+def _trust(ca_file: str | None) -> ssl.SSLContext | bool:
+    if ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ValueError(f"ca: cannot read certificates from {ca_file}: {error}") from None
+
+
+def _accepted(answer: httpx.Response) -> Outcome:
+    try:
+        return Accepted(ChunkReply.from_json(answer.json()))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return Failed(
+            f"the answer 200 holds no chunk reply ({error}): is this the URL of a Lossguard service?", None, 200
+        )
+
+
+def _detail(answer: httpx.Response) -> str:
+    try:
+        problem = json.loads(answer.content)
+        text = problem.get("detail") or problem.get("title")
+        if isinstance(text, str):
+            return text[:_REASON_LENGTH]
+    except (ValueError, AttributeError, RecursionError):
+        pass
+    if answer.status_code in (404, 405):
+        return "from something that is not a Lossguard service: check the URL"
+    return answer.reason_phrase[:_REASON_LENGTH]
+
+
+def _retry_after(answer: httpx.Response, now: float) -> float | None:
+    text = answer.headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - now)
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -1,0 +1,230 @@
+"""Ships many runs at once: a few threads, each busy with one run at a time, none waiting behind a run that fails.
+
+Guarantees. A run is in one thread's hands at a time. A run that fails waits by its own backoff while the others go on.
+New runs are found while it works. `stop` returns as soon as the chunks in flight are answered; `drain` ends when
+everything sealed is acknowledged, or where nothing more can be done.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from lossguard.sidecar.backoff import Backoff
+from lossguard.sidecar.client import Failed
+from lossguard.sidecar.shipper import RunShipper, Service, Shipped, Turn
+
+HEARTBEAT_SECONDS: Final = 10.0
+
+_log = logging.getLogger("lossguard.sidecar")
+
+
+@dataclass(slots=True)
+class _Run:
+    shipper: RunShipper
+    backoff: Backoff
+    due: float
+    busy: bool = False
+    failure: Failed | None = None
+    turns_begun: int = 0
+    drained_turn: int = 0
+    heartbeat_due: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """One run as the dispatcher sees it, for metrics and messages."""
+
+    project: str
+    run: str
+    shipped: Shipped
+    backlog_bytes: int
+    failure: Failed | None
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """How a drain ended.
+
+    Attributes:
+        complete: everything sealed was acknowledged or set aside.
+        failures: by run ("project/run"), why it is not.
+    """
+
+    complete: bool
+    failures: dict[str, Failed] = field(default_factory=dict)
+
+
+class Dispatcher:
+    """Ships the runs that `find_runs` finds.
+
+    Args:
+        find_runs: the folders `<journal>/<project>/<run>` there are now.
+        service: where to; shared by all threads.
+        workers: how many runs are shipped at the same time.
+        poll_seconds: how often a run is looked at, and how often new ones are looked for.
+        clock: monotonic seconds.
+        uniform: the source of the jitter.
+    """
+
+    def __init__(
+        self,
+        find_runs: Callable[[], Iterable[Path]],
+        service: Service,
+        *,
+        workers: int = 4,
+        poll_seconds: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._find_runs = find_runs
+        self._service = service
+        self._poll_seconds = poll_seconds
+        self._clock = clock
+        self._uniform = uniform
+        self._changed = threading.Condition()
+        self._runs: dict[Path, _Run] = {}
+        self._scan_due = 0.0
+        self._stopping = False
+        self.last_success_time: float | None = None
+        self._threads = [
+            threading.Thread(target=self._work, name=f"lossguard-ship-{number}", daemon=True)
+            for number in range(workers)
+        ]
+
+    def start(self) -> None:
+        """Begin to ship."""
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        """There is something new: look now, except at runs that wait after a failure."""
+        with self._changed:
+            now = self._clock()
+            if not self._runs:
+                self._scan_due = now
+            for run in self._runs.values():
+                if run.failure is None:
+                    run.due = now
+            self._changed.notify_all()
+
+    def drain(self, timeout_seconds: float, *, tries: int = 1, stop: Callable[[], bool] = lambda: False) -> Drained:
+        """Wait until everything that is sealed now was acknowledged.
+
+        Args:
+            timeout_seconds: the longest wait.
+            tries: give a run up after so many failed tries in a row.
+            stop: ends the wait; looked at a few times a second.
+        """
+        deadline = self._clock() + timeout_seconds
+        with self._changed:
+            self._scan()
+            wanted = {path: run.turns_begun + 1 for path, run in self._runs.items()}
+            for run in self._runs.values():
+                run.due = self._clock() if run.backoff.failures < tries else run.due
+            self._changed.notify_all()
+
+            def settled(path: Path, turn: int) -> bool:
+                run = self._runs[path]
+                return run.drained_turn >= turn or (run.backoff.failures >= tries and not run.busy)
+
+            while not all(settled(path, turn) for path, turn in wanted.items()):
+                rest = deadline - self._clock()
+                if rest <= 0 or self._stopping or stop():
+                    break
+                self._changed.wait(min(rest, 0.25))
+            open_runs = [self._runs[path] for path, turn in wanted.items() if self._runs[path].drained_turn < turn]
+            failures = {
+                f"{run.shipper.project}/{run.shipper.run}": run.failure or Failed("not finished in time")
+                for run in open_runs
+            }
+        return Drained(complete=not open_runs, failures=failures)
+
+    def stop(self, timeout_seconds: float = 10.0) -> bool:
+        """End the threads; False if one still waits for an answer."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        deadline = time.monotonic() + timeout_seconds
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+        ended = not any(thread.is_alive() for thread in self._threads)
+        if ended:
+            for run in self._runs.values():
+                run.shipper.close()
+        return ended
+
+    def status(self) -> list[RunStatus]:
+        """All runs, in the order of their names."""
+        with self._changed:
+            runs = sorted(self._runs.items())
+        return [
+            RunStatus(
+                run.shipper.project, run.shipper.run, run.shipper.shipped, run.shipper.backlog_bytes(), run.failure
+            )
+            for _, run in runs
+        ]
+
+    def _work(self) -> None:
+        while (run := self._take()) is not None:
+            try:
+                turn = run.shipper.turn(lambda: self._stopping)
+            except Exception as error:
+                # A disk error or a bug of ours in one run must not end the shipping of the others.
+                _log.exception("%s/%s: shipping failed", run.shipper.project, run.shipper.run)
+                turn = Turn(failure=Failed(f"{type(error).__name__}: {error}"))
+            self._give_back(run, turn)
+
+    def _take(self) -> _Run | None:
+        with self._changed:
+            while not self._stopping:
+                now = self._clock()
+                if now >= self._scan_due:
+                    self._scan()
+                idle = [run for run in self._runs.values() if not run.busy]
+                run = min(idle, key=lambda run: run.due, default=None)
+                if run is not None and run.due <= now:
+                    run.busy = True
+                    run.turns_begun += 1
+                    return run
+                next_due = self._scan_due if run is None else min(run.due, self._scan_due)
+                self._changed.wait(max(0.0, next_due - now))
+        return None
+
+    def _scan(self) -> None:
+        now = self._clock()
+        self._scan_due = now + self._poll_seconds
+        for folder in self._find_runs():
+            if folder not in self._runs:
+                self._runs[folder] = _Run(RunShipper(folder, self._service), Backoff(self._uniform), due=now)
+                _log.info("%s/%s: found its journal", folder.parent.name, folder.name)
+
+    def _give_back(self, run: _Run, turn: Turn) -> None:
+        name = f"{run.shipper.project}/{run.shipper.run}"
+        if turn.failure is None and self._clock() >= run.heartbeat_due:
+            run.heartbeat_due = self._clock() + HEARTBEAT_SECONDS
+            run.shipper.heartbeat(time.time())
+        with self._changed:
+            now = self._clock()
+            run.busy = False
+            if turn.failure is not None:
+                wait = run.backoff.failed(turn.failure.retry_after_seconds)
+                run.due = now + wait
+                if run.failure is None or run.failure.reason != turn.failure.reason:
+                    _log.warning("%s: %s; its chunks stay on disk, next try in %.1f s", name, turn.failure.reason, wait)
+                run.failure = turn.failure
+            else:
+                if run.failure is not None:
+                    _log.info("%s: the service takes chunks again after %d failed tries", name, run.backoff.failures)
+                run.backoff.succeeded()
+                run.failure = None
+                run.due = now if turn.more else now + self._poll_seconds
+                self.last_success_time = time.time()
+                if not turn.more:
+                    run.drained_turn = run.turns_begun
+            self._changed.notify_all()

@@ -1,0 +1,180 @@
+"""Ships one run: its attempts in the order of their start, their chunks in order.
+
+Guarantees. A chunk is passed only when the service has it or when it was set aside with its reason; anything else ends
+the turn, and the next one begins at the same chunk. An attempt's folder is deleted when its trainer is gone and all of
+it was acknowledged.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from lossguard.journal.layout import attempt_folders
+from lossguard.journal.reader import AttemptReader, Cut, RunLock, remove_stillborn
+from lossguard.journal.segment import Record
+from lossguard.sidecar.client import Accepted, Failed, Outcome, Refused
+from lossguard.wire.chunk import ChunkError, ChunkId, outline
+
+CHUNKS_PER_TURN: Final = 64
+"""A run with a long backlog lets the others have a turn after so many chunks."""
+
+_log = logging.getLogger("lossguard.sidecar")
+
+
+class Service(Protocol):
+    """What a shipper needs of a service: `lossguard.sidecar.client.Client`."""
+
+    def put_chunk(self, identity: ChunkId, data: bytes) -> Outcome:
+        """Send a chunk; never raises for what a network or a server does."""
+        ...
+
+    def put_heartbeat(self, project: str, run: str, document: dict[str, object]) -> bool:
+        """Say that a run's trainer lives."""
+        ...
+
+
+@dataclass(slots=True)
+class Shipped:
+    """What one run's shipping did so far."""
+
+    chunks: int = 0
+    duplicates: int = 0
+    bytes: int = 0
+    refused: int = 0
+    retries: int = 0
+    attempts_finished: int = 0
+    cut: Cut = field(default_factory=Cut)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """How a turn ended: with a failure, with more to send (`more`), or with nothing left for now."""
+
+    failure: Failed | None = None
+    more: bool = False
+
+
+class RunShipper:
+    """One run's folder. For one thread at a time.
+
+    Args:
+        run_folder: `<journal>/<project>/<run>`.
+        service: where to.
+    """
+
+    def __init__(self, run_folder: Path, service: Service) -> None:
+        self.run_folder = run_folder
+        self.project, self.run = run_folder.parent.name, run_folder.name
+        self.shipped = Shipped()
+        self.failing: str | None = None
+        self._service = service
+        self._lock = RunLock(run_folder)
+        self._readers: dict[str, AttemptReader] = {}
+        self._finished: set[str] = set()
+        remove_stillborn(run_folder, time.time())
+
+    def turn(self, stop: Callable[[], bool] = lambda: False) -> Turn:
+        """Send what there is, up to `CHUNKS_PER_TURN` chunks; `stop` ends it between two chunks."""
+        if not self._lock.acquire():
+            return Turn()
+        sent = 0
+        for reader in self._attempts():
+            while (record := self._next(reader)) is not None:
+                if stop() or sent >= CHUNKS_PER_TURN:
+                    return Turn(more=True)
+                failure = self._send(reader, record)
+                if failure is not None:
+                    self.shipped.retries += 1
+                    self.failing = failure.reason
+                    return Turn(failure=failure)
+                self.failing = None
+                sent += 1
+            self._finish(reader)
+        return Turn()
+
+    def _attempts(self) -> list[AttemptReader]:
+        there = {folder.name: folder for folder in attempt_folders(self.run_folder)}
+        for name in [name for name in self._readers if name not in there]:
+            self._readers.pop(name).close()
+        for name, folder in there.items():
+            if name not in self._finished and (name not in self._readers or self._readers[name].order[0] == 0):
+                if name in self._readers:
+                    self._readers[name].close()
+                self._readers[name] = AttemptReader(folder)
+        return sorted(self._readers.values(), key=lambda reader: (reader.order, reader.attempt))
+
+    def _next(self, reader: AttemptReader) -> Record | None:
+        before = (reader.cut.tails, reader.cut.damages)
+        bytes_before = (reader.cut.tail_bytes, reader.cut.damage_bytes)
+        record = reader.next()
+        tails, damages = reader.cut.tails - before[0], reader.cut.damages - before[1]
+        if tails or damages:
+            cut = self.shipped.cut
+            cut.tails += tails
+            cut.damages += damages
+            cut.tail_bytes += reader.cut.tail_bytes - bytes_before[0]
+            cut.damage_bytes += reader.cut.damage_bytes - bytes_before[1]
+            _log.warning(
+                "%s/%s: cut %d torn tail(s) and %d damaged stretch(es) of attempt %s",
+                self.project,
+                self.run,
+                tails,
+                damages,
+                reader.attempt,
+            )
+        return record
+
+    def _send(self, reader: AttemptReader, record: Record) -> Failed | None:
+        try:
+            about = outline(record.chunk)
+        except ChunkError as error:
+            self._set_aside(reader, record, f"not readable: {error}")
+            return None
+        outcome = self._service.put_chunk(about.id, record.chunk)
+        if isinstance(outcome, Failed):
+            return outcome
+        if isinstance(outcome, Refused):
+            self._set_aside(reader, record, outcome.reason)
+            return None
+        assert isinstance(outcome, Accepted)
+        reader.acknowledge(record, about.last_step)
+        self.shipped.chunks += 1
+        self.shipped.bytes += len(record.chunk)
+        self.shipped.duplicates += outcome.reply.duplicate
+        return None
+
+    def _set_aside(self, reader: AttemptReader, record: Record, reason: str) -> None:
+        path = reader.set_aside(record, reason)
+        self.shipped.refused += 1
+        _log.error(
+            "%s/%s: chunk %d was refused and set aside in %s: %s", self.project, self.run, record.index, path, reason
+        )
+
+    def _finish(self, reader: AttemptReader) -> None:
+        if reader.remove_if_done():
+            self.shipped.attempts_finished += 1
+            self._finished.add(reader.attempt)
+            self._readers.pop(reader.attempt, None)
+            _log.info("%s/%s: attempt %s is shipped to its end", self.project, self.run, reader.attempt)
+
+    def heartbeat(self, now: float) -> None:
+        """Tell the service which trainer of this run lives, if one does."""
+        alive = [reader for reader in self._readers.values() if reader.alive()]
+        if alive:
+            newest = max(alive, key=lambda reader: reader.order)
+            self._service.put_heartbeat(
+                self.project, self.run, {"attempt": newest.attempt, "last_step": newest.last_step, "time": now}
+            )
+
+    def backlog_bytes(self) -> int:
+        """Bytes on disk that the service does not have yet."""
+        return sum(reader.backlog_bytes() for reader in list(self._readers.values()))
+
+    def close(self) -> None:
+        """Let the run go."""
+        for reader in self._readers.values():
+            reader.close()
+        self._lock.release()

@@ -1,0 +1,103 @@
+"""The sidecar's own `/metrics` and `/healthz`, served from the standard library.
+
+`/healthz` answers 200 while the sidecar works, also when the service is down: restarting the sidecar would not help.
+Whether chunks arrive is in the metrics (`lossguard_sidecar_failing_runs`, `lossguard_sidecar_last_success_seconds`).
+"""
+
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Final
+
+from lossguard.sidecar.dispatcher import Dispatcher, RunStatus
+
+HELP: Final = {
+    "lossguard_sidecar_runs": ("gauge", "runs whose journals are shipped"),
+    "lossguard_sidecar_failing_runs": ("gauge", "runs whose last try failed"),
+    "lossguard_sidecar_backlog_bytes": ("gauge", "bytes on disk that the service does not have yet"),
+    "lossguard_sidecar_last_success_seconds": ("gauge", "Unix time of the last turn without a failure"),
+    "lossguard_sidecar_chunks_shipped_total": ("counter", "chunks that the service acknowledged"),
+    "lossguard_sidecar_duplicates_total": ("counter", "chunks that the service had already"),
+    "lossguard_sidecar_bytes_shipped_total": ("counter", "their bytes"),
+    "lossguard_sidecar_chunks_refused_total": ("counter", "chunks that the service refused, set aside on disk"),
+    "lossguard_sidecar_retries_total": ("counter", "failed tries"),
+    "lossguard_sidecar_torn_tails_total": ("counter", "torn tails of killed trainers that were cut"),
+    "lossguard_sidecar_damaged_bytes_total": ("counter", "bytes that were passed over because they are no record"),
+}
+
+
+def exposition(runs: list[RunStatus], last_success: float | None) -> str:
+    """The metrics in Prometheus' text format."""
+    shipped = [run.shipped for run in runs]
+    values: dict[str, float] = {
+        "lossguard_sidecar_runs": len(runs),
+        "lossguard_sidecar_failing_runs": sum(run.failure is not None for run in runs),
+        "lossguard_sidecar_backlog_bytes": sum(run.backlog_bytes for run in runs),
+        "lossguard_sidecar_last_success_seconds": last_success or 0.0,
+        "lossguard_sidecar_chunks_shipped_total": sum(each.chunks for each in shipped),
+        "lossguard_sidecar_duplicates_total": sum(each.duplicates for each in shipped),
+        "lossguard_sidecar_bytes_shipped_total": sum(each.bytes for each in shipped),
+        "lossguard_sidecar_chunks_refused_total": sum(each.refused for each in shipped),
+        "lossguard_sidecar_retries_total": sum(each.retries for each in shipped),
+        "lossguard_sidecar_torn_tails_total": sum(each.cut.tails for each in shipped),
+        "lossguard_sidecar_damaged_bytes_total": sum(each.cut.tail_bytes + each.cut.damage_bytes for each in shipped),
+    }
+    lines = []
+    for name, (kind, text) in HELP.items():
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {values[name]!r}"]
+    return "\n".join(lines) + "\n"
+
+
+class StatusServer:
+    """Serves `/metrics` and `/healthz` in a daemon thread.
+
+    Args:
+        dispatcher: whose status.
+        host, port: where to listen; port 0 takes a free one (`port` says which).
+
+    Raises:
+        OSError: the port is taken.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, host: str, port: int) -> None:
+        def metrics() -> str:
+            return exposition(dispatcher.status(), dispatcher.last_success_time)
+
+        self._server = ThreadingHTTPServer((host, port), _handler(metrics))
+        self._server.daemon_threads = True
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="lossguard-status", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _handler(metrics: Callable[[], str]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            """Answer one of the two pages."""
+            if self.path == "/metrics":
+                self._answer(200, metrics(), "text/plain; version=0.0.4; charset=utf-8")
+            elif self.path == "/healthz":
+                self._answer(200, "ok\n", "text/plain; charset=utf-8")
+            else:
+                self._answer(404, "here are /metrics and /healthz\n", "text/plain; charset=utf-8")
+
+        def _answer(self, status: int, text: str, kind: str) -> None:
+            body = text.encode()
+            self.send_response(status)
+            self.send_header("content-type", kind)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Scrapes are not news."""
+
+    return Handler

@@ -1,0 +1,73 @@
+"""The uploader thread inside the trainer, against a service on loopback."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from service_on_loopback import Answer, LoopbackService
+
+import lossguard
+from lossguard.recorder import Recorder
+from lossguard.wire.frame import Frames, Schema
+
+pytestmark = pytest.mark.usefixtures("no_leaks", "guard_raises")
+SCHEMA = Schema(("loss",), ("a", "b"), ("gradient_norm",))
+
+
+def frames(first: int, count: int) -> Frames:
+    steps = np.arange(first, first + count)
+    return Frames.of(SCHEMA, steps, steps[:, None] * 0.5, np.ones((count, 2, 1), np.float32))
+
+
+def steps_of(service: LoopbackService, run: str) -> list[int]:
+    (chunks,) = service.chunks(run).values()
+    return [int(step) for chunk in chunks for step in chunk.frames.steps]
+
+
+def test_everything_recorded_arrives_once_and_in_order(tmp_path: Path, service: LoopbackService) -> None:
+    recorder = Recorder(tmp_path, "ads", "r", service=service.url, seal_frames=10, seal_seconds=0.05)
+    for first in range(1, 101, 5):
+        assert recorder.record(frames(first, 5))
+    recorder.close()
+    assert steps_of(service, "r") == list(range(1, 101))
+    assert [identity[3] for identity in service.arrivals] == list(range(len(service.arrivals)))
+    assert recorder.counters["chunks_shipped"] == recorder.counters["chunks_sealed"] == len(service.arrivals)
+    assert not list(tmp_path.rglob("*.journal")), "acknowledged and closed, so nothing is left"
+
+
+def test_a_run_logs_from_any_framework_and_ships(tmp_path: Path, service: LoopbackService) -> None:
+    with lossguard.Run("ads", "r", journal=tmp_path, service=service.url, token="secret") as run:
+        assert run.log(1, {"loss": 0.7}, {"dense": {"gradient_norm": 1.0}})
+        assert run.log(2, {"loss": float("nan")})
+        assert run.checkpoint("ckpt-2")
+    assert steps_of(service, "r") == [1, 2]
+    assert service.authorizations == {"Bearer secret"}
+
+
+def test_a_dead_service_delays_no_close_and_the_next_attempt_ships_the_rest(
+    tmp_path: Path, service: LoopbackService
+) -> None:
+    recorder = Recorder(tmp_path, "ads", "r", service="http://127.0.0.1:9", seal_seconds=0.05)
+    recorder.record(frames(1, 3))
+    recorder.close()
+    assert recorder.counters["chunks_shipped"] == 0
+    second = Recorder(tmp_path, "ads", "r", service=service.url, start_step=3)
+    second.record(frames(4, 2))
+    second.close()
+    assert [identity[2] for identity in service.arrivals].index(second.attempt) >= 2, "the first attempt comes first"
+    chunks = service.chunks("r")
+    assert [int(s) for chunk in chunks[recorder.attempt] for s in chunk.frames.steps] == [1, 2, 3]
+    assert [int(s) for chunk in chunks[second.attempt] for s in chunk.frames.steps] == [4, 5]
+
+
+def test_a_busy_service_is_asked_again(tmp_path: Path, service: LoopbackService) -> None:
+    service.next_answers.extend(
+        [Answer(500), Answer(429, headers={"retry-after": "0"}), Answer(200, b"<html>welcome</html>"), Answer(200)]
+    )
+    recorder = Recorder(tmp_path, "ads", "r", service=service.url, seal_seconds=0.05)
+    recorder.record(frames(1, 3))
+    recorder.flush()
+    service.wait_for(lambda: len(service.stored) >= 1)
+    recorder.close()
+    assert steps_of(service, "r") == [1, 2, 3]
+    assert recorder.counters["upload_retries"] == 4
