@@ -39,6 +39,7 @@ def upgrade() -> None:
         sa.Column("first_step", sa.BigInteger()),
         sa.Column("last_step", sa.BigInteger()),
         sa.Column("judged_step", sa.BigInteger()),
+        sa.Column("heard_step", sa.BigInteger()),
         sa.Column("last_seen", NUMBER, nullable=False),
         sa.Column("last_progress", NUMBER, nullable=False),
         sa.Column("loss_last", NUMBER),

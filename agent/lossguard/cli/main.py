@@ -8,6 +8,7 @@ import typer
 
 from lossguard import __version__
 from lossguard.cli import gate
+from lossguard.cli.serve import serve
 from lossguard.cli.sidecar import sidecar
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ def _options(
     """Options that stand before the command."""
 
 
+app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)
 app.command()(sidecar)
 app.add_typer(gate.app)
 

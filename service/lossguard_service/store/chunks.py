@@ -65,7 +65,7 @@ def bytes_of(connection: Connection, run_id: int, attempt: int, first: int, last
         .where(table.c.run_id == run_id, table.c.attempt == attempt, table.c.index.between(first, last))
         .order_by(table.c.index)
     )
-    return {row.index: row.data for row in connection.execute(query)}
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def summaries_of(connection: Connection, run_id: int, attempt: int, first: int, last: int) -> dict[int, bytes]:
@@ -74,7 +74,7 @@ def summaries_of(connection: Connection, run_id: int, attempt: int, first: int, 
     query = sa.select(table.c.index, table.c.data).where(
         table.c.run_id == run_id, table.c.attempt == attempt, table.c.index.between(first, last)
     )
-    return {row.index: row.data for row in connection.execute(query)}
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def decoded(connection: Connection, run_id: int, attempt: int, first: int, end: int) -> Iterator[wire.Chunk]:

@@ -26,8 +26,10 @@ class Run:
         status: `healthy`, `recovered` or `diverged` as of `judged_step`.
         attempt: the number of the newest attempt.
         stop_reason: how the newest attempt ended; None if it runs or was killed.
-        first_step, last_step: of all frames stored; None before the first.
+        first_step: of all frames stored; None before the first.
+        last_step: the newest attempt's last one, or the step it started from; None before the first.
         judged_step: the last step the detectors have seen; None before the first.
+        heard_step: the last step a heartbeat told of, of the newest attempt; its chunk may still be on the way.
         last_seen: when anything came of it, a heartbeat included.
         last_progress: when its last step last rose.
         loss_last: the last `loss` judged; None if it has no such scalar.
@@ -49,6 +51,7 @@ class Run:
     first_step: int | None
     last_step: int | None
     judged_step: int | None
+    heard_step: int | None
     last_seen: float
     last_progress: float
     loss_last: float | None

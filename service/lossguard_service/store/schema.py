@@ -35,6 +35,7 @@ runs = sa.Table(
     sa.Column("first_step", sa.BigInteger),
     sa.Column("last_step", sa.BigInteger),
     sa.Column("judged_step", sa.BigInteger),
+    sa.Column("heard_step", sa.BigInteger),
     sa.Column("last_seen", Number, nullable=False),
     sa.Column("last_progress", Number, nullable=False),
     sa.Column("loss_last", Number),

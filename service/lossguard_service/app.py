@@ -1,0 +1,134 @@
+"""Composes the service, once, by hand: settings in, an ASGI application out. Nothing happens at import.
+
+Starting migrates the database; stopping finishes what is queued. Everything that has state hangs on `app.state`.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import PlainTextResponse, Response
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from lossguard_service import __doc__ as about
+from lossguard_service import errors, reading
+from lossguard_service.auth import Guard, require
+from lossguard_service.gate.judge import Gate
+from lossguard_service.gate.routes import router as gate_routes
+from lossguard_service.incidents.detectors import Detectors
+from lossguard_service.incidents.liveness import sweep
+from lossguard_service.ingest.accept import Ingest
+from lossguard_service.ingest.routes import router as ingest_routes
+from lossguard_service.metrics.collector import Requests, page
+from lossguard_service.settings import Settings
+from lossguard_service.store.database import Database, open_database
+from lossguard_service.store.fleet import fleet
+from lossguard_service.store.migrate import migrate, pending
+from lossguard_service.web import pages
+
+log = logging.getLogger(__name__)
+GOODBYE_SECONDS = 300.0
+"""A run that ended stays so long in `/metrics`: a few scrapes."""
+
+
+def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) -> FastAPI:
+    """The service.
+
+    Args:
+        settings: see `Settings`.
+        clock: Unix seconds; tests hand in their own.
+
+    Raises:
+        DatabaseUrlError: `settings.database` names no database that we can use.
+    """
+    database = open_database(settings.database, connections=settings.connections)
+    requests = Requests()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await migrate(database)
+        sweeper = asyncio.create_task(_sweep_for_ever(database, settings, clock))
+        try:
+            yield
+        finally:
+            sweeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeper
+            await database.close()
+
+    app = FastAPI(title="Lossguard", description=about or "", lifespan=lifespan, docs_url="/docs", redoc_url=None)
+    app.state.settings = settings
+    app.state.clock = clock
+    app.state.database = database
+    app.state.guard = Guard(database, settings.admin_token.get_secret_value() if settings.admin_token else None, clock)
+    app.state.ingest = Ingest(
+        database, Detectors(runs=settings.detector_runs), clock, max_pending=settings.max_pending_chunks
+    )
+    app.state.gate = Gate(database, clock)
+    app.state.requests = requests
+    app.add_middleware(requests.wrap)
+    errors.install(app)
+    app.include_router(ingest_routes)
+    app.include_router(reading.router)
+    app.include_router(gate_routes)
+    app.include_router(
+        pages.router(pages.Pages(database, stalled_seconds=settings.stalled_seconds, clock=clock)),
+        dependencies=[Depends(require("read"))],
+    )
+    app.add_api_route("/healthz", _healthz, methods=["GET"], tags=["service"], response_class=PlainTextResponse)
+    app.add_api_route("/readyz", _readyz, methods=["GET"], tags=["service"], response_class=PlainTextResponse)
+    app.add_api_route(
+        "/metrics",
+        _metrics,
+        methods=["GET"],
+        tags=["service"],
+        response_class=PlainTextResponse,
+        dependencies=[Depends(require("read"))],
+    )
+    return app
+
+
+async def _healthz() -> str:
+    """The process answers."""
+    return "ok\n"
+
+
+async def _readyz(request: Request) -> str:
+    """The database answers and has this version's schema."""
+    if await pending(request.app.state.database):
+        raise errors.Busy(
+            "the database is at another schema than this version's: migration is under way", retry_after=2
+        )
+    return "ready\n"
+
+
+async def _metrics(request: Request) -> Response:
+    """What Prometheus scrapes."""
+    state = request.app.state
+    now, start = state.clock(), time.perf_counter()
+    found = await fleet(
+        state.database, now=now, active_seconds=state.settings.active_seconds, goodbye_seconds=GOODBYE_SECONDS
+    )
+    body = await asyncio.to_thread(
+        page,
+        found,
+        state.requests,
+        now=now,
+        stalled_seconds=state.settings.stalled_seconds,
+        pending=state.ingest.pending,
+        collect_seconds=time.perf_counter() - start,
+    )
+    return Response(body, media_type=CONTENT_TYPE_LATEST)
+
+
+async def _sweep_for_ever(database: Database, settings: Settings, clock: Callable[[], float]) -> None:
+    while True:
+        await asyncio.sleep(settings.sweep_seconds)
+        try:
+            await sweep(database, now=clock(), stalled_seconds=settings.stalled_seconds)
+        except Exception:
+            # The next sweep may find the database again; a service that stopped looking would call silence health.
+            log.exception("the sweep for silent runs failed")

@@ -1,0 +1,103 @@
+"""Who may do what. Without tokens everybody on this machine may do everything, and nobody else can reach the service.
+
+As soon as an admin token is set or one token exists in the database, every request under `/v1`, `/metrics` and the
+pages needs one: `Authorization: Bearer TOKEN`, or Basic with the token as the password, which is what browsers can do.
+Tokens are remembered for a few seconds, so a revoked one is refused everywhere after `REMEMBER_SECONDS`.
+"""
+
+import base64
+import binascii
+import hmac
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from fastapi import Request
+
+from lossguard_service.errors import NotAllowed, NotAuthenticated
+from lossguard_service.store.database import Database
+from lossguard_service.store.tokens import Scope, Token, digest, find_token, list_tokens
+
+REMEMBER_SECONDS: Final = 5.0
+_REMEMBERED: Final = 4096
+_CHALLENGE: Final = {"www-authenticate": 'Bearer realm="lossguard", Basic realm="lossguard", charset="UTF-8"'}
+
+
+class Guard:
+    """Checks tokens; one per replica."""
+
+    def __init__(self, database: Database, admin_token: str | None, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._admin = None if admin_token is None else digest(admin_token)
+        self._clock = clock
+        self._found: dict[str, tuple[float, Token | None]] = {}
+        self._closed: tuple[float, bool] | None = None
+
+    async def needs_tokens(self) -> bool:
+        """True if requests need a token."""
+        if self._admin is not None:
+            return True
+        now = self._clock()
+        if self._closed is None or not 0 <= now - self._closed[0] < REMEMBER_SECONDS:
+            self._closed = now, any(token.is_valid(now) for token in await list_tokens(self._database))
+        return self._closed[1]
+
+    async def check(self, request: Request, scope: Scope, project: str | None, *, anywhere: bool = False) -> None:
+        """Let the request pass or refuse it.
+
+        Args:
+            request: whose Authorization header is read.
+            scope: what the request does.
+            project: to which project; None for what spans all projects.
+            anywhere: the scope on any project is enough.
+
+        Raises:
+            NotAuthenticated: no token, or one that is unknown, expired or revoked.
+            NotAllowed: the token does not cover this.
+        """
+        if not await self.needs_tokens():
+            return
+        secret = _secret(request.headers.get("authorization", ""))
+        if secret is None:
+            raise NotAuthenticated("send a token: Authorization: Bearer TOKEN", headers=_CHALLENGE)
+        if self._admin is not None and hmac.compare_digest(digest(secret), self._admin):
+            return
+        token = await self._find(secret)
+        if token is None or not token.is_valid(self._clock()):
+            raise NotAuthenticated("the token is unknown, expired or revoked: ask for a new one", headers=_CHALLENGE)
+        if not token.allows(scope, token.project if anywhere else project):
+            where = "all projects" if project is None else f"project {project}"
+            raise NotAllowed(f"token {token.name!r} does not allow {scope!r} on {where}: ask for one that does")
+
+    async def _find(self, secret: str) -> Token | None:
+        now, key = self._clock(), digest(secret)
+        held = self._found.get(key)
+        if held is not None and 0 <= now - held[0] < REMEMBER_SECONDS:
+            return held[1]
+        token = await find_token(self._database, secret)
+        if len(self._found) >= _REMEMBERED:
+            self._found.clear()
+        self._found[key] = now, token
+        return token
+
+
+def require(scope: Scope) -> Callable[[Request], Awaitable[None]]:
+    """A FastAPI dependency: the request needs `scope` on the project in its path or query, if there is one."""
+
+    async def dependency(request: Request) -> None:
+        guard: Guard = request.app.state.guard
+        project = request.path_params.get("project") or request.query_params.get("project")
+        await guard.check(request, scope, project)
+
+    return dependency
+
+
+def _secret(header: str) -> str | None:
+    kind, _, value = header.partition(" ")
+    if kind.lower() == "bearer" and value.strip():
+        return value.strip()
+    if kind.lower() == "basic":
+        try:
+            return base64.b64decode(value, validate=True).decode().partition(":")[2] or None
+        except (binascii.Error, UnicodeDecodeError):
+            return None
+    return None

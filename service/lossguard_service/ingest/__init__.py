@@ -1,0 +1,1 @@
+"""The way in: chunks and heartbeats of trainers."""

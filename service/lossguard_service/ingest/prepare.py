@@ -1,0 +1,127 @@
+"""A chunk's bytes into what the store needs, before any lock is taken: decoded, checked, summarized. Pure.
+
+This is the CPU-heavy part of ingest; it may run in any thread.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import numpy as np
+
+from lossguard.wire import chunk as wire
+from lossguard.wire.chunk import AttemptStart, AttemptStop, Checkpoint, Chunk, ChunkError, ChunkId
+from lossguard.wire.frame import Frames
+from lossguard.wire.numbers import to_json_number
+from lossguard_service.errors import UnreadableChunk, WrongIdentity
+from lossguard_service.store.summary import MINIMUM_FRAMES, summarize
+
+TOP_LAYERS: Final = 5
+SUMMARY_SCALARS: Final = 64
+MISSING_RANGES: Final = 256
+_E = TypeVar("_E", AttemptStart, AttemptStop, Checkpoint)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A chunk, ready to be stored.
+
+    Attributes:
+        chunk: decoded.
+        data: the bytes as they came.
+        sha256: of the bytes, in hex.
+        summary: see `lossguard_service.store.summary`; None for small chunks.
+        missing: [first, last] of each stretch of steps without a frame inside.
+        digest: the run's summary as of the last frame; None without frames.
+    """
+
+    chunk: Chunk
+    data: bytes
+    sha256: str
+    summary: bytes | None
+    missing: list[list[int]]
+    digest: dict[str, Any] | None
+
+    def events(self, kind: type[_E]) -> list[_E]:
+        """The chunk's events of one kind, in order."""
+        return [event for event in self.chunk.events if isinstance(event, kind)]
+
+    @property
+    def first_step(self) -> int | None:
+        """The first frame's step."""
+        return int(self.chunk.frames.steps[0]) if len(self.chunk.frames) else None
+
+    @property
+    def last_step(self) -> int | None:
+        """The last frame's step."""
+        return int(self.chunk.frames.steps[-1]) if len(self.chunk.frames) else None
+
+
+def prepare(identity: ChunkId, data: bytes) -> Prepared:
+    """Decode and check a chunk that was sent to `identity`.
+
+    Raises:
+        UnreadableChunk: the bytes are not a chunk that we can read, or hold what no trainer could have measured.
+        WrongIdentity: it is another chunk.
+    """
+    try:
+        chunk = wire.decode(data)
+    except ChunkError as error:
+        raise UnreadableChunk(str(error)) from None
+    if chunk.id != identity:
+        raise WrongIdentity(f"the bytes are chunk {_name(chunk.id)}, the address is that of chunk {_name(identity)}")
+    frames = chunk.frames
+    if len(frames) and not (frames.steps[0] >= 1 and frames.steps[-1] < 1 << 53):
+        raise UnreadableChunk(f"steps count from 1 and stay below 2^53, got {frames.steps[0]} to {frames.steps[-1]}")
+    return Prepared(
+        chunk=chunk,
+        data=data,
+        sha256=hashlib.sha256(data).hexdigest(),
+        summary=summarize(frames) if len(frames) >= MINIMUM_FRAMES else None,
+        missing=_missing(frames),
+        digest=digest(frames) if len(frames) else None,
+    )
+
+
+def _missing(frames: Frames) -> list[list[int]]:
+    steps = frames.steps
+    if len(steps) < 2 or int(steps[-1] - steps[0]) == len(steps) - 1:
+        return []
+    places = np.flatnonzero(np.diff(steps) > 1)
+    ranges = [[int(steps[place]) + 1, int(steps[place + 1]) - 1] for place in places[:MISSING_RANGES]]
+    if len(places) > MISSING_RANGES:
+        # Too many to list: the last one spans the rest, which errs on the side of saying that more is missing.
+        ranges[-1][1] = int(steps[places[-1] + 1]) - 1
+    return ranges
+
+
+def digest(frames: Frames) -> dict[str, Any]:
+    """A run's `summary` (`lossguard_service.store.runs.Run`) as of the last of these frames."""
+    scalars = {}
+    for column, name in enumerate(frames.schema.scalars[:SUMMARY_SCALARS]):
+        present = np.flatnonzero(frames.scalars_present[:, column])
+        if len(present):
+            scalars[name] = to_json_number(frames.scalars[present[-1], column])
+    document: dict[str, Any] = {
+        "scalars": scalars,
+        "steps_per_second": None,
+        "clippy_ratio_max": None,
+        "top_layers": [],
+    }
+    seconds = float(frames.times[-1] - frames.times[0])
+    if math.isfinite(seconds) and seconds > 0:
+        document["steps_per_second"] = int(frames.steps[-1] - frames.steps[0]) / seconds
+    if "clippy_ratio" in frames.schema.stats and frames.schema.layers:
+        k = frames.schema.stats.index("clippy_ratio")
+        measured = frames.stats[frames.stats_present[:, k], :, k]
+        if len(measured):
+            worst = np.fmax.reduce(measured, axis=0)
+            order = np.argsort(-np.where(np.isnan(worst), np.inf, worst), kind="stable")[:TOP_LAYERS]
+            document["top_layers"] = [[frames.schema.layers[i], to_json_number(worst[i])] for i in order]
+            document["clippy_ratio_max"] = to_json_number(worst[order[0]])
+    return document
+
+
+def _name(identity: ChunkId) -> str:
+    return f"{identity.index} of attempt {identity.attempt[:8]} of {identity.project}/{identity.run}"

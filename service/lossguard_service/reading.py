@@ -1,0 +1,204 @@
+"""The way out: runs, incidents, series, heat maps, checkpoints and gaps as JSON, non-finite numbers by name."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.responses import JSONResponse
+
+from lossguard.wire.incident import RunStatus
+from lossguard.wire.numbers import to_json
+from lossguard_service.auth import require
+from lossguard_service.errors import PROBLEM_SCHEMA, BadRequest, NotFound
+from lossguard_service.store import gaps, incidents, runs, series
+from lossguard_service.store.buckets import Buckets
+from lossguard_service.store.checkpoints import list_checkpoints, trust
+from lossguard_service.store.database import Database
+from lossguard_service.store.runs import Run
+from lossguard_service.store.verdicts import list_verdicts
+
+Name = Annotated[str, Path(min_length=1, max_length=200)]
+Step = Annotated[int | None, Query(ge=0, lt=1 << 53)]
+Text = Annotated[str | None, Query(min_length=1, max_length=512)]
+MOST_POINTS = 20_000
+_CONTENT = {"application/problem+json": {"schema": PROBLEM_SCHEMA}}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"description": "Refused; the document says why.", "content": _CONTENT}
+    for status in (401, 403, 404, 422, 503)
+}
+
+router = APIRouter(prefix="/v1", tags=["read"], dependencies=[Depends(require("read"))], responses=_RESPONSES)
+
+
+@router.get("/runs")
+async def get_runs(
+    request: Request,
+    project: Text = None,
+    status: Annotated[RunStatus | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+    offset: Annotated[int, Query(ge=0, lt=1 << 31)] = 0,
+) -> JSONResponse:
+    """Runs, the one heard of last first."""
+    found = await runs.list_runs(_database(request), project=project, status=status, limit=limit, offset=offset)
+    return JSONResponse({"runs": [_run(request, run) for run in found]})
+
+
+@router.get("/projects/{project}/runs/{run}")
+async def get_run(request: Request, project: Name, run: Name) -> JSONResponse:
+    """A run with its attempts, its open incidents, its gaps and the names of what was measured."""
+    database, found = _database(request), await _find(request, project, run)
+    names = await series.columns(database, found.id)
+    stored = await incidents.list_incidents(database, found.id)
+    document = _run(request, found) | {
+        "config": found.config,
+        "attempts": [asdict(attempt) for attempt in await runs.list_attempts(database, found.id)],
+        "incidents": [one.to_json() for one in stored if one.is_open],
+        "gaps": [asdict(gap) for gap in await gaps.list_gaps(database, found.id)],
+        "scalars": names.scalars,
+        "layers": names.layers,
+        "stats": names.stats,
+    }
+    return JSONResponse(to_json(document))
+
+
+@router.get("/projects/{project}/runs/{run}/incidents")
+async def get_incidents(request: Request, project: Name, run: Name, superseded: bool = False) -> JSONResponse:
+    """The run's incidents by onset; with `superseded`, also those that a later attempt took back."""
+    found = await _find(request, project, run)
+    stored = await incidents.list_incidents(_database(request), found.id, superseded=superseded)
+    return JSONResponse({"incidents": [one.to_json() for one in stored]})
+
+
+@router.get("/projects/{project}/runs/{run}/series")
+async def get_series(
+    request: Request,
+    project: Name,
+    run: Name,
+    name: Text = None,
+    layer: Text = None,
+    stat: Text = None,
+    first: Annotated[int | None, Query(ge=0, lt=1 << 53, alias="from")] = None,
+    last: Annotated[int | None, Query(ge=0, lt=1 << 53, alias="to")] = None,
+    points: Annotated[int, Query(ge=1, le=MOST_POINTS)] = 1000,
+    attempt: Annotated[int | None, Query(ge=1, lt=1 << 31)] = None,
+) -> JSONResponse:
+    """One scalar (`name`), or one stat of one layer (`layer` and `stat`), in at most `points` buckets.
+
+    Each bucket tells its first and last step, how many values it holds, how many of them are not finite, and their
+    minimum, maximum and mean. A bucket of one step holds that step's value three times.
+    """
+    if (name is None) == (layer is None and stat is None) or (layer is None) != (stat is None):
+        raise BadRequest("ask for a scalar with ?name=, or for a layer's stat with ?layer= and &stat=")
+    database, found = _database(request), await _find(request, project, run)
+    options: dict[str, Any] = {"first": first, "last": last, "points": points, "attempt": attempt}
+    try:
+        if name is not None:
+            values = await series.scalar_series(database, found.id, name, **options)
+            return JSONResponse({"name": name, **_buckets(values)})
+        values = await series.stat_series(database, found.id, layer or "", stat or "", **options)
+    except series.UnknownSeries as error:
+        raise NotFound(str(error)) from None
+    return JSONResponse({"layer": layer, "stat": stat, **_buckets(values)})
+
+
+@router.get("/projects/{project}/runs/{run}/heatmap")
+async def get_heat_map(
+    request: Request,
+    project: Name,
+    run: Name,
+    stat: Annotated[str, Query(min_length=1, max_length=512)],
+    first: Annotated[int | None, Query(ge=0, lt=1 << 53, alias="from")] = None,
+    last: Annotated[int | None, Query(ge=0, lt=1 << 53, alias="to")] = None,
+    points: Annotated[int, Query(ge=1, le=1000)] = 120,
+    attempt: Annotated[int | None, Query(ge=1, lt=1 << 31)] = None,
+) -> JSONResponse:
+    """The largest value of one stat of every layer in each of at most `points` buckets of steps."""
+    database, found = _database(request), await _find(request, project, run)
+    try:
+        found_map = await series.heat_map(
+            database, found.id, stat, first=first, last=last, points=points, attempt=attempt
+        )
+    except series.UnknownSeries as error:
+        raise NotFound(str(error)) from None
+    document = {
+        "stat": stat,
+        "layers": found_map.layers,
+        "first": found_map.first.tolist(),
+        "last": found_map.last.tolist(),
+        "maximum": found_map.maximum.tolist(),
+        "nonfinite": found_map.nonfinite.tolist(),
+    }
+    return JSONResponse(to_json(document))
+
+
+@router.get("/projects/{project}/runs/{run}/steps/{step}")
+async def get_step(
+    request: Request, project: Name, run: Name, step: Annotated[int, Path(ge=1, lt=1 << 53)]
+) -> JSONResponse:
+    """Everything measured at one step: the scalars, and every stat of every layer."""
+    found = await _find(request, project, run)
+    frames = await series.frames_at(_database(request), found.id, step)
+    if frames is None:
+        raise NotFound(f"run {project}/{run} has no frame at step {step}")
+    schema = frames.schema
+    stats = {
+        stat: dict(zip(schema.layers, frames.stats[0, :, k].tolist(), strict=True))
+        for k, stat in enumerate(schema.stats)
+        if frames.stats_present[0, k]
+    }
+    scalars = {
+        name: float(frames.scalars[0, column])
+        for column, name in enumerate(schema.scalars)
+        if frames.scalars_present[0, column]
+    }
+    return JSONResponse(to_json({"step": step, "time": float(frames.times[0]), "scalars": scalars, "stats": stats}))
+
+
+@router.get("/projects/{project}/runs/{run}/checkpoints")
+async def get_checkpoints(request: Request, project: Name, run: Name) -> JSONResponse:
+    """The run's checkpoints with how far each can be trusted: `good`, `suspect` or `bad`."""
+    database, found = _database(request), await _find(request, project, run)
+    counted = [one.incident for one in await incidents.list_incidents(database, found.id)]
+    listed = await list_checkpoints(database, found.id)
+    return JSONResponse(to_json({"checkpoints": [asdict(one) | {"trust": trust(one.step, counted)} for one in listed]}))
+
+
+@router.get("/projects/{project}/runs/{run}/verdicts")
+async def get_verdicts(request: Request, project: Name, run: Name) -> JSONResponse:
+    """The gate's verdicts about exports of a run, newest first; also about a run of which no chunk ever came."""
+    found = await list_verdicts(_database(request), project=project, run=run)
+    return JSONResponse({"verdicts": [verdict.to_json() for verdict in found]})
+
+
+@router.get("/projects/{project}/runs/{run}/gaps")
+async def get_gaps(request: Request, project: Name, run: Name, until: Step = None) -> JSONResponse:
+    """Steps of the run without a frame, up to step `until`."""
+    found = await _find(request, project, run)
+    return JSONResponse(
+        {"gaps": [asdict(gap) for gap in await gaps.list_gaps(_database(request), found.id, until=until)]}
+    )
+
+
+def _database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+async def _find(request: Request, project: str, name: str) -> Run:
+    run = await runs.find_run(_database(request), project, name)
+    if run is None:
+        raise NotFound(f"run {project}/{name} is not known: no chunk of it has come; GET /v1/runs lists those that are")
+    return run
+
+
+def _run(request: Request, run: Run) -> dict[str, Any]:
+    document = {key: value for key, value in asdict(run).items() if key not in ("id", "config")}
+    phase = run.phase(request.app.state.clock(), request.app.state.settings.stalled_seconds)
+    return dict(to_json(document | {"phase": phase}))
+
+
+def _buckets(found: Buckets) -> dict[str, Any]:
+    columns = {
+        name: getattr(found, name)[:, 0].tolist() for name in ("count", "nonfinite", "minimum", "maximum", "mean")
+    }
+    return dict(to_json({"first": found.first.tolist(), "last": found.last.tolist(), **columns}))

@@ -1,0 +1,55 @@
+"""The service's one settings object: frozen, built once; arguments over environment (`LOSSGUARD_*`) over defaults.
+
+The service starts with none of them set. `docs/service.md` holds the table of them, which a test compares.
+"""
+
+import ipaddress
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What can be set; every field's description says its unit and meaning."""
+
+    model_config = SettingsConfigDict(env_prefix="LOSSGUARD_", frozen=True, extra="ignore")
+
+    database: str = Field(
+        "sqlite:///.lossguard/lossguard.db",
+        description="Where everything is kept: `sqlite:///path` or `postgresql://user:password@host/name`.",
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on; other than loopback only with tokens.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    address_file: Path | None = Field(None, description="File into which the URL is written once the service listens.")
+    admin_token: SecretStr | None = Field(
+        None, description="A token with every scope on every project; with it, every request needs a token."
+    )
+    connections: int = Field(8, ge=1, le=256, description="Connections to PostgreSQL per replica.")
+    max_chunk_bytes: int = Field(64 << 20, ge=1 << 10, description="Largest chunk that is accepted, in bytes.")
+    max_pending_chunks: int = Field(
+        256, ge=1, description="Chunks in work at once per replica; beyond it the answer is 503 with Retry-After."
+    )
+    detector_runs: int = Field(2000, ge=1, description="Runs whose detector state a replica keeps in memory.")
+    stalled_seconds: float = Field(
+        300.0, gt=0, description="A run without a new step for so many seconds, and without a goodbye, is stalled."
+    )
+    sweep_seconds: float = Field(15.0, gt=0, description="How often silent runs are looked for, in seconds.")
+    active_seconds: float = Field(
+        86_400.0, gt=0, description="Runs that were not heard of for so many seconds leave `/metrics`."
+    )
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="What is logged.")
+
+
+def is_loopback(host: str) -> bool:
+    """True if only this machine can reach a socket bound to `host`.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
+    (True, True, False)
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,92 @@
+"""What ingest writes about runs and attempts; each function works inside a transaction that holds the run's lock.
+
+The lock is the run's row: SELECT ... FOR UPDATE on PostgreSQL; on SQLite the write transaction itself is the lock.
+"""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from lossguard_service.store import schema
+from lossguard_service.store.lineage import Attempt
+from lossguard_service.store.runs import Run, run_of
+from lossguard_service.store.upsert import insert_or_ignore
+
+
+def lock_run(connection: Connection, project: str, name: str) -> Run | None:
+    """The run, locked until the transaction ends; None if there is none."""
+    table = schema.runs
+    query = sa.select(table).where(table.c.project == project, table.c.name == name).with_for_update()
+    row = connection.execute(query).one_or_none()
+    return None if row is None else run_of(row)
+
+
+def lock_or_open_run(connection: Connection, project: str, name: str, now: float) -> Run:
+    """The run, locked until the transaction ends; made if this is the first that is heard of it."""
+    run = lock_run(connection, project, name)
+    if run is not None:
+        return run
+    # Another replica may be making it: whoever comes second waits here for the first one's commit.
+    values = {
+        "project": project,
+        "name": name,
+        "created": now,
+        "config": {},
+        "status": "healthy",
+        "attempt": 0,
+        "last_seen": now,
+        "last_progress": now,
+        "frames": 0,
+        "dropped_frames": 0,
+        "waiting_chunks": 0,
+        "summary": {},
+    }
+    insert_or_ignore(connection, schema.runs, values)
+    run = lock_run(connection, project, name)
+    if run is None:
+        raise LookupError(f"run {project}/{name} was deleted while it was being opened")
+    return run
+
+
+def update_run(connection: Connection, run_id: int, values: dict[str, Any]) -> None:
+    """Set columns of the run's row."""
+    connection.execute(sa.update(schema.runs).where(schema.runs.c.id == run_id).values(**values))
+
+
+def open_attempt(connection: Connection, run_id: int, number: int, key: str) -> Attempt:
+    """A new attempt, of which nothing is known yet but its key."""
+    values = {"run_id": run_id, "number": number, "key": key, "next_index": 0, "config": {}}
+    connection.execute(sa.insert(schema.attempts).values(**values))
+    return Attempt(number, key, None, None, None, None, next_index=0, last_step=None)
+
+
+def update_attempt(connection: Connection, run_id: int, number: int, values: dict[str, Any]) -> None:
+    """Set columns of the attempt's row."""
+    table = schema.attempts
+    connection.execute(sa.update(table).where(table.c.run_id == run_id, table.c.number == number).values(**values))
+
+
+def config_of(connection: Connection, run_id: int, number: int) -> dict[str, Any]:
+    """What the attempt said about itself when it began."""
+    table = schema.attempts
+    found = connection.execute(
+        sa.select(table.c.config).where(table.c.run_id == run_id, table.c.number == number)
+    ).scalar()
+    return dict(found or {})
+
+
+def contiguous(connection: Connection, run_id: int, attempt: int, index: int) -> tuple[int, int | None]:
+    """From chunk `index`, which is here: the first index that is not, and the last step before it (None: no frames)."""
+    table = schema.chunks
+    query = (
+        sa.select(table.c.index, table.c.last_step)
+        .where(table.c.run_id == run_id, table.c.attempt == attempt, table.c.index >= index)
+        .order_by(table.c.index)
+    )
+    last: int | None = None
+    for found, step in connection.execute(query):
+        if found != index:
+            break
+        index, last = index + 1, last if step is None else step
+    return index, last
