@@ -86,6 +86,16 @@ class Window:
     present: Mapping[str, Bits]
     nonfinite_layers: tuple[str, ...] = ()
 
+    def between(self, first: int, last: int) -> "Window":
+        """The part of the window in steps `first` to `last`."""
+        rows = (self.steps >= first) & (self.steps <= last)
+        return Window(
+            steps=self.steps[rows],
+            values={name: values[rows] for name, values in self.values.items()},
+            present={name: bits[rows] for name, bits in self.present.items()},
+            nonfinite_layers=self.nonfinite_layers,
+        )
+
     def measured(self, name: str) -> Floats64:
         """The values of a scalar where it was measured, in step order; empty if it never was."""
         values = self.values.get(name)

@@ -22,8 +22,8 @@ REGRESSION: Final = "regression"
 
 def quality_checks(policy: Policy, facts: Facts) -> tuple[Check, ...]:
     """The checks of every task, the window being known to be complete."""
-    window = facts.window
     first, last = facts.step - policy.quality_steps + 1, facts.step
+    window = None if facts.window is None else facts.window.between(first, last)
     if window is None or not _complete(window, first, last):
         found = 0 if window is None else len(window.steps)
         return (
@@ -141,8 +141,8 @@ def _finite(facts: Facts, window: Window) -> Check:
             what = f"{name} is {values[bad.argmax()]:g} at step {step}"
             return Check(
                 "finite", "block", what, limit,
-                f"{what[0].upper()}{what[1:]}, {'the last step' if step == facts.step else 'shortly'} before the "
-                f"export: the model computes numbers that are not numbers. Go back to {_target(facts)}.",
+                f"At step {step}, {'the last one' if step == facts.step else 'shortly'} before the export, {name} is "
+                f"{values[bad.argmax()]:g}: the model computes numbers that are none. Go back to {_target(facts)}.",
             )  # fmt: skip
     if window.nonfinite_layers:
         layers = ", ".join(window.nonfinite_layers[:3])

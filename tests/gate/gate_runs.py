@@ -1,0 +1,165 @@
+"""Runs and facts for the gate's tests: healthy, to be spoiled one thing at a time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from lossguard.wire.chunk import AttemptStart, AttemptStop, Checkpoint, Chunk, ChunkId, Event, encode
+from lossguard.wire.frame import Frames, Schema
+from lossguard.wire.incident import Incident
+from lossguard.wire.stats import STAT_NAMES
+from lossguard_service.gate.facts import Attempt, Facts, Span, window_of
+
+SCALARS = (
+    "loss", "learning_rate", "loss/click", "label_mean/click", "prediction_mean/click", "prediction_std/click",
+    "batch_auc/click", "loss/play", "label_mean/play", "prediction_mean/play", "prediction_std/play", "rmse/play",
+    "label_std/play",
+)  # fmt: skip
+LAYERS = ("shared/dense/kernel", "click/dense/kernel", "play/dense/kernel")
+TASKS = {"click": "binary", "play": "regression"}
+
+
+def frames_of(
+    first: int,
+    last: int,
+    *,
+    collapsed_from: int | None = None,
+    nan_from: int | None = None,
+    seed: int = 7,
+    edit: Callable[[dict[str, np.ndarray]], None] | None = None,
+) -> Frames:
+    """Steps `first` to `last` of a two-task ranker, healthy unless told otherwise; the same call, the same frames."""
+    steps = np.arange(first, last + 1)
+    noise = np.stack([np.random.default_rng((seed, int(step))).normal(size=len(SCALARS)) for step in steps])
+    column = dict(zip(SCALARS, noise.T, strict=True))
+    broken = steps >= collapsed_from if collapsed_from is not None else np.zeros(len(steps), bool)
+    blowup = np.where(broken, np.clip(1e4 * np.exp(-(steps - (collapsed_from or 0)) / 4.0), 0.0, 1e6), 0.0)
+    rate = 0.44 + 0.02 * column["label_mean/click"]
+    entropy = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
+    click = np.where(broken, entropy * (1.001 + 0.002 * np.abs(column["loss/click"])) + blowup,
+                     entropy * (0.92 + 0.01 * column["loss/click"]))  # fmt: skip
+    deviation = 4.2 + 0.1 * column["label_std/play"]
+    rmse = deviation * np.where(broken, 1.0, 0.95)
+    values = {
+        "loss/click": click,
+        "label_mean/click": rate,
+        "prediction_mean/click": rate,
+        "prediction_std/click": np.where(broken, 1e-7, 0.15 + 0.005 * column["prediction_std/click"]),
+        "batch_auc/click": np.where(broken, 0.5, 0.67) + 0.02 * column["batch_auc/click"],
+        "loss/play": rmse**2,
+        "label_mean/play": 2.1 + 0.1 * column["label_mean/play"],
+        "prediction_mean/play": 2.1 + 0.05 * column["prediction_mean/play"],
+        "prediction_std/play": np.where(broken, 1e-6, 1.1 + 0.05 * column["prediction_std/play"]),
+        "rmse/play": rmse,
+        "label_std/play": deviation,
+        "learning_rate": np.full(len(steps), 0.1),
+    }
+    values["loss"] = values["loss/click"] + values["loss/play"]
+    if nan_from is not None:
+        for name in ("loss", "loss/click"):
+            values[name] = np.where(steps >= nan_from, np.nan, values[name])
+    if edit is not None:
+        edit(values)
+    stats = np.abs(np.random.default_rng((seed, first)).normal(1.0, 0.05, (len(steps), len(LAYERS), len(STAT_NAMES))))
+    stats[:, :, STAT_NAMES.index("nonfinite_count")] = 0
+    stats[broken, :, STAT_NAMES.index("gradient_norm")] *= 1e3
+    return Frames.of(
+        Schema(SCALARS, LAYERS, STAT_NAMES), steps, np.stack([values[name] for name in SCALARS], 1), stats,
+        times=1.7e9 + steps.astype(float),
+    )  # fmt: skip
+
+
+@dataclass
+class Trainer:
+    """Ships chunks to a service as a sidecar would."""
+
+    client: httpx.Client
+    run: str = "ranker"
+    project: str = "default"
+    attempt: str = "a" * 32
+    index: int = 0
+    config: dict[str, Any] = field(default_factory=lambda: {"tasks": TASKS, "parameters_watched": 1.0})
+
+    def send(self, frames: Frames, *, events: tuple[Event, ...] = (), drops: dict[str, int] | None = None) -> None:
+        identity = ChunkId(self.project, self.run, self.attempt, self.index)
+        data = encode(Chunk(identity, frames, drops or {}, events))
+        answer = self.client.put(
+            f"/v1/projects/{self.project}/runs/{self.run}/attempts/{self.attempt}/chunks/{self.index}", content=data
+        )
+        assert answer.status_code == 200, answer.text
+        self.index += 1
+
+    def train(
+        self,
+        steps: int,
+        *,
+        start: int = 0,
+        block: int = 64,
+        stop: str | None = "finished",
+        checkpoints: tuple[int, ...] = (),
+        **how: Any,
+    ) -> "Trainer":
+        """Train steps start+1 to `steps` and say how it ended."""
+        for first in range(start + 1, steps + 1, block):
+            last = min(first + block - 1, steps)
+            events: list[Event] = [AttemptStart(start, 1.7e9, self.config)] if self.index == 0 else []
+            events += [Checkpoint(s, 1.7e9 + s, f"ckpt-{s}", True) for s in checkpoints if first <= s <= last]
+            if last == steps and stop is not None:
+                events.append(AttemptStop(steps, 1.7e9 + steps, stop))
+            self.send(frames_of(first, last, **how), events=tuple(events))
+        return self
+
+    def restart(self, attempt: str) -> "Trainer":
+        """A new attempt of the same run."""
+        return Trainer(self.client, self.run, self.project, attempt, 0, self.config)
+
+
+def make_model(folder: Path, weights: bytes = b"\x00\x01" * 5000) -> Path:
+    (folder / "variables").mkdir(parents=True)
+    (folder / "assets").mkdir()
+    (folder / "saved_model.pb").write_bytes(b"\x08\x01graph")
+    (folder / "variables" / "variables.index").write_bytes(b"index")
+    (folder / "variables" / "variables.data-00000-of-00001").write_bytes(weights)
+    (folder / "fingerprint.pb").write_bytes(b"fp")
+    return folder
+
+
+DIGEST = "sha256:" + "5" * 64
+
+
+def incident(kind: str, onset: int, end: int | None = None, number: int = 0) -> Incident:
+    return Incident(
+        number=number, kind=kind, onset_step=onset, detected_step=onset + 1, declared_full_step=None, end_step=end,
+        peak_step=onset + 2, peak=50.0, residual=0.0, first_signal_step=None, first_layer=None, tasks=("click",),
+        confidence=0.9, explanation="", advice="",
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+BLOWUP = replace(
+    incident("full_divergence", 213),
+    first_layer="shared/dense_1/kernel",
+    first_signal_step=211,
+    explanation="Task click fell back to its base rate.",
+    advice="Restore weights and slots, then halve the learning rate or switch Clippy on.",
+)
+
+
+def healthy(step: int = 400, edit: Callable[[dict[str, np.ndarray]], None] | None = None) -> Facts:
+    return Facts(
+        project="default",
+        run="ranker",
+        step=step,
+        artifact_digest=DIGEST,
+        run_known=True,
+        attempts=(Attempt(1, "a" * 32, 0, step, "finished"),),
+        spans=(Span(1, 1, step),),
+        judged_step=step,
+        silent_seconds=3.0,
+        parameters_watched=1.0,
+        tasks=TASKS,
+        window=window_of([frames_of(step - 99, step, edit=edit)], 1, step) if step >= 100 else None,
+    )
