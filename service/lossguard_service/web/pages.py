@@ -1,0 +1,237 @@
+"""The pages' routes: read, make a view, render.
+
+Every page is whole without JavaScript but for its charts. Names from outside are escaped by the templates and by
+nothing else. The content security policy allows nothing inline and nothing from elsewhere; a page that is built from
+a user's text can therefore not become a script, even if an escape were missed.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any, Final
+
+import jinja2
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lossguard.wire.numbers import to_json
+from lossguard_service.store.checkpoints import list_checkpoints
+from lossguard_service.store.database import Database
+from lossguard_service.store.gaps import list_gaps
+from lossguard_service.store.incidents import list_incidents, open_incidents
+from lossguard_service.store.runs import Run, find_run, list_attempts, list_runs
+from lossguard_service.store.series import UnknownSeries, columns, heat_map, scalar_series
+from lossguard_service.store.verdicts import list_verdicts
+from lossguard_service.web import charts, runs_view, words
+from lossguard_service.web.assets import Assets
+from lossguard_service.web.run_view import RunFacts, incident_view, run_view
+from lossguard_service.web.spark import EMPTY, Spark, spark
+
+MOST_RUNS: Final = 2000
+SPARK_POINTS: Final = 60
+SECURITY: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class Pages:
+    """The pages over one database."""
+
+    def __init__(self, database: Database, *, stalled_seconds: float, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._stalled_seconds = stalled_seconds
+        self._clock = clock
+        self.assets = Assets()
+        self._sparks: dict[int, tuple[int | None, Spark]] = {}
+        self._templates = jinja2.Environment(
+            loader=jinja2.PackageLoader("lossguard_service.web"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters |= {
+            "number": words.number,
+            "whole": words.whole,
+            "count": words.count,
+            "duration": words.duration,
+            "value": _value,
+        }
+        self._templates.globals |= {
+            "asset": self.assets.path,
+            "outcomes": words.OUTCOMES,
+            "version": version("lossguard"),
+        }
+
+    async def runs(self, request: Request) -> Response:
+        """The list of runs."""
+        query = runs_view.Query.of(request.query_params)
+        found, opened = await asyncio.gather(
+            list_runs(self._database, limit=MOST_RUNS), open_incidents(self._database, limit=MOST_RUNS)
+        )
+        view = runs_view.view(
+            found,
+            opened,
+            query,
+            now=self._clock(),
+            stalled_seconds=self._stalled_seconds,
+            address=_address(request),
+        )
+
+        async def complete(row: runs_view.RunRow) -> runs_view.RunRow:
+            line, verdicts = await asyncio.gather(
+                self._spark(row.run),
+                list_verdicts(self._database, project=row.run.project, run=row.run.name, limit=1),
+            )
+            return runs_view.complete(row, line, verdicts)
+
+        rows = await asyncio.gather(*map(complete, view.rows))
+        return self._render("runs.html", page="runs", view=runs_view.with_rows(view, rows))
+
+    async def run(self, request: Request, project: str, run: str) -> Response:
+        """One run."""
+        facts = await self._facts(request, project, run)
+        if facts is None:
+            return self._missing(f"No run called {run} in project {project} has sent anything to this service.")
+        return self._render("run.html", page="run", view=run_view(facts))
+
+    async def incident(self, request: Request, project: str, run: str, sequence: int) -> Response:
+        """One incident."""
+        facts = await self._facts(request, project, run)
+        if facts is None:
+            return self._missing(f"No run called {run} in project {project} has sent anything to this service.")
+        stored = next((one for one in facts.incidents if one.sequence == sequence), None)
+        if stored is None:
+            return self._missing(f"Run {run} has no incident {sequence}.")
+        return self._render("incident.html", page="incident", view=incident_view(facts, stored))
+
+    async def charts(self, request: Request, project: str, run: str) -> Response:
+        """The data of a run's line charts."""
+        found = await find_run(self._database, project, run)
+        if found is None:
+            return _json({"title": "unknown run"}, 404)
+        names = await columns(self._database, found.id)
+        plan = charts.plan(charts.tasks_of(found.config, names.scalars), names.scalars)
+        first, last = _step(request, "from"), _step(request, "to")
+        document = await charts.read_charts(self._database, found.id, plan, first, last)
+        return _json({**document, "first": found.first_step, "last": found.last_step})
+
+    async def heatmap(self, request: Request, project: str, run: str) -> Response:
+        """The data of a run's heat map."""
+        found = await find_run(self._database, project, run)
+        if found is None:
+            return _json({"title": "unknown run"}, 404)
+        stat = request.query_params.get("stat", "")
+        try:
+            heat = await heat_map(
+                self._database,
+                found.id,
+                stat,
+                first=_step(request, "from"),
+                last=_step(request, "to"),
+                points=charts.HEAT_POINTS,
+            )
+        except UnknownSeries as error:
+            return _json({"title": str(error)}, 404)
+        return _json(charts.heat_document(heat))
+
+    async def static(self, request: Request, digest: str, name: str) -> Response:
+        """A static file."""
+        return await asyncio.to_thread(self.assets.respond, request, digest, name)
+
+    async def _facts(self, request: Request, project: str, name: str) -> RunFacts | None:
+        found = await find_run(self._database, project, name)
+        if found is None:
+            return None
+        attempts, incidents, verdicts, checkpoints, gaps, names = await asyncio.gather(
+            list_attempts(self._database, found.id),
+            list_incidents(self._database, found.id, superseded=True),
+            list_verdicts(self._database, project=project, run=name, limit=20),
+            list_checkpoints(self._database, found.id),
+            list_gaps(self._database, found.id),
+            columns(self._database, found.id),
+        )
+        return RunFacts(
+            run=found,
+            attempts=attempts,
+            incidents=incidents,
+            verdicts=verdicts,
+            checkpoints=checkpoints,
+            gaps=gaps,
+            columns=names,
+            now=self._clock(),
+            stalled_seconds=self._stalled_seconds,
+            address=_address(request),
+        )
+
+    async def _spark(self, run: Run) -> Spark:
+        """A run's sparkline, kept until the run has new steps: the list of runs asks for it every few seconds."""
+        kept = self._sparks.get(run.id)
+        if kept is not None and kept[0] == run.last_step:
+            return kept[1]
+        try:
+            line = spark(await scalar_series(self._database, run.id, "loss", points=SPARK_POINTS))
+        except UnknownSeries:
+            line = EMPTY
+        if len(self._sparks) >= MOST_RUNS:
+            self._sparks.clear()
+        self._sparks[run.id] = (run.last_step, line)
+        return line
+
+    def _render(self, template: str, status: int = 200, **values: Any) -> Response:
+        page = self._templates.get_template(template).render(**values)
+        return Response(page, status, headers=SECURITY, media_type="text/html; charset=utf-8")
+
+    def _missing(self, detail: str) -> Response:
+        return self._render("error.html", 404, page="error", title="Not found", detail=detail)
+
+
+def router(pages: Pages) -> APIRouter:
+    """The routes; who may read them is the application's to say."""
+    routes = APIRouter(include_in_schema=False)
+    run = "/runs/{project}/{run}"
+    routes.add_api_route("/", pages.runs, methods=["GET"])
+    routes.add_api_route("/static/{digest}/{name}", pages.static, methods=["GET"])
+    routes.add_api_route(f"{run}/charts.json", pages.charts, methods=["GET"])
+    routes.add_api_route(f"{run}/heatmap.json", pages.heatmap, methods=["GET"])
+    routes.add_api_route(f"{run}/incidents/{{sequence:int}}", pages.incident, methods=["GET"])
+    routes.add_api_route(run, pages.run, methods=["GET"])
+    return routes
+
+
+def _json(document: Any, status: int = 200) -> Response:
+    body = json.dumps(to_json(document), separators=(",", ":"), allow_nan=False)
+    return Response(body, status, headers=SECURITY, media_type="application/json")
+
+
+def _step(request: Request, name: str) -> int | None:
+    text = request.query_params.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
+
+
+def _address(request: Request) -> str:
+    return str(request.base_url).rstrip("/")
+
+
+def _value(value: Any) -> str:
+    """What a check observed or allows."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return words.whole(value)
+    if isinstance(value, float):
+        return words.number(value)
+    return value if isinstance(value, str) else json.dumps(to_json(value), ensure_ascii=False)

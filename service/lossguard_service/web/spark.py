@@ -1,0 +1,63 @@
+"""Sparklines: a loss curve as the points of an SVG polyline, pure.
+
+The scale is logarithmic where the loss spans more than a factor of 30, or a divergence would flatten all else into
+one line. A bucket with NaN or Inf in it is a mark, never a gap that could be overlooked.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from lossguard_service.store.buckets import Buckets
+
+WIDTH: Final = 120
+HEIGHT: Final = 28
+_PAD: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Spark:
+    """What the template draws.
+
+    Attributes:
+        line: `points` of a polyline; empty if nothing finite is there.
+        marks: x of every bucket with a non-finite value.
+        end: the last point; None if there is none.
+        text: what a screen reader says.
+    """
+
+    line: str
+    marks: tuple[float, ...]
+    end: tuple[float, float] | None
+    text: str
+
+
+EMPTY: Final = Spark("", (), None, "no loss yet")
+
+
+def spark(loss: Buckets) -> Spark:
+    """The sparkline of a loss."""
+    here = loss.count[:, 0] > 0 if len(loss) else np.zeros(0, np.bool_)
+    if not here.any():
+        return EMPTY
+    steps, value = loss.last[here].astype(np.float64), loss.maximum[here, 0]
+    low, high = float(steps[0]), float(steps[-1])
+    x = _PAD + (steps - low) / max(1.0, high - low) * (WIDTH - 2 * _PAD)
+    marks = tuple(round(float(at), 1) for at in x[loss.nonfinite[here, 0] > 0])
+    finite = np.isfinite(value)
+    if not finite.any():
+        return Spark("", marks, None, "loss: only NaN or Inf")
+    bottom, top = float(value[finite].min()), float(value[finite].max())
+    text = f"loss from step {int(low):,} to {int(high):,}, between {bottom:.3g} and {top:.3g}"
+    if marks:
+        text += ", with NaN or Inf"
+    scaled = value
+    if bottom > 0 and top / bottom > 30:
+        scaled = np.log10(np.where(finite, value, bottom))
+        bottom, top = math.log10(bottom), math.log10(top)
+    reach = top - bottom if top > bottom else 1.0
+    y = HEIGHT - _PAD - (scaled - bottom) / reach * (HEIGHT - 2 * _PAD)
+    points = [(round(float(a), 1), round(float(b), 1)) for a, b, ok in zip(x, y, finite, strict=True) if ok]
+    return Spark(" ".join(f"{a},{b}" for a, b in points), marks, points[-1], text)

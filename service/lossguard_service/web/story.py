@@ -1,0 +1,232 @@
+"""What happened, in words: pure functions from a run's incidents to the sentences at the top of its page.
+
+The headline alone must tell a person who was paged what broke, where it began and what to do, whatever the detectors
+wrote into `explanation` and `advice`; both are shown beside it as they are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lossguard.wire.incident import BREAKING, Incident
+from lossguard_service.store.checkpoints import Checkpoint
+from lossguard_service.store.incidents import StoredIncident
+from lossguard_service.store.runs import Phase, Run
+from lossguard_service.web.words import KINDS, count, duration, listing, number, share, whole
+
+Tone = Literal["critical", "warning", "info", "good", "quiet"]
+_WEIGHT = {"critical": 0, "warning": 1, "info": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One labelled line of a headline.
+
+    Attributes:
+        label: what it is about.
+        text: the sentence.
+        code: a layer or path to be set in the code face after the text; None if there is none.
+    """
+
+    label: str
+    text: str
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """The top of a page.
+
+    Attributes:
+        tone: how loud.
+        title: the sentence.
+        facts: what, where, how bad.
+        explanation, advice: the detectors' own words; empty if there is no incident.
+        sequence: the incident it is about; None if none.
+    """
+
+    tone: Tone
+    title: str
+    facts: tuple[Fact, ...] = ()
+    explanation: str = ""
+    advice: str = ""
+    sequence: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One entry of an incident's timeline; `code` as in `Fact`."""
+
+    step: int
+    title: str
+    text: str = ""
+    code: str | None = None
+    tone: Tone = "quiet"
+
+
+def rank(stored: StoredIncident) -> tuple[bool, bool, int, int]:
+    """Sorts incidents: what counts, is open and breaks most first; among equals the earliest, which is the cause."""
+    incident = stored.incident
+    return (stored.superseded, not stored.is_open, _WEIGHT[incident.severity], incident.onset_step)
+
+
+def headline(
+    run: Run, incidents: Sequence[StoredIncident], phase: Phase, silent_seconds: float, target: Checkpoint | None
+) -> Headline:
+    """The top of a run's page.
+
+    Args:
+        run: the run.
+        incidents: its incidents, in any order.
+        phase: whether it trains.
+        silent_seconds: since its last step rose.
+        target: the checkpoint to go back to; None if there is none.
+    """
+    standing = [one for one in incidents if not one.superseded]
+    if run.last_step is None:
+        return Headline("quiet", "The run has registered; its first frame has not arrived yet.")
+    loud = [one for one in standing if one.incident.severity != "info"]
+    if loud:
+        return of_incident(min(loud, key=rank), target, run.last_step)
+    if phase == "stalled":
+        return Headline(
+            "warning",
+            f"Silent for {duration(silent_seconds)}: the last frame was step {whole(run.last_step)}, "
+            "and the trainer did not say that it stopped.",
+            advice="Look whether the trainer still runs, and whether its sidecar reaches this service.",
+        )
+    judged = f"{whole(run.judged_step or run.last_step)} steps judged, no divergence."
+    if standing:
+        notices = [KINDS[one.incident.kind].lower() for one in sorted(standing, key=rank)]
+        return Headline("info", f"{judged[:-1]}; worth a look: {listing(list(dict.fromkeys(notices)))}.")
+    return Headline("good", f"Healthy: {judged}")
+
+
+def of_incident(stored: StoredIncident, target: Checkpoint | None, last_step: int | None) -> Headline:
+    """The headline of one incident."""
+    incident = stored.incident
+    tone: Tone = incident.severity if stored.is_open else "warning" if incident.severity != "info" else "info"
+    return Headline(
+        tone=tone,
+        title=_title(incident, is_open=stored.is_open),
+        facts=tuple(_facts(incident, stored, target, last_step)),
+        explanation=incident.explanation,
+        advice=incident.advice,
+        sequence=stored.sequence,
+    )
+
+
+def _title(incident: Incident, *, is_open: bool) -> str:
+    onset, end = whole(incident.onset_step), incident.end_step
+    tasks = list(incident.tasks)
+    hit = f"{'task' if len(tasks) == 1 else 'tasks'} {listing(tasks)}" if tasks else "the total loss"
+    where = f" in layer {incident.first_layer}" if incident.first_layer else ""
+    match incident.kind:
+        case "full_divergence":
+            verb = "has" if len(tasks) <= 1 else "have"
+            return f"Training diverged at step {onset} and did not recover: {hit} {verb} collapsed."
+        case "micro_divergence" if end is not None:
+            verb = "was" if len(tasks) <= 1 else "were"
+            return f"Training diverged at step {onset} and recovered by step {whole(end)}: {hit} {verb} hit."
+        case "micro_divergence":
+            return f"Training is diverging since step {onset}: {hit} {'is' if len(tasks) <= 1 else 'are'} hit."
+        case "nonfinite":
+            until = f"since step {onset}" if end is None else f"from step {onset} to step {whole(end - 1)}"
+            return f"NaN or Inf {until}{where}."
+        case "no_update":
+            return f"The weights stopped moving at step {onset}{where}."
+        case "stalled":
+            return f"No frame has come since step {onset}."
+        case kind:
+            state = "since" if is_open else "from"
+            return f"{KINDS[kind]} {state} step {onset}{where}."
+
+
+def _facts(incident: Incident, stored: StoredIncident, target: Checkpoint | None, last_step: int | None) -> list[Fact]:
+    facts = []
+    if incident.tasks:
+        others = f", then {listing(list(incident.tasks[1:]))}" if len(incident.tasks) > 1 else ""
+        facts.append(Fact("Broke first", f"task {incident.tasks[0]}, at step {whole(incident.onset_step)}{others}"))
+    if incident.first_layer:
+        facts.append(Fact("Moved first", _lead(incident), incident.first_layer))
+    elif incident.kind in ("full_divergence", "micro_divergence"):
+        facts.append(Fact("Moved first", "no layer left its own baseline before the loss did"))
+    if incident.kind != "stalled":
+        late = incident.detected_step - incident.onset_step
+        facts.append(Fact("Flagged", f"at step {whole(incident.detected_step)}, {count(late, 'step')} after the onset"))
+    if incident.kind in ("full_divergence", "micro_divergence"):
+        facts.append(
+            Fact(
+                "Worst",
+                f"step {whole(incident.peak_step)}, {number(incident.peak, 3)} robust deviations from its baseline",
+            )
+        )
+        facts.append(Fact("Settled", _residual(incident)))
+    if stored.is_open and incident.kind in BREAKING:
+        text = (
+            f"to step {whole(target.step)}, the newest checkpoint with slots from before the first signal"
+            if target
+            else "no checkpoint with optimizer slots from before the first signal is known"
+        )
+        facts.append(Fact("Roll back", text, target.path if target else None))
+    if stored.is_open and last_step is not None and last_step > incident.onset_step:
+        facts.append(Fact("Since then", f"{count(last_step - incident.onset_step, 'more step')} trained on it"))
+    return facts
+
+
+def _lead(incident: Incident) -> str:
+    signal = incident.first_signal_step
+    if signal is None or signal == incident.onset_step:
+        return "in the same step:"
+    if signal > incident.onset_step:
+        return f"at step {whole(signal)}, {count(signal - incident.onset_step, 'step')} after the loss:"
+    return f"at step {whole(signal)}, {count(incident.onset_step - signal, 'step')} before the loss:"
+
+
+def _residual(incident: Incident) -> str:
+    residual = incident.residual
+    if residual != residual:
+        return "not yet known"
+    if abs(residual) < 0.005:
+        return "back at its level from before"
+    return f"{share(abs(residual))} {'worse' if residual > 0 else 'better'} than before"
+
+
+def timeline(stored: StoredIncident, last_step: int | None) -> tuple[Moment, ...]:
+    """What happened, in order of steps."""
+    incident = stored.incident
+    moments: list[Moment] = []
+    signal = incident.first_signal_step
+    if signal is not None or incident.first_layer:
+        at = incident.onset_step if signal is None else signal
+        moments.append(
+            Moment(at, "First signal", "A layer left its own baseline:", incident.first_layer)
+            if incident.first_layer
+            else Moment(at, "First signal", "A scalar left its own baseline.")
+        )
+    tasks = f"First hit: task {incident.tasks[0]}." if incident.tasks else ""
+    moments.append(Moment(incident.onset_step, "Onset", tasks, tone="warning"))
+    moments.append(
+        Moment(
+            incident.detected_step,
+            "Flagged",
+            f"{count(incident.detected_step - incident.onset_step, 'step')} after the onset, "
+            f"confidence {share(incident.confidence)}.",
+        )
+    )
+    if incident.kind in ("full_divergence", "micro_divergence", "loss_spike"):
+        worst = f"{number(incident.peak, 3)} robust deviations from the baseline frozen at the onset."
+        moments.append(Moment(incident.peak_step, "Worst value", worst, tone="warning"))
+    if incident.declared_full_step is not None:
+        moments.append(
+            Moment(incident.declared_full_step, "Called full", "No sign of recovery in time.", tone="critical")
+        )
+    if incident.end_step is not None:
+        recovered = f"Settled {_residual(incident)}." if incident.kind == "micro_divergence" else ""
+        moments.append(Moment(incident.end_step, "Over", recovered, tone="good"))
+    elif last_step is not None and not stored.superseded:
+        moments.append(
+            Moment(max(last_step, incident.onset_step), "Still open", "The newest step judged.", tone="critical")
+        )
+    order = {"First signal": 0, "Onset": 1}
+    return tuple(sorted(moments, key=lambda moment: (moment.step, order.get(moment.title, 2))))
