@@ -7,6 +7,7 @@ import argparse
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,18 @@ class Unstartable(Exception):
 
 
 class Server(uvicorn.Server):
-    """Says where it listens, once it does."""
+    """Says where it listens, once it does.
+
+    Attributes:
+        url: where.
+        told: called when it listens and has said so.
+    """
 
     def __init__(self, config: uvicorn.Config, url: str, address_file: Path | None) -> None:
         super().__init__(config)
-        self._url = url
+        self.url = url
         self._address_file = address_file
+        self.told: Callable[[], None] = lambda: None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then tell."""
@@ -40,9 +47,10 @@ class Server(uvicorn.Server):
         if self._address_file is not None:
             # Whoever waits for the file must never read half of it.
             draft = self._address_file.with_name(self._address_file.name + ".part")
-            draft.write_text(self._url + "\n")
+            draft.write_text(self.url + "\n")
             os.replace(draft, self._address_file)
-        print(f"Lossguard listens on {self._url}", flush=True)
+        print(f"Lossguard listens on {self.url}", flush=True)
+        self.told()
 
 
 def main(arguments: list[str] | None = None) -> int:

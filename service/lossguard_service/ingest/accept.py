@@ -126,7 +126,8 @@ class Ingest:
         self._insert(connection, run, attempt, prepared, now)
         attempt, attempt_values, absorbed = self._advance_attempt(connection, run, attempt, prepared)
         attempts[attempt.number - 1] = attempt
-        record.update_attempt(connection, run.id, attempt.number, attempt_values)
+        if attempt_values:
+            record.update_attempt(connection, run.id, attempt.number, attempt_values)
         newest = prepared.digest
         if absorbed > 0:
             newest = _digest_of_last(connection, run.id, attempt) or newest

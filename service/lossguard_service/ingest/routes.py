@@ -7,12 +7,13 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from lossguard.wire.chunk import ChunkId
+from lossguard.wire.names import MAX_BYTES, check_name
 from lossguard_service.auth import require
-from lossguard_service.errors import PROBLEM_SCHEMA, TooLarge
+from lossguard_service.errors import PROBLEM_SCHEMA, BadRequest, TooLarge
 from lossguard_service.ingest.accept import Ingest
 
 MEDIA_TYPE = "application/vnd.lossguard.chunk"
-Name = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^/\x00-\x1f\x7f]+$", description="Its name.")]
+Name = Annotated[str, Path(min_length=1, max_length=MAX_BYTES, description="By the rule of `lossguard.wire.names`.")]
 Key = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="32 hex digits that the trainer drew.")]
 Index = Annotated[int, Path(ge=0, lt=1 << 31, description="0, 1, 2, ... without gaps within the attempt.")]
 
@@ -68,6 +69,11 @@ router = APIRouter(
 async def put_chunk(project: Name, run: Name, attempt: Key, index: Index, request: Request) -> Response:
     """Store a chunk. Sending the same again is answered like the first time, with `duplicate` true."""
     ingest: Ingest = request.app.state.ingest
+    try:
+        check_name("project", project)
+        check_name("run", run)
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
     data = await _body(request, request.app.state.settings.max_chunk_bytes)
     reply = await ingest.accept(ChunkId(project, run, attempt, index), data)
     return JSONResponse(reply.to_json())
