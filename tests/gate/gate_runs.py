@@ -1,5 +1,6 @@
 """Runs and facts for the gate's tests: healthy, to be spoiled one thing at a time."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from fastapi import FastAPI
 
 from lossguard.wire.chunk import AttemptStart, AttemptStop, Checkpoint, Chunk, ChunkId, Event, encode
 from lossguard.wire.frame import Frames, Schema
@@ -116,6 +118,27 @@ class Trainer:
     def restart(self, attempt: str) -> "Trainer":
         """A new attempt of the same run."""
         return Trainer(self.client, self.run, self.project, attempt, 0, self.config)
+
+
+class Clock:
+    """Real time, which a test can move."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+@dataclass
+class Service:
+    url: str
+    client: httpx.Client
+    clock: Clock
+    app: FastAPI
+
+    def trainer(self, run: str = "ranker", **how: Any) -> Trainer:
+        return Trainer(self.client, run, **how)
 
 
 def make_model(folder: Path, weights: bytes = b"\x00\x01" * 5000) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from gate_runs import make_model
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lossguard.gate.artifact import model_kind
@@ -68,6 +68,7 @@ def test_any_change_of_a_byte_or_a_name_changes_the_digest(model: Path, change: 
     assert artifact_digest(model) != before
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.text("ab", min_size=1, max_size=3), st.binary(max_size=5), min_size=1, max_size=4), st.data())
 def test_two_different_trees_never_share_a_digest(
     tmp_path_factory: pytest.TempPathFactory, tree: dict[str, bytes], data: st.DataObject

@@ -139,8 +139,8 @@ def _question(
     from lossguard.gate.digest import artifact_digest
 
     _known_format(format)
-    project, _, name = run.rpartition("/") if run.count("/") == 1 else ("", "", run)
-    if not name or run.startswith("/"):
+    project, _, name = run.rpartition("/")
+    if not name or run.startswith("/") or "/" in project:
         _usage("--run", f"write RUN or PROJECT/RUN, got {run!r}", format)
     if step < 1:
         _usage("--step", f"must be 1 or more, got {step}: name the last step trained into the export", format)

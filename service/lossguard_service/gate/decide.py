@@ -252,16 +252,13 @@ def describe(incident: Incident) -> str:
 
 
 def _what_to_do(incident: Incident, facts: Facts) -> str:
-    parts = [_sentence(incident.advice)] if incident.advice else []
-    if facts.good_checkpoint is not None:
-        step, path = facts.good_checkpoint
-        parts.append(
-            f"Go back to the checkpoint of step {step} ({path}) with its optimizer slots, and lower the learning rate "
-            "or switch Clippy on before training on."
-        )
-    elif not parts:
-        parts.append("Go back to a checkpoint from before it and lower the learning rate, or switch Clippy on.")
-    return " ".join(parts)
+    advice = _sentence(incident.advice) or (
+        "Go back to a checkpoint with optimizer slots from before it, and halve the learning rate or switch Clippy on."
+    )
+    if facts.good_checkpoint is None:
+        return advice
+    step, path = facts.good_checkpoint
+    return f"{advice} The newest checkpoint that can be trusted is that of step {step} ({path})."
 
 
 def _recovered(policy: Policy, facts: Facts) -> Check:
