@@ -13,7 +13,7 @@ JOURNAL_FULL: Final = "journal_full"
 DISK_FULL: Final = "disk_full"
 DISK_ERROR: Final = "disk_error"
 OUT_OF_ORDER: Final = "out_of_order"
-TOO_LARGE: Final = "too_large"
+NOT_ENCODABLE: Final = "not_encodable"
 CLOSED: Final = "closed"
 RING_OVERRUN: Final = "ring_overrun"
 INTERNAL_ERROR: Final = "internal_error"
@@ -24,7 +24,7 @@ MEANING: Final = {
     DISK_FULL: "no space (or quota) left on the journal's disk",
     DISK_ERROR: "the journal's disk answered with an error",
     OUT_OF_ORDER: "its step was not after the last recorded one",
-    TOO_LARGE: "one frame alone passes a limit of the chunk format",
+    NOT_ENCODABLE: "the chunk format cannot hold it: a frame too large, or a name it does not allow",
     CLOSED: "it came after close()",
     RING_OVERRUN: "the ring on the device was overwritten before it was read",
     INTERNAL_ERROR: "an error of ours, logged and swallowed",

@@ -6,6 +6,7 @@ over bounds them (`waiting_bytes`). Events are never given up. The drops counted
 """
 
 import errno
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -14,11 +15,17 @@ import numpy as np
 
 from lossguard import drops
 from lossguard.journal.writer import JournalFull
-from lossguard.wire.chunk import MAX_FRAMES, Chunk, ChunkId, ChunkTooLarge, Event, encode
+from lossguard.wire.chunk import MAX_FRAMES, Chunk, ChunkError, ChunkId, Event, encode
 from lossguard.wire.frame import Frames, Schema
 
 MAX_CHUNK_ARRAY_BYTES: Final = 8 << 20
 """A chunk is sealed early at this size, so that one body stays small; one larger frame is a chunk of its own."""
+
+
+MAX_CHUNK_EVENTS: Final = 24
+"""So many fit into a chunk's header, whatever their paths."""
+
+_log = logging.getLogger("lossguard")
 
 
 class Journal(Protocol):
@@ -114,7 +121,7 @@ class Sealer:
             if not isinstance(item, Frames):
                 events = [item]
                 for following in items:
-                    if isinstance(following, Frames):
+                    if isinstance(following, Frames) or len(events) >= MAX_CHUNK_EVENTS:
                         break
                     events.append(following)
                 return taken, events, True
@@ -146,9 +153,9 @@ class Sealer:
             self._counts.give_back(counts)
             self.refusal = _reason(error)
             return False
-        except ChunkTooLarge:
+        except ChunkError as error:
             self._counts.give_back(counts)
-            self._give_up(taken, events)
+            self._give_up(taken, events, error)
             return True
         self.refusal = None
         self._remove(taken, events)
@@ -159,14 +166,15 @@ class Sealer:
             self.last_sealed_step = int(frames.steps[-1])
         return True
 
-    def _give_up(self, taken: list[Frames], events: list[Event]) -> None:
-        # Only a single frame or event can be too large: chunks are cut at 8 MiB, names at the recorder's door.
+    def _give_up(self, taken: list[Frames], events: list[Event], error: ChunkError) -> None:
+        # Trying again is no use. A frame's events are kept: what is wrong may be the frames alone.
         rows = sum(len(block) for block in taken)
         if rows:
-            self._counts.add(drops.TOO_LARGE, rows)
+            self._counts.add(drops.NOT_ENCODABLE, rows)
             self._remove(taken, [])
         else:
             self._remove([], events)
+        _log.warning("Lossguard: %d frames and %d events do not fit into a chunk: %s", rows, len(events), error)
 
     def _remove(self, taken: list[Frames], events: list[Event]) -> None:
         rows = sum(len(block) for block in taken)

@@ -29,6 +29,7 @@ class _Run:
     backoff: Backoff
     due: float
     busy: bool = False
+    again: bool = False
     failure: Failed | None = None
     turns_begun: int = 0
     drained_turn: int = 0
@@ -109,7 +110,7 @@ class Dispatcher:
                 self._scan_due = now
             for run in self._runs.values():
                 if run.failure is None:
-                    run.due = now
+                    run.due, run.again = now, True
             self._changed.notify_all()
 
     def drain(self, timeout_seconds: float, *, tries: int = 1, stop: Callable[[], bool] = lambda: False) -> Drained:
@@ -125,7 +126,8 @@ class Dispatcher:
             self._scan()
             wanted = {path: run.turns_begun + 1 for path, run in self._runs.items()}
             for run in self._runs.values():
-                run.due = self._clock() if run.backoff.failures < tries else run.due
+                if run.backoff.failures < tries:
+                    run.due, run.again = self._clock(), True
             self._changed.notify_all()
 
             def settled(path: Path, turn: int) -> bool:
@@ -189,7 +191,7 @@ class Dispatcher:
                 idle = [run for run in self._runs.values() if not run.busy]
                 run = min(idle, key=lambda run: run.due, default=None)
                 if run is not None and run.due <= now:
-                    run.busy = True
+                    run.busy, run.again = True, False
                     run.turns_begun += 1
                     return run
                 next_due = self._scan_due if run is None else min(run.due, self._scan_due)
@@ -223,7 +225,7 @@ class Dispatcher:
                     _log.info("%s: the service takes chunks again after %d failed tries", name, run.backoff.failures)
                 run.backoff.succeeded()
                 run.failure = None
-                run.due = now if turn.more else now + self._poll_seconds
+                run.due = now if turn.more or run.again else now + self._poll_seconds
                 self.last_success_time = time.time()
                 if not turn.more:
                     run.drained_turn = run.turns_begun

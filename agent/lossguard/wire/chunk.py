@@ -5,7 +5,9 @@ Guarantees. Decoding gives back what was encoded: steps, times, scalars and pres
 (with one bit pattern), the infinities and zeros stay exact, and no finite value rounds to Inf. Decoding bytes from
 outside ends in a `Chunk` or in a `ChunkError` that says what is wrong, never in a crash or an unbounded allocation.
 
-Limits: 65,536 frames, 65,536 layers, 256 stats, 4,096 scalars, 1 MiB of header, 256 MiB of decoded arrays.
+Limits: 65,536 frames, 65,536 layers, 256 stats, 4,096 scalars, 1 MiB of header, 256 MiB of decoded arrays (a reader may
+ask for less). Steps are 1 to 2^53 - 1. Names are printable and have 1 to 512 characters (a checkpoint's path 4,096),
+those of projects and runs also obey `lossguard.wire.names`. Numbers in the header are finite, times included.
 
 Layout, version 1, integers little-endian:
 
@@ -20,14 +22,17 @@ Layout, version 1, integers little-endian:
 Sections, in this order, series-major (each series' values side by side, which is what makes them compress):
 steps int64 [T]; times float64 [T]; scalars float64 [S, T]; scalars_present bits [T, S]; stats float32 [K, L, T];
 stats_present bits [T, K]. The presence sections are empty when everything is present. Each numeric section is one
-Blosc2 frame (byte shuffle, Zstandard level 1); empty arrays are empty sections.
+Blosc2 chunk (byte shuffle, Zstandard level 1); empty arrays are empty sections. Of Blosc2's own header only what this
+encoder writes is accepted: format 5, the shuffle filter alone, Zstandard or plain bytes, no special value but zero.
 
-The odd choice: a CRC and not a cryptographic hash. It finds rot and torn writes; who may write chunks is the
-service's question, not the format's. The sizes that Blosc2 claims are compared with the header's before anything is
-allocated.
+The odd choices: a CRC and not a cryptographic hash. It finds rot and torn writes; who may write chunks is the service's
+question, not the format's. And the narrow gate before Blosc2: its format has lazy chunks, dictionaries, plug-in filters
+and chunks that decode to uninitialized memory, none of which bytes from outside shall reach
+(docs/decisions/0301-narrow-blosc2.md).
 """
 
 import json
+import math
 import struct
 import zlib
 from dataclasses import dataclass, field
@@ -37,7 +42,8 @@ import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
-from lossguard.wire.frame import Floats32, Frames, Schema
+from lossguard.wire.frame import Floats32, Frames, Schema, Steps
+from lossguard.wire.names import check_name
 
 MAGIC: Final = b"LGC"
 VERSION: Final = 1
@@ -48,8 +54,17 @@ MAX_SCALARS: Final = 4_096
 MAX_HEADER_BYTES: Final = 1 << 20
 MAX_DECODED_BYTES: Final = 256 << 20
 MAX_NAME_LENGTH: Final = 512
+MAX_PATH_LENGTH: Final = 4_096
+MAX_INTEGER: Final = (1 << 53) - 1
 
 _PREFIX = struct.Struct("<4sIII")
+
+# Blosc2's chunk header: versions, flags, typesize, decoded and encoded size (the block size between them is checked by
+# Blosc2), then filters and codec, then the special value.
+_BLOSC_HEADER = struct.Struct("<BBBBi4xi15sB")
+_BLOSC_FLAGS: Final = frozenset({0x85, 0x87, 0x95, 0x97, 0x05, 0x07})
+_BLOSC_FILTERS: Final = bytes([1, 0, 0, 0, 0, 0, 5]) + bytes(8)
+_BLOSC_ZEROS: Final = 0x10
 
 AttemptEnd = Literal["finished", "interrupted", "failed"]
 _ENDS: Final = get_args(AttemptEnd)
@@ -184,6 +199,7 @@ def round_mantissa(values: Floats32, bits: int) -> Floats32:
     Returns:
         float32 of the same shape. NaN becomes the one canonical NaN, the infinities and zeros stay, and finite values
         that would round up to Inf stay as they are (adding to the bit pattern would otherwise carry into the exponent).
+        Subnormal values lose more than others: they keep their absolute, not their relative precision.
     """
     if not 1 <= bits <= 23:
         raise ValueError(f"bits: must be 1 to 23, got {bits}")
@@ -211,9 +227,11 @@ def encode(chunk: Chunk, *, mantissa_bits: int = 10) -> bytes:
 
     Raises:
         ChunkTooLarge: a limit of the format is passed.
+        CorruptChunk: a name, number or event that the format does not allow; decoding would refuse it.
     """
     frames = chunk.frames
-    _check_limits(len(frames), frames.schema)
+    _check_limits(len(frames), frames.schema, MAX_DECODED_BYTES)
+    _check_steps(frames.steps)
     stats = round_mantissa(np.ascontiguousarray(frames.stats.transpose(2, 1, 0)), mantissa_bits)
     sections = [
         _pack(frames.steps),
@@ -229,15 +247,16 @@ def encode(chunk: Chunk, *, mantissa_bits: int = 10) -> bytes:
         "attempt": chunk.id.attempt,
         "index": chunk.id.index,
         "schema": {
-            "scalars": frames.schema.scalars,
-            "layers": frames.schema.layers,
-            "stats": frames.schema.stats,
+            "scalars": list(frames.schema.scalars),
+            "layers": list(frames.schema.layers),
+            "stats": list(frames.schema.stats),
         },
         "frames": len(frames),
         "drops": chunk.drops,
         "events": [_event_to_json(event) for event in chunk.events],
         "sections": [len(section) for section in sections],
     }
+    _identity(header), _schema(header), _drops(header), _events(header)
     plain = json.dumps(header, separators=(",", ":")).encode()
     if len(plain) > MAX_HEADER_BYTES:
         raise ChunkTooLarge(
@@ -271,7 +290,7 @@ def outline(data: bytes) -> Outline:
     """
     header, offset = _header(data)
     count = _natural(header.get("frames"), "frames")
-    _check_limits(count, _schema(header))
+    _check_limits(count, _schema(header), MAX_DECODED_BYTES)
     events = _events(header)
     last = events[-1].step if events else None
     if count:
@@ -279,7 +298,9 @@ def outline(data: bytes) -> Outline:
         if not isinstance(sizes, list) or not sizes:
             raise CorruptChunk("the header must list sections")
         end = offset + _natural(sizes[0], "section size")
-        last = int(_unpack(data[offset:end], np.dtype("<i8"), (count,))[-1])
+        steps = _unpack(data[offset:end], np.dtype("<i8"), (count,))
+        _check_steps(steps)
+        last = int(steps[-1])
     return Outline(_identity(header), count, last)
 
 
@@ -288,8 +309,12 @@ def peek(data: bytes) -> ChunkId:
     return _identity(_header(data)[0])
 
 
-def decode(data: bytes) -> Chunk:
+def decode(data: bytes, *, max_decoded_bytes: int = MAX_DECODED_BYTES) -> Chunk:
     """The chunk in `data`.
+
+    Args:
+        data: the bytes.
+        max_decoded_bytes: refuse arrays of more bytes before anything is allocated; a few bytes can claim them all.
 
     Raises:
         TruncatedChunk, CorruptChunk, UnsupportedVersion, ChunkTooLarge: see `ChunkError`.
@@ -297,7 +322,7 @@ def decode(data: bytes) -> Chunk:
     header, offset = _header(data)
     schema = _schema(header)
     count = _natural(header.get("frames"), "frames")
-    _check_limits(count, schema)
+    _check_limits(count, schema, max_decoded_bytes)
     shapes = _section_shapes(count, schema)
     sizes = header.get("sections")
     if not isinstance(sizes, list) or len(sizes) != len(shapes):
@@ -313,9 +338,11 @@ def decode(data: bytes) -> Chunk:
         raise CorruptChunk(f"{len(data) - offset} bytes stand after the last section")
     steps, times, scalars, scalar_bits, stats, stat_bits = parts
     try:
+        step_numbers = _unpack(steps, np.dtype("<i8"), shapes[0])
+        _check_steps(step_numbers)
         frames = Frames(
             schema=schema,
-            steps=_unpack(steps, np.dtype("<i8"), shapes[0]),
+            steps=step_numbers,
             times=_unpack(times, np.dtype("<f8"), shapes[1]),
             scalars=np.ascontiguousarray(_unpack(scalars, np.dtype("<f8"), shapes[2]).T),
             stats=np.ascontiguousarray(_unpack(stats, np.dtype("<f4"), shapes[4]).transpose(2, 1, 0)),
@@ -334,7 +361,12 @@ def _section_shapes(count: int, schema: Schema) -> list[tuple[int, ...]]:
     return [(count,), (count,), (s, count), (count, s), (k, n_layers, count), (count, k)]
 
 
-def _check_limits(count: int, schema: Schema) -> None:
+def _check_steps(steps: Steps) -> None:
+    if len(steps) and not (int(steps.min()) >= 1 and int(steps.max()) <= MAX_INTEGER):
+        raise CorruptChunk(f"steps: must be from 1 to {MAX_INTEGER}, got {int(steps.min())} to {int(steps.max())}")
+
+
+def _check_limits(count: int, schema: Schema, max_decoded_bytes: int) -> None:
     for what, number, limit in (
         ("frames", count, MAX_FRAMES),
         ("scalars", len(schema.scalars), MAX_SCALARS),
@@ -344,8 +376,8 @@ def _check_limits(count: int, schema: Schema) -> None:
         if number > limit:
             raise ChunkTooLarge(f"{number} {what}, at most {limit} are allowed")
     decoded = count * (16 + 9 * len(schema.scalars) + len(schema.stats) * (1 + 4 * len(schema.layers)))
-    if decoded > MAX_DECODED_BYTES:
-        raise ChunkTooLarge(f"{decoded} bytes of arrays, at most {MAX_DECODED_BYTES} are allowed: use fewer frames")
+    if decoded > max_decoded_bytes:
+        raise ChunkTooLarge(f"{decoded} bytes of arrays, at most {max_decoded_bytes} are allowed: use fewer frames")
 
 
 def _pack(array: NDArray[Any]) -> bytes:
@@ -369,17 +401,19 @@ def _unpack(data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArra
         if data:
             raise CorruptChunk(f"{len(data)} bytes stand in a section that must be empty")
         return np.empty(shape, dtype)
-    if len(data) < blosc2.MIN_HEADER_LENGTH:
-        raise CorruptChunk("a section is too short to be a Blosc2 frame")
-    try:
-        claimed, packed, _ = blosc2.get_cbuffer_sizes(data)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise CorruptChunk(f"a section is no Blosc2 frame: {error}") from None
+    if len(data) < _BLOSC_HEADER.size:
+        raise CorruptChunk("a section is too short to be a Blosc2 chunk")
+    *ours, claimed, packed, rest, special = _BLOSC_HEADER.unpack_from(data)
+    if ours[:2] != [5, 1] or ours[2] not in _BLOSC_FLAGS or ours[3] != dtype.itemsize or rest != _BLOSC_FILTERS:
+        raise CorruptChunk("a section is no Blosc2 chunk of the kind that this format holds")
+    if special not in (0, _BLOSC_ZEROS):
+        raise CorruptChunk("a section asks Blosc2 for a special value other than zero")
     if claimed != expected or packed != len(data):
         raise CorruptChunk(
             f"a section claims {claimed} bytes from {packed}, the header says {expected} from {len(data)}"
         )
-    array = np.empty(shape, dtype)
+    # Zeroed: should Blosc2 fill less than it says, no memory of this process gets into the frames.
+    array = np.zeros(shape, dtype)
     try:
         blosc2.decompress2(data, dst=array, nthreads=1)
     except (RuntimeError, ValueError, TypeError) as error:
@@ -419,10 +453,10 @@ def _header(data: bytes) -> tuple[dict[str, Any], int]:
         plain = unzip.decompress(data[_PREFIX.size : _PREFIX.size + packed_size], plain_size + 1)
     except zlib.error as error:
         raise CorruptChunk(f"the header does not decompress: {error}") from None
-    if len(plain) != plain_size:
+    if len(plain) != plain_size or not unzip.eof or unzip.unused_data:
         raise CorruptChunk("the header's size is not what the prefix says")
     try:
-        header = json.loads(plain)
+        header = json.loads(plain, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise CorruptChunk("the header is not JSON") from None
     if not isinstance(header, dict):
@@ -430,8 +464,16 @@ def _header(data: bytes) -> tuple[dict[str, Any], int]:
     return header, _PREFIX.size + packed_size
 
 
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
 def _identity(header: dict[str, Any]) -> ChunkId:
-    project, run, attempt = (_text(header.get(key), key) for key in ("project", "run", "attempt"))
+    try:
+        project, run = check_name("project", header.get("project")), check_name("run", header.get("run"))
+    except ValueError as error:
+        raise CorruptChunk(str(error)) from None
+    attempt = _text(header.get("attempt"), "attempt")
     if len(attempt) != 32 or not set(attempt) <= set("0123456789abcdef"):
         raise CorruptChunk("attempt: must be 32 hex digits")
     return ChunkId(project=project, run=run, attempt=attempt, index=_natural(header.get("index"), "index"))
@@ -476,26 +518,63 @@ def _event(event: Any) -> Event:
     if not isinstance(event, dict):
         raise CorruptChunk("an event must be an object")
     kind, step, time = event.get("type"), _natural(event.get("step"), "event step"), event.get("time")
-    if isinstance(time, bool) or not isinstance(time, (int, float)):
-        raise CorruptChunk("an event's time must be a number")
+    if isinstance(time, bool) or not isinstance(time, (int, float)) or not abs(time) < MAX_INTEGER:
+        raise CorruptChunk("an event's time must be a finite number of seconds")
     if kind == "attempt_start" and isinstance(event.get("config"), dict):
+        _check_config(event["config"])
         return AttemptStart(step=step, time=float(time), config=event["config"])
     if kind == "attempt_stop" and event.get("reason") in _ENDS:
         return AttemptStop(step=step, time=float(time), reason=event["reason"])
     if kind == "checkpoint" and isinstance(event.get("has_slots"), bool):
         return Checkpoint(
-            step=step, time=float(time), path=_text(event.get("path"), "path"), has_slots=event["has_slots"]
+            step=step,
+            time=float(time),
+            path=_text(event.get("path"), "path", MAX_PATH_LENGTH),
+            has_slots=event["has_slots"],
         )
     raise CorruptChunk(f"an event of type {str(kind)[:80]!r} is not one this version knows, or it lacks a field")
 
 
-def _text(value: Any, what: str) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_LENGTH:
-        raise CorruptChunk(f"{what}: must be text of 1 to {MAX_NAME_LENGTH} characters")
+def _check_config(value: Any, depth: int = 0) -> None:
+    """Only what every database and every JSON parser behind us can hold."""
+    if depth > 32:
+        raise CorruptChunk("config: nested deeper than 32 levels")
+    if isinstance(value, str):
+        if "\0" in value or not _is_unicode(value):
+            raise CorruptChunk("config: text must be Unicode without NUL")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise CorruptChunk('config: numbers must be finite; write "NaN", "Infinity" or "-Infinity" as text')
+    elif isinstance(value, int):
+        if not -MAX_INTEGER <= value <= MAX_INTEGER:
+            raise CorruptChunk("config: whole numbers must have at most 53 bits")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_config(key, depth)
+            _check_config(item, depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check_config(item, depth + 1)
+    elif value is not None:
+        raise CorruptChunk(f"config: must be JSON-like, {type(value).__name__} is not")
+
+
+def _is_unicode(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _text(value: Any, what: str, longest: int = MAX_NAME_LENGTH) -> str:
+    # Printable excludes lone surrogates and NUL, which databases refuse, and whatever breaks a log line.
+    if not isinstance(value, str) or not 0 < len(value) <= longest or not value.isprintable():
+        raise CorruptChunk(f"{what}: must be printable text of 1 to {longest} characters")
     return value
 
 
 def _natural(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 53:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_INTEGER:
         raise CorruptChunk(f"{what}: must be a whole number from 0")
     return value

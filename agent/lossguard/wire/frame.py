@@ -77,7 +77,7 @@ class Frames:
             found = getattr(self, name).shape
             if found != shape:
                 raise ValueError(f"{name}: expected shape {shape}, got {found}")
-        if t > 1 and not bool(np.all(np.diff(self.steps) > 0)):
+        if t > 1 and not bool((self.steps[1:] > self.steps[:-1]).all()):
             raise ValueError("steps: must increase from frame to frame")
 
     def __len__(self) -> int:

@@ -1,0 +1,85 @@
+"""Hypothesis strategies for chunks, and the tools to break them."""
+
+import struct
+import zlib
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from lossguard.drops import REASONS
+from lossguard.wire.chunk import AttemptStart, AttemptStop, Checkpoint, Chunk, ChunkId
+from lossguard.wire.frame import Frames, Schema
+
+NAMES = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=20)
+RUN_NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9 ._=,-]{0,20}[A-Za-z0-9]", fullmatch=True)
+STEP = st.integers(1, 1 << 40)
+TIME = st.floats(0, 2e9)
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 53) + 1, (1 << 53) - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=6,
+)
+EVENTS = st.one_of(
+    st.builds(AttemptStart, st.integers(0, 1 << 40), TIME, st.dictionaries(NAMES, JSON, max_size=3)),
+    st.builds(AttemptStop, STEP, TIME, st.sampled_from(["finished", "interrupted", "failed"])),
+    st.builds(Checkpoint, STEP, TIME, NAMES, st.booleans()),
+)
+
+
+@st.composite
+def frame_blocks(draw: st.DrawFn) -> Frames:
+    count = draw(st.integers(0, 12))
+    columns = [tuple(draw(st.lists(NAMES, max_size=4, unique=True))) for _ in range(3)]
+    schema = Schema(*columns)
+    s, n_layers, k = (len(column) for column in columns)
+    steps = np.cumsum(draw(npst.arrays(np.int64, count, elements=st.integers(1, 1000))), dtype=np.int64)
+    return Frames(
+        schema=schema,
+        steps=steps,
+        times=draw(npst.arrays(np.float64, count)),
+        scalars=draw(npst.arrays(np.float64, (count, s))),
+        stats=draw(npst.arrays(np.float32, (count, n_layers, k), elements=st.floats(width=32))),
+        scalars_present=draw(npst.arrays(np.bool_, (count, s))),
+        stats_present=draw(npst.arrays(np.bool_, (count, k))),
+    )
+
+
+CHUNKS = st.builds(
+    Chunk,
+    st.builds(ChunkId, RUN_NAMES, RUN_NAMES, st.from_regex(r"[0-9a-f]{32}", fullmatch=True), st.integers(0, 1 << 40)),
+    frame_blocks(),
+    st.dictionaries(st.sampled_from(REASONS), st.integers(1, 1 << 40), max_size=3),
+    st.lists(EVENTS, max_size=4).map(tuple),
+)
+
+
+def with_valid_crc(data: bytes) -> bytes:
+    """The same bytes with the checksum that they ought to have."""
+    return data[:4] + struct.pack("<I", zlib.crc32(data[8:])) + data[8:] if len(data) >= 8 else data
+
+
+def sections_of(data: bytes) -> tuple[int, list[int]]:
+    """Where the sections begin, and their sizes."""
+    import json
+
+    packed = struct.unpack_from("<I", data, 8)[0]
+    header = json.loads(zlib.decompress(data[16 : 16 + packed]))
+    return 16 + packed, header["sections"]
+
+
+def with_header(data: bytes, **changes: object) -> bytes:
+    """The chunk with keys of its header replaced (None removes one) and a valid checksum."""
+    import json
+
+    begin, _ = sections_of(data)
+    packed = struct.unpack_from("<I", data, 8)[0]
+    header = json.loads(zlib.decompress(data[16 : 16 + packed])) | changes
+    header = {key: value for key, value in header.items() if value is not None}
+    plain = json.dumps(header).encode()
+    new = zlib.compress(plain)
+    return with_valid_crc(data[:8] + struct.pack("<II", len(new), len(plain)) + new + data[begin:])
