@@ -23,6 +23,19 @@ class StateError(ValueError):
     """These bytes are no detector state that this version can read: replay the run's frames into a fresh state."""
 
 
+def clone(value: Any) -> Any:
+    """A copy that shares nothing that can change; several times faster than `copy.deepcopy` on a state."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(*(clone(getattr(value, field.name)) for field in fields(value)))
+    if isinstance(value, list):
+        return [clone(item) for item in value] if value and not isinstance(value[0], (float, int, tuple)) else value[:]
+    if isinstance(value, dict):
+        return {key: clone(item) for key, item in value.items()}
+    return value
+
+
 def dumps(state: Any, version: int) -> bytes:
     """The bytes of a state; `version` (1 to 255) names the meaning of its fields."""
     arrays: list[bytes] = []

@@ -1,0 +1,157 @@
+"""Where each voice belongs, and how far it usually strays: robust, and never fed by what it is judged against.
+
+A voice is one loss (the total or a task's). Its centre is the median of its last few accepted values, its scale comes
+from one-step residuals, so that a trend does not count as noise and noise does not count as an event. Values far above
+the centre enter clipped; NaN and the infinities never enter. All constants count frames (logged points), not steps.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lossguard.wire.frame import Floats64
+
+CENTRE_FRAMES = 9
+"""Frames in the centre. The shortest median that four bad frames cannot move; longer ones lag behind a falling loss."""
+VALUE_FRAMES = 32
+"""Accepted values kept per voice, from which the recent range is taken."""
+RESIDUAL_FRAMES = 128
+"""Residuals kept per voice: the scale of a heavy-tailed loss needs about a hundred (its 97 % quantile is 4 values)."""
+STEP_FRAMES = 5
+"""A residual is a value minus the median of the 5 values before it: as short as a median can be and still be one."""
+MINIMUM_FRAMES = 8
+"""Frames before a voice is judged: below that a median of residuals is an accident."""
+TAIL_QUANTILE = 0.97
+TAIL_SCALE = 3.0
+"""The scale is at least the 97 % residual over 3: on Gaussian noise (1.9 sigma) that changes nothing, on heavy tails it
+is what keeps them quiet."""
+RANGE_FLOOR = 0.02
+"""The scale is at least 2 % of the recent range: a smooth curve's tiny residuals make no alarm out of a ripple."""
+LEVEL_FLOOR = 0.002
+"""The scale is at least 0.2 % of the level: logs are rounded to three or four digits."""
+CLIP_SCALES = 6.0
+"""Residuals above 6 scales enter as 6: an outlier may widen the scale, not own it."""
+FALL_SCALES = 4.0
+FALL_FRAMES = 3
+"""Three frames in a row more than 4 scales below the centre are a new, lower level (the learning rate fell, the log's
+cadence changed): the centre moves there at once instead of lagging by half its window."""
+SETTLED_FRAMES = 128
+REFRESH_FRAMES = 8
+"""Centre and scale are renewed at each frame until 128 frames, then at every 8th, counted from the attempt's first
+frame, so that a block of frames can be judged at once and the answer does not depend on where blocks are cut."""
+
+
+@dataclass(slots=True)
+class Baseline:
+    """The baselines of V voices.
+
+    Attributes:
+        values: the last accepted values, newest last; NaN where there is none yet [V, 32].
+        residuals: the last one-step residuals, newest last; NaN where there is none yet [V, 128].
+        accepted: how many values were accepted since the level was last reset [V].
+        centre: as of the last refresh; NaN while a voice is not judged [V].
+        scale: as of the last refresh; NaN while a voice is not judged [V].
+        fall: frames in a row far below the centre [V].
+    """
+
+    values: Floats64
+    residuals: Floats64
+    accepted: Floats64
+    centre: Floats64
+    scale: Floats64
+    fall: Floats64
+
+
+def init(voices: int) -> Baseline:
+    """Empty baselines of so many voices."""
+    return Baseline(
+        values=np.full((voices, VALUE_FRAMES), np.nan),
+        residuals=np.full((voices, RESIDUAL_FRAMES), np.nan),
+        accepted=np.zeros(voices),
+        centre=np.full(voices, np.nan),
+        scale=np.full(voices, np.nan),
+        fall=np.zeros(voices),
+    )
+
+
+def extend(base: Baseline, voices: int) -> Baseline:
+    """The same baselines with empty ones appended, `voices` in all."""
+    fresh = init(voices - len(base.accepted))
+    return Baseline(
+        *(np.concatenate([getattr(base, name), getattr(fresh, name)]) for name in Baseline.__dataclass_fields__)
+    )
+
+
+def due(frame: int) -> bool:
+    """Whether centre and scale are renewed before this frame (0, 1, 2, ... of the attempt)."""
+    return frame < SETTLED_FRAMES or frame % REFRESH_FRAMES == 0
+
+
+def until_due(frame: int) -> int:
+    """How many frames from this one on are judged by the same centre and scale."""
+    return 1 if frame < SETTLED_FRAMES else REFRESH_FRAMES - frame % REFRESH_FRAMES
+
+
+def refresh(base: Baseline) -> None:
+    """Renew centre and scale from what was accepted."""
+    # Sorting puts NaN last, so quantiles are read off at positions that depend on how many values there are.
+    recent = np.sort(base.values[:, -CENTRE_FRAMES:], axis=1)
+    rows = np.arange(len(recent))
+    count = np.minimum(base.accepted, CENTRE_FRAMES).astype(np.int64)
+    low, high = np.maximum((count - 1) // 2, 0), np.minimum(count // 2, CENTRE_FRAMES - 1)
+    centre = 0.5 * recent[rows, low] + 0.5 * recent[rows, high]
+    absolute = np.sort(np.abs(base.residuals), axis=1)
+    known = RESIDUAL_FRAMES - np.isnan(absolute).sum(axis=1)
+    middle = absolute[rows, np.maximum((known - 1) // 2, 0)]
+    upward = np.sort(base.residuals, axis=1)
+    tail = upward[rows, np.maximum((TAIL_QUANTILE * (known - 1)).astype(np.int64), 0)]
+    held = np.minimum(base.accepted, VALUE_FRAMES).astype(np.int64)
+    ordered = np.sort(base.values, axis=1)
+    spread = ordered[rows, np.maximum(held - 1, 0)] - ordered[:, 0]
+    scale = np.maximum.reduce(
+        [1.4826 * middle, tail / TAIL_SCALE, RANGE_FLOOR * spread, LEVEL_FLOOR * np.abs(centre)], initial=1e-300
+    )
+    judged = (base.accepted >= MINIMUM_FRAMES) & (known > 0)
+    base.centre = np.where(judged, centre, np.nan)
+    base.scale = np.where(judged, scale, np.nan)
+
+
+def accept(base: Baseline, rows: Floats64) -> None:
+    """Take frames in which every voice is finite and none is far from its centre [n, V]."""
+    n = len(rows)
+    columns = rows.T
+    history = np.concatenate([base.values[:, -STEP_FRAMES:], columns], axis=1)
+    before = np.sort(np.lib.stride_tricks.sliding_window_view(history[:, :-1], STEP_FRAMES, axis=1), axis=2)
+    residuals = columns - before[:, :, STEP_FRAMES // 2]
+    residuals = np.where(np.isnan(before[:, :, -1]), np.nan, residuals)
+    base.values = np.concatenate([base.values, columns], axis=1)[:, -VALUE_FRAMES:]
+    base.residuals = np.concatenate([base.residuals, residuals], axis=1)[:, -RESIDUAL_FRAMES:]
+    base.accepted = base.accepted + n
+    base.fall = np.zeros_like(base.fall)
+
+
+def accept_one(base: Baseline, row: Floats64, z: Floats64) -> None:
+    """Take one frame: absent and non-finite voices are passed over, high ones enter clipped, low ones move the level.
+
+    Args:
+        base: the baselines, changed in place.
+        row: the values [V].
+        z: how many scales each lies above its centre, NaN where it is not judged [V].
+    """
+    for i in np.flatnonzero(np.isfinite(row)):
+        value = float(row[i])
+        before = np.sort(base.values[i, -STEP_FRAMES:])
+        if not np.isnan(before[-1]):
+            residual = value - before[STEP_FRAMES // 2]
+            if base.scale[i] == base.scale[i]:
+                residual = min(residual, CLIP_SCALES * base.scale[i])
+            base.residuals[i, :-1] = base.residuals[i, 1:]
+            base.residuals[i, -1] = residual
+        base.fall[i] = base.fall[i] + 1 if z[i] < -FALL_SCALES else 0
+        if base.fall[i] >= FALL_FRAMES:
+            base.values[i, :-6] = np.nan
+            base.values[i, -6:] = np.tile(base.values[i, -2:], 3)
+            base.accepted[i], base.fall[i] = 6, 0
+        base.values[i, :-1] = base.values[i, 1:]
+        base.values[i, -1] = value
+        base.accepted[i] += 1

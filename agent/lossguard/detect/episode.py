@@ -1,0 +1,225 @@
+"""One episode: from the frame that flagged it to recovery, with the baselines frozen at its onset.
+
+An episode is born as information (a loss spike). It becomes a micro-divergence when a task's metric drops with it, or
+at once where no metric exists that could clear it. It becomes a full divergence when the evidence says that the run
+will not come back by itself, and only recovery takes that back. Recovery is judged against the frozen baseline: the
+losses that were hit and the skill (batch AUC above chance) both have to return.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lossguard.detect.voices import CHANCE
+from lossguard.wire.frame import Floats64
+
+RECOVERED_SCALES = 3.0
+RECOVERED_SHARE = 0.1
+"""A loss is back when the median of 3 frames is within 3 scales of its frozen centre, or has come down by 90 % of the
+peak."""
+LAST_SCALES = 4.0
+LAST_SHARE = 0.2
+"""... and the last frame itself is within 4 scales or 20 % of the peak."""
+DROP_SCALES = 3.5
+"""A drop of the mean AUC by 3.5 standard errors is a drop: 1 in 4000 by chance, and two windows are looked at."""
+DROP_SKILL = 0.02
+"""... and of at least 0.02, the smallest loss of AUC that the labels of recorded runs call an event."""
+DROP_FRAMES = (5, 15)
+"""The drop is looked for in the first 5 and in 15 frames: from onset to the bottom takes about 5 (B3)."""
+SKILL_BACK = 0.75
+"""Skill is back at three quarters of what it was."""
+ERRORS_BACK = 2.5
+"""... or when what is missing is below 2.5 standard errors of the mean of the last 15 frames."""
+CERTAIN_FRAMES = 15
+CERTAIN_RATIO = 1.5
+"""A binary task whose median loss over 15 frames is above 1.5 times what the constant predictor pays is confidently
+wrong; recorded micro-divergences reached 1.2, full ones 1.9 and more (two thirds: 10 and more)."""
+CERTAIN_SKILL = 0.3
+"""... while at most 30 % of the skill (or an AUC of 0.54) is left: a metric that stands clears a loss."""
+LOST_FRAMES = 60
+LOST_SKILL = 0.15
+"""After 60 frames with less than 15 % of the skill left, over 30 frames, it does not come back by itself."""
+LINGERING_FRAMES = 150
+LINGERING_SKILL = 0.5
+"""After 150 frames with less than half of it left, neither; the slowest recorded recovery was half back after 90."""
+STUCK_FRAMES = 100
+"""A loss that stays up for 100 frames while the metrics stand is a new level of the loss, not of the model."""
+WORSE_FRAMES = 60
+WORSE_SHARE = 0.25
+"""Without metrics: after 60 frames with a quarter of all progress lost and no sign of coming down, it is full."""
+SETTLED_FRAMES = 400
+"""Without metrics and with less lost: after 400 frames the new level is the baseline, and the rest is the residual."""
+KEPT_FRAMES = 30
+
+
+@dataclass(slots=True)
+class Judge:
+    """A task's AUC as of the onset.
+
+    Attributes:
+        centre: its mean before the onset.
+        scale: the standard deviation of one frame's value.
+        frames: how many frames that rests on.
+        seen: values since the onset.
+        first: their running sum over the first 5 frames, then unused.
+        recent: the last 30, newest last.
+    """
+
+    centre: float
+    scale: float
+    frames: int
+    seen: int = 0
+    first: float = 0.0
+    recent: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Episode:
+    """An open episode.
+
+    Attributes:
+        number: of its incident.
+        frame: the frame of its onset.
+        age: frames since it was flagged.
+        voices: names of the losses, in the order of the arrays.
+        centre: frozen centres [V].
+        scale: frozen scales [V].
+        high: highest value of each [V].
+        hit: the voices that flagged [V].
+        recent: the last 30 values of each voice, newest last [V, 30].
+        judges: by scalar name.
+        progress: initial loss minus best loss of the total, before the onset.
+    """
+
+    number: int
+    frame: int
+    age: int
+    voices: tuple[str, ...]
+    centre: Floats64
+    scale: Floats64
+    high: Floats64
+    hit: Floats64
+    recent: Floats64
+    judges: dict[str, Judge]
+    progress: float
+
+
+def widen(episode: Episode, names: tuple[str, ...]) -> None:
+    """Losses that appear during the episode take part without a baseline: they can neither be hit nor come back."""
+    more = len(names) - len(episode.voices)
+    episode.voices = names
+    episode.centre = np.concatenate([episode.centre, np.full(more, np.nan)])
+    episode.scale = np.concatenate([episode.scale, np.full(more, np.nan)])
+    episode.high = np.concatenate([episode.high, np.full(more, -np.inf)])
+    episode.hit = np.concatenate([episode.hit, np.zeros(more)])
+    episode.recent = np.concatenate([episode.recent, np.full((more, KEPT_FRAMES), np.nan)])
+
+
+def see(episode: Episode, row: Floats64, judged: dict[str, float]) -> None:
+    """Take one frame: the losses [V] and the AUCs that were measured."""
+    episode.age += 1
+    finite = np.isfinite(row)
+    episode.recent[finite, :-1] = episode.recent[finite, 1:]
+    episode.recent[finite, -1] = row[finite]
+    episode.high = np.fmax(episode.high, np.where(finite, row, np.nan))
+    for name, value in judged.items():
+        judge = episode.judges.get(name)
+        if judge is not None and math.isfinite(value):
+            judge.seen += 1
+            judge.recent = [*judge.recent[-(KEPT_FRAMES - 1) :], value]
+            if judge.seen <= DROP_FRAMES[0]:
+                judge.first += value
+
+
+def losses_back(episode: Episode) -> bool:
+    """Whether every loss that was hit is at its frozen baseline again."""
+    for i in np.flatnonzero(episode.hit):
+        centre, scale = float(episode.centre[i]), float(episode.scale[i])
+        peak = float(episode.high[i]) - centre
+        if not math.isfinite(centre):
+            continue
+        last = episode.recent[i, -3:]
+        if np.isnan(last[1]):
+            return False
+        middle = float(np.nanmedian(last))
+        if middle > centre + max(RECOVERED_SCALES * scale, RECOVERED_SHARE * peak):
+            return False
+        if float(last[-1]) > centre + max(LAST_SCALES * scale, LAST_SHARE * peak):
+            return False
+    return True
+
+
+def dropped(judge: Judge) -> bool:
+    """Whether the AUC fell with the episode."""
+    if judge.seen >= DROP_FRAMES[0] and _drop(judge, judge.first / DROP_FRAMES[0], DROP_FRAMES[0]):
+        return True
+    window = judge.recent[-DROP_FRAMES[1] :]
+    return len(window) >= 10 and _drop(judge, sum(window) / len(window), len(window))
+
+
+def _drop(judge: Judge, mean: float, frames: int) -> bool:
+    error = judge.scale * math.sqrt(1 / frames + 1 / judge.frames)
+    return judge.centre - mean > max(DROP_SCALES * error, DROP_SKILL)
+
+
+def skill(judge: Judge, frames: int) -> float:
+    """The share of the skill before the onset that the last frames show; above 1 or below 0 where noise does that.
+
+    A judge that knew nothing before the onset (an AUC below 0.54) is measured against 0.54: what 30 frames can tell
+    from chance.
+    """
+    window = judge.recent[-frames:]
+    before = max(judge.centre - CHANCE, 0.04)
+    return (sum(window) / len(window) - CHANCE) / before if window else 1.0
+
+
+def skill_back(judge: Judge) -> bool:
+    """Whether the AUC is where it was, as far as its noise can tell."""
+    window = judge.recent[-15:]
+    if not window:
+        return True
+    error = judge.scale * math.sqrt(1 / len(window) + 1 / judge.frames)
+    missing = judge.centre - sum(window) / len(window)
+    return missing <= max((1 - SKILL_BACK) * (judge.centre - CHANCE), ERRORS_BACK * error)
+
+
+def confidently_wrong(episode: Episode, binary: frozenset[str], entropies: dict[str, float]) -> str | None:
+    """The binary task whose loss has been far above the constant predictor's for 15 frames, if one is."""
+    if episode.age < CERTAIN_FRAMES:
+        return None
+    for i, name in enumerate(episode.voices):
+        task = name.partition("/")[2]
+        if task not in binary:
+            continue
+        known = entropies.get(task, math.nan)
+        level = max(float(episode.centre[i]), known) if known == known else float(episode.centre[i])
+        if float(np.nanmedian(episode.recent[i, -CERTAIN_FRAMES:])) > CERTAIN_RATIO * level:
+            return task
+    return None
+
+
+def metrics_lost(episode: Episode) -> str | None:
+    """The AUC that does not come back by itself, if one does not."""
+    for name, judge in episode.judges.items():
+        known = judge.centre - CHANCE > 0.04 and len(judge.recent) >= KEPT_FRAMES
+        if known and judge.seen >= LOST_FRAMES and skill(judge, KEPT_FRAMES) < LOST_SKILL:
+            return name
+        if known and judge.seen >= LINGERING_FRAMES and skill(judge, KEPT_FRAMES) < LINGERING_SKILL:
+            return name
+    return None
+
+
+def progress_lost(episode: Episode) -> float:
+    """Without metrics: the share of the total's progress that is lost and not coming back now; 0 if it comes back."""
+    worst = 0.0
+    for i in np.flatnonzero(episode.hit):
+        window = episode.recent[i]
+        if np.isnan(window).any():
+            continue
+        late, early = float(np.median(window[15:])), float(np.median(window[:15]))
+        above = late - float(episode.centre[i])
+        falling = early - late > 0.1 * above
+        if not falling and above > RECOVERED_SCALES * float(episode.scale[i]):
+            worst = max(worst, above / max(episode.progress, 1e-300))
+    return worst

@@ -1,0 +1,138 @@
+"""NaN and Inf: judged where they stand, outside every window, the silent ones included.
+
+A non-finite loss is loud. A non-finite gradient or weight can be silent: ReLU turns NaN into 0, the loss looks normal
+and the AUC is 0.5 for ever (B3); only the layers' stats show it, in the same step. Absent values are no events.
+
+An incident ends when everything has been finite for 50 frames, and, where layers are watched, the weights are finite
+and still move as they did: accumulators that swallowed an Inf freeze the model with every number finite.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from lossguard.detect.voices import task_of
+from lossguard.wire.frame import Bits, Floats64, Frames
+from lossguard.wire.stats import GRADIENT_NORM, NONFINITE_COUNT, UPDATE_NORM, WEIGHT_NORM
+
+CLEAN_FRAMES = 50
+"""Frames without a NaN after which the weights are taken to be sound: any NaN weight shows in the next step."""
+MOVING_SHARE = 0.2
+"""The median layer's update over weight must be a fifth of what it was: poisoned accumulators leave a fiftieth (B3)."""
+MOTION_RATE = 0.05
+"""The memory of the usual motion: an exponential mean over about 20 frames."""
+_WATCHED = (GRADIENT_NORM, WEIGHT_NORM, UPDATE_NORM)
+
+
+@dataclass(slots=True)
+class Nonfinite:
+    """The watch's memory.
+
+    Attributes:
+        number: of the open incident.
+        clean: frames since the last NaN or Inf, while an incident is open.
+        motion: the usual log of the median layer's update over weight; NaN where no layer is watched.
+        now: the same, over the frames since the incident.
+    """
+
+    number: int | None = None
+    clean: int = 0
+    motion: float = math.nan
+    now: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """An incident that begins or ends here."""
+
+    ended: bool
+    subject: str = ""
+    layer: str | None = None
+    tasks: tuple[str, ...] = ()
+
+
+def init() -> Nonfinite:
+    """No memory yet."""
+    return Nonfinite()
+
+
+def watching(watch: Nonfinite) -> bool:
+    """Whether an incident is open."""
+    return watch.number is not None
+
+
+def _layers(frames: Frames) -> Bits:
+    """Where a layer holds NaN or Inf [T, L]."""
+    bad = np.zeros(frames.stats.shape[:2], np.bool_)
+    for k, name in enumerate(frames.schema.stats):
+        here = frames.stats_present[:, k, None]
+        if name == NONFINITE_COUNT:
+            bad |= here & (frames.stats[:, :, k] != 0)
+        elif name in _WATCHED:
+            bad |= here & ~np.isfinite(frames.stats[:, :, k])
+    return bad
+
+
+def scan(frames: Frames, rows: Floats64, here: Bits) -> Bits:
+    """The frames of a block that hold a NaN or Inf: in a loss or in a layer [T]."""
+    return np.asarray((here & ~np.isfinite(rows)).any(axis=1) | _layers(frames).any(axis=1))
+
+
+def _motion(frames: Frames, t: int) -> float:
+    """The log of the median layer's update over weight at a frame; NaN where that was not measured."""
+    names = frames.schema.stats
+    if UPDATE_NORM not in names or WEIGHT_NORM not in names or not frames.schema.layers:
+        return math.nan
+    u, w = names.index(UPDATE_NORM), names.index(WEIGHT_NORM)
+    if not (frames.stats_present[t, u] and frames.stats_present[t, w]):
+        return math.nan
+    update, weight = frames.stats[t, :, u], frames.stats[t, :, w]
+    kept = np.isfinite(update) & np.isfinite(weight) & (weight > 0)
+    if not kept.any():
+        return math.nan
+    middle = float(np.median(update[kept].astype(np.float64) / weight[kept]))
+    return math.log(max(middle, 1e-30))
+
+
+def _remember(old: float, new: float) -> float:
+    if new != new:
+        return old
+    return new if old != old else old + MOTION_RATE * (new - old)
+
+
+def passed(watch: Nonfinite, frames: Frames, t: int, n: int) -> None:
+    """Take n ordinary frames."""
+    for k in range(n):
+        watch.motion = _remember(watch.motion, _motion(frames, t + k))
+
+
+def judge(watch: Nonfinite, frames: Frames, t: int, rows: Floats64, here: Bits, broken: bool) -> Finding | None:
+    """Take one frame."""
+    motion = _motion(frames, t)
+    if not broken:
+        if watch.number is None:
+            watch.motion = _remember(watch.motion, motion)
+            return None
+        watch.clean += 1
+        watch.now = _remember(watch.now, motion)
+        moves = watch.motion != watch.motion or watch.now >= watch.motion + math.log(MOVING_SHARE)
+        return Finding(ended=True) if watch.clean >= CLEAN_FRAMES and moves else None
+    watch.clean, watch.now = 0, math.nan
+    if watch.number is not None:
+        return None
+    hit = np.flatnonzero(_layers(frames[t : t + 1])[0])
+    layer = frames.schema.layers[int(hit[0])] if len(hit) else None
+    names = _bad_losses(frames, t)
+    tasks = tuple(task for name in names if (task := task_of(name)))
+    return Finding(ended=False, subject=", ".join(names) or "a layer", layer=layer, tasks=tasks)
+
+
+def _bad_losses(frames: Frames, t: int) -> list[str]:
+    return [
+        name
+        for i, name in enumerate(frames.schema.scalars)
+        if (name == "loss" or name.startswith("loss/"))
+        and frames.scalars_present[t, i]
+        and not math.isfinite(frames.scalars[t, i])
+    ]

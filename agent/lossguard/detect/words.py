@@ -1,0 +1,112 @@
+"""Records into incidents: the sentences that a person reads at three in the morning.
+
+Each explanation is one sentence that names the task, the step and, where one was seen, the layer that moved first; each
+advice says what to do, in the order in which it was measured to work (roll back weights and optimizer slots, then
+change something; a lower learning rate alone rescues nothing).
+"""
+
+import math
+
+from lossguard.detect.record import Record
+from lossguard.wire.incident import Incident
+
+
+def incident(record: Record) -> Incident:
+    """The incident of a record."""
+    return Incident(
+        number=record.number,
+        kind=record.kind,
+        onset_step=record.onset_step,
+        detected_step=record.detected_step,
+        declared_full_step=record.declared_full_step,
+        end_step=record.end_step,
+        peak_step=record.peak_step,
+        peak=record.peak,
+        residual=record.residual,
+        first_signal_step=record.first_signal_step,
+        first_layer=record.first_layer,
+        tasks=record.tasks,
+        confidence=confidence(record),
+        explanation=explanation(record),
+        advice=advice(record),
+    )
+
+
+def confidence(record: Record) -> float:
+    """0 to 1: how sure the kind is; grows with the height of the peak and with the evidence that declared it."""
+    if record.kind == "nonfinite":
+        return 1.0
+    if record.kind == "full_divergence":
+        return {"wrong": 0.97, "lost": 0.95, "lingering": 0.9, "unlearned": 0.85}.get(record.reason, 0.8)
+    height = abs(record.peak) if math.isfinite(record.peak) else 1e9
+    return round(min(0.95, 0.5 + 0.15 * math.log10(max(height, 1.0))), 2)
+
+
+def _before(record: Record) -> str:
+    """The clause about what moved first."""
+    if record.first_layer is None:
+        return ""
+    lead = record.onset_step - (record.first_signal_step or record.onset_step)
+    when = f"{lead} steps before" if lead > 1 else "1 step before" if lead == 1 else "in the same step"
+    return f"; {record.first_layer} moved first, {when}"
+
+
+def _rate(record: Record) -> str:
+    """The clause about the learning rate."""
+    if record.learning_rate < 1.2:
+        return ""
+    return f", just after the learning rate rose {record.learning_rate:.3g}-fold"
+
+
+def _subject(record: Record) -> str:
+    return "The total loss" if record.subject == "loss" else f"Task {record.subject}"
+
+
+def explanation(record: Record) -> str:
+    """One sentence."""
+    start, tail = record.onset_step, _rate(record) + _before(record)
+    name = _subject(record)
+    if record.kind == "nonfinite":
+        where = f"the gradient or weights of {record.first_layer}" if record.first_layer else record.subject
+        return f"NaN or Inf in {where} since step {start}{_rate(record)}."
+    if record.kind == "full_divergence":
+        body = {
+            "wrong": f"{name} is confidently wrong since step {start}: it pays {record.value:.2g} times the loss it "
+            "had or that a constant prediction would pay",
+            "lost": f"{name} lost its skill at step {start} and shows {max(record.value, 0):.0%} of it now",
+            "lingering": f"{name} lost more than half of its skill at step {start} and has not come back for "
+            f"{record.detected_step and (record.declared_full_step or start) - start} steps",
+            "unlearned": f"The loss blew up at step {start} before the model had learned, and {name.lower()} has been "
+            "at chance ever since",
+            "worse": f"{name} left its baseline at step {start} and {record.value:.0%} of all progress is lost, "
+            "with no sign of return",
+        }.get(record.reason, f"{name} left its baseline at step {start} and did not return")
+        return f"{body}{tail}."
+    ended = "is still away" if record.end_step is None else f"was back at step {record.end_step}"
+    if record.kind == "micro_divergence":
+        if record.declared_full_step is not None:
+            return (
+                f"{name} diverged at step {start} and was called a full divergence at step "
+                f"{record.declared_full_step}, but it {ended}{tail}."
+            )
+        return f"{name} left its baseline at step {start} and {ended}{tail}."
+    if record.kind == "loss_spike":
+        return f"{name} spiked at step {start} and {ended}; the tasks' metrics did not fall with it{tail}."
+    return f"{name}: {record.kind.replace('_', ' ')} since step {start}{tail}."
+
+
+def advice(record: Record) -> str:
+    """What to do."""
+    before = min(record.onset_step, record.first_signal_step or record.onset_step)
+    back = f"Go back to a checkpoint from before step {before} that has its optimizer slots"
+    if record.kind == "full_divergence":
+        return f"{back}, then train on with Clippy or half the learning rate; do not export what came after it."
+    if record.kind == "nonfinite":
+        return f"{back}, and look at the batch of step {record.onset_step}; do not export what came after it."
+    if record.kind == "micro_divergence":
+        if record.end_step is None:
+            return f"Do not export now; keep the checkpoints from before step {before} until it has recovered."
+        return "It recovered; if it comes again, use Clippy, a longer warm-up or a lower learning rate."
+    if record.kind == "loss_spike":
+        return f"Nothing, unless it repeats: then look at the batch of step {record.onset_step}."
+    return "Look at the run's page."
