@@ -1,0 +1,13 @@
+"""Lossguard for Keras 3: watch every update of a model, and treat the ones that would hurt.
+
+    watch = lossguard.keras.Watch("ads", "ranker-7", treatment=lossguard.keras.Clippy())
+    model.compile(optimizer=watch.wrap(keras.optimizers.Adam(1e-3)), loss=...)
+    model.fit(..., callbacks=[watch])
+
+The only room that knows Keras. Watching alone leaves weights and optimizer state bit-identical.
+"""
+
+from lossguard.keras.treatments.clippy import Clippy
+from lossguard.keras.watch import Watch
+
+__all__ = ["Clippy", "Watch"]

@@ -1,0 +1,116 @@
+"""From the rings on the device to the recorder, off the training thread.
+
+The training thread takes a snapshot of the new rows (a gather on the device) and hands it over; this thread waits for
+the copy, makes frames of it and records them. The hand-over never waits: if 64 snapshots lie there unread, the next
+one is dropped and counted.
+"""
+
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from lossguard import drops
+from lossguard.guard import guarded
+from lossguard.keras.ring import Layout, frames_of
+from lossguard.wire.chunk import AttemptEnd, Event
+from lossguard.wire.frame import Frames, Schema
+
+MAX_WAITING: Final = 64
+
+
+class Sink(Protocol):
+    """Where frames go: `lossguard.recorder.Recorder`, or what a test puts in its place."""
+
+    def record(self, frames: Frames) -> bool:
+        """Take frames; False if some were dropped and counted."""
+
+    def event(self, event: Event) -> bool:
+        """Take an event; False after the end."""
+
+    def drop(self, reason: str, count: int) -> None:
+        """Count frames that were lost on the way here."""
+
+    def close(self, reason: AttemptEnd = "finished", timeout_seconds: float = 30.0) -> None:
+        """End the attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """New rows of all rings.
+
+    Attributes:
+        first: the step of the first row.
+        count: rows.
+        parts: layout and device tensor of each ring.
+        seconds: Unix seconds at the hand-over.
+    """
+
+    first: int
+    count: int
+    parts: tuple[tuple[Layout, Any], ...]
+    seconds: float
+
+
+class Fetcher:
+    """The thread, one per attempt."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self._queue: queue.Queue[Snapshot | None] = queue.Queue(MAX_WAITING)
+        self._thread = threading.Thread(target=self._work, name="lossguard-fetch", daemon=True)
+        self._thread.start()
+
+    def hand_over(self, snapshot: Snapshot) -> bool:
+        """Give the thread a snapshot; False if it was dropped."""
+        try:
+            self._queue.put_nowait(snapshot)
+        except queue.Full:
+            self.sink.drop(drops.QUEUE_FULL, snapshot.count)
+            return False
+        return True
+
+    def close(self, timeout_seconds: float) -> None:
+        """Record what waits, then end the thread."""
+        deadline = time.monotonic() + timeout_seconds
+        try:
+            self._queue.put(None, timeout=timeout_seconds)
+        except queue.Full:
+            return
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _work(self) -> None:
+        while (snapshot := self._queue.get()) is not None:
+            if not self._record(snapshot):
+                self.sink.drop(drops.INTERNAL_ERROR, snapshot.count)
+
+    @guarded("Fetcher.record", False)
+    def _record(self, snapshot: Snapshot) -> bool:
+        blocks = [
+            frames_of(layout, snapshot.first, np.asarray(rows), snapshot.seconds) for layout, rows in snapshot.parts
+        ]
+        self.sink.record(side_by_side(blocks))
+        return True
+
+
+def side_by_side(blocks: list[Frames]) -> Frames:
+    """Frames of the same steps from several rings as one block, the scalars and layers of the first first."""
+    if len(blocks) == 1:
+        return blocks[0]
+    first = blocks[0]
+    return Frames(
+        schema=Schema(
+            tuple(name for block in blocks for name in block.schema.scalars),
+            tuple(name for block in blocks for name in block.schema.layers),
+            first.schema.stats,
+        ),
+        steps=first.steps,
+        times=first.times,
+        scalars=np.concatenate([block.scalars for block in blocks], 1),
+        stats=np.concatenate([block.stats for block in blocks], 1),
+        scalars_present=np.concatenate([block.scalars_present for block in blocks], 1),
+        stats_present=first.stats_present,
+    )

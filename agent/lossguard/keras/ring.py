@@ -1,0 +1,90 @@
+"""The ring: one device variable [N, W] with a row per step, written inside the step and read between executions.
+
+Row of step s: (s - 1) mod N. A row holds the scalars, then layers x stats. Only `scatter_update` writes it: it is in
+place with and without XLA, needs no communication between replicas, and is the one scatter that mirrored and TPU
+variables have (measured in decision 0202). Only new rows are copied out, by a gather on the device.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from lossguard.wire.frame import Frames, Schema
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a row means.
+
+    Attributes:
+        scalars: names.
+        layers: paths.
+        stats: names.
+    """
+
+    scalars: tuple[str, ...]
+    layers: tuple[str, ...]
+    stats: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        """Floats per row."""
+        return len(self.scalars) + len(self.layers) * len(self.stats)
+
+
+class Ring:
+    """The device side of one optimizer's rows. Create it inside the strategy's scope, outside of any graph."""
+
+    def __init__(self, layout: Layout, rows: int) -> None:
+        self.layout = layout
+        self.rows = rows
+        self.variable = tf.Variable(
+            tf.zeros([rows, layout.width]),
+            trainable=False,
+            name="lossguard_ring",
+            aggregation=tf.VariableAggregation.NONE,
+        )
+
+    @staticmethod
+    def write(variable: Any, rows: int, position: Any, row: Any) -> None:
+        """Write one row; `variable` is this replica's copy of the ring."""
+        place = tf.reshape(tf.cast(position % rows, tf.int32), [1])
+        variable.scatter_update(tf.IndexedSlices(row[None], place))
+
+    def snapshot(self, first: int, last: int) -> Any:
+        """The rows of steps first..last as a tensor on the device, [last - first + 1, W]."""
+        steps = np.arange(first, last + 1)
+        return tf.gather(self.variable, ((steps - 1) % self.rows).astype(np.int32))
+
+
+def frames_of(layout: Layout, first: int, rows: np.ndarray[Any, np.dtype[np.float32]], seconds: float) -> Frames:
+    """Frames of consecutive steps from a fetched snapshot.
+
+    Args:
+        layout: what the rows mean.
+        first: the step of the first row.
+        rows: float32 [T, W].
+        seconds: Unix seconds at which they were handed over.
+    """
+    count, split = len(rows), len(layout.scalars)
+    scalars = rows[:, :split].astype(np.float64)
+    present = np.ones_like(scalars, np.bool_)
+    for column, name in enumerate(layout.scalars):
+        kind, _, task = name.partition("/")
+        mean = f"label_mean/{task}"
+        if kind == "batch_auc" and mean in layout.scalars:
+            rate = scalars[:, layout.scalars.index(mean)]
+            # With one class only there is no pair to rank: not measured, which is not the same as NaN.
+            present[:, column] = (rate != 0) & (rate != 1)
+            scalars[~present[:, column], column] = np.nan
+    return Frames(
+        schema=Schema(layout.scalars, layout.layers, layout.stats),
+        steps=np.arange(first, first + count, dtype=np.int64),
+        times=np.full(count, seconds),
+        scalars=scalars,
+        stats=np.ascontiguousarray(rows[:, split:].reshape(count, len(layout.layers), len(layout.stats))),
+        scalars_present=present,
+        stats_present=np.ones((count, len(layout.stats)), np.bool_),
+    )

@@ -1,0 +1,99 @@
+"""The scalars of each step: caught where the model computes its loss, measured where the optimizer updates.
+
+`compute_loss` is where labels, outputs and the total that is minimised meet, in `fit`, in a custom `train_step` that
+calls it, and in multi-output models. Only references are kept there; the arithmetic happens in the optimizer's step,
+outside the gradient tape.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from lossguard.guard import guarded
+from lossguard.keras import tasks as tasks_module
+from lossguard.keras.tasks import Task
+
+
+class StepScalars:
+    """The scalars of one model's steps.
+
+    Attributes:
+        tasks: whose scalars are measured.
+    """
+
+    def __init__(self, tasks: tuple[Task, ...]) -> None:
+        self.tasks = tasks
+        # Mirrored replicas are traced in threads of their own.
+        self._seen = threading.local()
+
+    def attach(self, model: keras.Model) -> bool:
+        """Listen to the model's `compute_loss`; True if it was not listened to before."""
+        if "compute_loss" in model.__dict__:
+            return False
+        bare = model.compute_loss
+        takes_training = model._compute_loss_has_training_arg
+
+        def compute_loss(
+            x: Any = None,
+            y: Any = None,
+            y_pred: Any = None,
+            sample_weight: Any = None,
+            training: bool = True,
+            **extra: Any,
+        ) -> Any:
+            if takes_training:
+                extra["training"] = training
+            total = bare(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **extra)
+            if training:
+                self.observe(total, y, y_pred, sample_weight)
+            return total
+
+        model.compute_loss = compute_loss
+        return True
+
+    @staticmethod
+    def detach(model: keras.Model) -> None:
+        """Stop listening."""
+        model.__dict__.pop("compute_loss", None)
+
+    def observe(self, total: Any, labels: Any = None, outputs: Any = None, sample_weights: Any = None) -> None:
+        """Remember this step's tensors until its update."""
+        self._seen.step = (total, labels, outputs, sample_weights)
+
+    def of_step(self, learning_rate: Any) -> dict[str, Any]:
+        """The scalars of the step that is being updated, in replica context; without a loss, the learning rate alone."""
+        step = getattr(self._seen, "step", None)
+        self._seen.step = None
+        found = None if step is None or not _reachable(step[0]) else self._measure(step)
+        return {**(found or {}), "learning_rate": learning_rate}
+
+    @guarded("StepScalars.measure", None)
+    def _measure(self, step: tuple[Any, Any, Any, Any]) -> dict[str, Any] | None:
+        loss, labels, outputs, sample_weights = step
+        total = _replica_total()
+        found = {"loss": total([tf.cast(tf.convert_to_tensor(loss), tf.float32)])[0]}
+        if labels is not None and outputs is not None:
+            found |= tasks_module.measure(self.tasks, labels, outputs, sample_weights, total)
+        return found
+
+
+def _replica_total() -> Callable[[list[Any]], list[Any]]:
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return lambda values: values
+    return lambda values: list(context.all_reduce(tf.distribute.ReduceOp.SUM, values))
+
+
+def _reachable(tensor: Any) -> bool:
+    """Whether a remembered tensor belongs to what is being traced: not to a validation step or an older trace."""
+    if tf.executing_eagerly():
+        return isinstance(tensor, tf.__internal__.EagerTensor)
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None:
+        if getattr(tensor, "graph", None) is graph:
+            return True
+        graph = getattr(graph, "outer_graph", None)
+    return False

@@ -1,0 +1,242 @@
+"""Tasks of a compiled model, and their scalars, computed inside the train step.
+
+Guarantees. Every scalar is that of the whole batch (of all replicas) and of this step alone. With sample weights, an
+example counts with its weight everywhere, so that labels which are masked out do not exist. Predictions of a binary
+task are probabilities, whatever the model puts out. The total `loss` is not recomputed: it is the one minimised.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import keras
+from keras import ops
+
+Kind = Literal["binary", "regression"]
+KINDS: Final = ("binary", "regression")
+
+_BINARY: Final = (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy)
+_REGRESSION: Final = (
+    keras.losses.MeanSquaredError,
+    keras.losses.MeanAbsoluteError,
+    keras.losses.MeanAbsolutePercentageError,
+    keras.losses.MeanSquaredLogarithmicError,
+    keras.losses.Huber,
+    keras.losses.LogCosh,
+    keras.losses.Poisson,
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """One objective of a model.
+
+    Attributes:
+        name: as in the scalars' names.
+        key: where it stands in labels and outputs: a dictionary key, a position, or None for the only output.
+        kind: None if it is neither: then only its loss is recorded.
+        from_logits: whether a binary task's output is a logit.
+        loss: the compiled loss; None if unknown.
+    """
+
+    name: str
+    key: str | int | None
+    kind: Kind | None
+    from_logits: bool
+    loss: Callable[..., Any] | None
+
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        """The names of its scalars, in the order of `measure`."""
+        names = (f"loss/{self.name}",) if self.loss is not None else ()
+        if self.kind is None:
+            return names
+        last = "batch_auc" if self.kind == "binary" else "rmse"
+        return (*names, *(f"{what}/{self.name}" for what in ("label_mean", "prediction_mean", "prediction_std", last)))
+
+
+class _FunctionLoss(keras.losses.Loss):
+    """A plain loss function, averaged as Keras averages it."""
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        super().__init__(name=name)
+        self.function = function
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        if len(y_true.shape) + 1 == len(y_pred.shape) and y_pred.shape[-1] == 1:
+            y_true = ops.expand_dims(y_true, -1)
+        elif len(y_pred.shape) + 1 == len(y_true.shape) and y_true.shape[-1] == 1:
+            y_true = ops.squeeze(y_true, -1)
+        return self.function(y_true, y_pred)
+
+
+def checked_kinds(tasks: Mapping[str, str] | None) -> dict[str, Kind] | None:
+    """The user's `tasks` argument, checked.
+
+    Raises:
+        ValueError: a name or kind is none; the message names the argument.
+    """
+    if tasks is None:
+        return None
+    if not isinstance(tasks, Mapping):
+        raise ValueError(f'tasks: must map task names to "binary" or "regression", got {type(tasks).__name__}')
+    for name, kind in tasks.items():
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"tasks: {name!r} is not a task name")
+        if kind not in KINDS:
+            raise ValueError(f'tasks: {name!r} must be "binary" or "regression", got {kind!r}')
+    return dict(tasks)  # type: ignore[arg-type]
+
+
+def compiled_tasks(model: keras.Model, kinds: Mapping[str, Kind] | None = None) -> tuple[Task, ...]:
+    """The tasks of a compiled model, in the order of its losses.
+
+    Args:
+        model: compiled; its `loss` may be one loss, a list or a dictionary.
+        kinds: the user's word; None infers each kind from the loss. A single unnamed output takes the one name given.
+
+    Raises:
+        ValueError: `kinds` names a task that the model has not.
+    """
+    outputs = list(getattr(model, "output_names", None) or [])
+    loss = getattr(model, "loss", None)
+    if isinstance(loss, Mapping):
+        found: list[tuple[str, str | int | None, Any]] = [(str(name), name, one) for name, one in loss.items()]
+    elif isinstance(loss, (list, tuple)):
+        names = outputs if len(outputs) == len(loss) else [f"output_{number}" for number in range(1, len(loss) + 1)]
+        found = [(name, number, one) for number, (name, one) in enumerate(zip(names, loss, strict=True))]
+    elif len(outputs) > 1:
+        found = [(name, number, loss) for number, name in enumerate(outputs)]
+    else:
+        only = next(iter(kinds)) if kinds is not None and len(kinds) == 1 else (outputs or ["output"])[0]
+        found = [(only, None, loss)]
+    if kinds is not None:
+        unknown = sorted(set(kinds) - {name for name, _, _ in found})
+        if unknown:
+            has = ", ".join(repr(name) for name, _, _ in found)
+            raise ValueError(f"tasks: the model has no output {', '.join(map(repr, unknown))}; it has {has}")
+    return tuple(_task(name, key, one, kinds) for name, key, one in found if one is not None or kinds)
+
+
+def _task(name: str, key: str | int | None, loss: Any, kinds: Mapping[str, Kind] | None) -> Task:
+    known: Any = None if loss is None else keras.losses.get(loss)
+    if known is not None and not isinstance(known, keras.losses.Loss):
+        by_name = {_snake(cls.__name__): cls for cls in (*_BINARY, *_REGRESSION)}
+        cls = by_name.get(getattr(known, "__name__", ""))
+        known = cls() if cls is not None else _FunctionLoss(known, getattr(known, "__name__", "loss"))
+    if kinds is not None:
+        kind = kinds.get(name)
+    elif isinstance(known, _BINARY):
+        kind = "binary"
+    elif isinstance(known, _REGRESSION):
+        kind = "regression"
+    else:
+        kind = None
+    return Task(name, key, kind, bool(getattr(known, "from_logits", False)), known)
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
+
+
+def at(structure: Any, key: str | int | None, tasks: tuple[Task, ...]) -> Any:
+    """A task's part of labels, outputs or sample weights; None if it is not there."""
+    if isinstance(structure, Mapping):
+        if key in structure:
+            return structure[key]
+        if isinstance(key, int):
+            key = tasks[key].name
+            return structure.get(key)
+        return next(iter(structure.values())) if key is None and len(structure) == 1 else None
+    if isinstance(structure, (list, tuple)):
+        if key is None:
+            return structure[0] if len(structure) == 1 else None
+        place = key if isinstance(key, int) else next(i for i, task in enumerate(tasks) if task.key == key)
+        return structure[place] if place < len(structure) else None
+    return structure
+
+
+def measure(
+    tasks: tuple[Task, ...],
+    labels: Any,
+    outputs: Any,
+    sample_weights: Any,
+    total: Callable[[list[Any]], list[Any]],
+) -> dict[str, Any]:
+    """The tasks' scalars as float32 tensors, by name.
+
+    Args:
+        tasks: of the model.
+        labels, outputs, sample_weights: as `compute_loss` got them.
+        total: adds scalars up over the replicas; the identity on one.
+    """
+    found: dict[str, Any] = {}
+    for task in tasks:
+        label, output = at(labels, task.key, tasks), at(outputs, task.key, tasks)
+        if label is None or output is None:
+            continue
+        weights = at(sample_weights, task.key, tasks)
+        if task.loss is not None:
+            found[f"loss/{task.name}"] = total([ops.cast(task.loss(label, output, weights), "float32")])[0]
+        if task.kind is not None:
+            found.update(_moments(task, label, output, weights, total))
+    return found
+
+
+def _moments(
+    task: Task, label: Any, output: Any, weights: Any, total: Callable[[list[Any]], list[Any]]
+) -> dict[str, Any]:
+    y = ops.reshape(ops.cast(label, "float32"), (-1,))
+    p = ops.reshape(ops.cast(output, "float32"), (-1,))
+    if task.kind == "binary" and task.from_logits:
+        p = ops.sigmoid(p)
+    w = ops.ones_like(y) if weights is None else _spread(weights, output)
+    error = ops.square(p - y) if task.kind == "regression" else ops.zeros_like(p)
+    count, labels, predictions, errors = total([ops.sum(w), ops.sum(w * y), ops.sum(w * p), ops.sum(w * error)])
+    mean = predictions / count
+    # Around the mean of the whole batch: the difference of two squares would lose a collapsed model's spread.
+    (variation,) = total([ops.sum(w * ops.square(p - mean))])
+    found = {
+        f"label_mean/{task.name}": labels / count,
+        f"prediction_mean/{task.name}": mean,
+        f"prediction_std/{task.name}": ops.sqrt(variation / count),
+    }
+    if task.kind == "regression":
+        found[f"rmse/{task.name}"] = ops.sqrt(errors / count)
+    else:
+        # Ranks do not change under the sigmoid, but probabilities saturate in float32 where logits do not.
+        ranked = ops.reshape(ops.cast(output, "float32"), (-1,))
+        wins, pairs = _pairs(ranked, w * y, w * (1.0 - y))
+        # Over replicas: the pairs within each, a sample of the batch's pairs that needs no exchange of examples.
+        wins, pairs = total([wins, pairs])
+        found[f"batch_auc/{task.name}"] = wins / pairs
+    return found
+
+
+def _spread(weights: Any, output: Any) -> Any:
+    """Sample weights, one per example, as one per output entry."""
+    weights = ops.cast(weights, "float32")
+    while len(weights.shape) < len(output.shape):
+        weights = ops.expand_dims(weights, -1)
+    return ops.reshape(ops.broadcast_to(weights, ops.shape(output)), (-1,))
+
+
+def _pairs(score: Any, positive: Any, negative: Any) -> tuple[Any, Any]:
+    """Won pairs (ties half) and all pairs of a positive and a negative example, both as shares of their weights.
+
+    One sort, and no shape that depends on the data: runs of equal scores are segments.
+    """
+    order = ops.argsort(score)
+    ordered = ops.take(score, order)
+    first = ops.concatenate(
+        [ops.zeros_like(order[:1]), ops.cast(ops.not_equal(ordered[1:], ordered[:-1]), order.dtype)]
+    )
+    run = ops.cumsum(first)
+    length = ops.shape(score)[0]
+    up = ops.segment_sum(ops.take(positive, order), run, num_segments=length)
+    down = ops.segment_sum(ops.take(negative, order), run, num_segments=length)
+    below = ops.cumsum(down) - 0.5 * down
+    # A NaN score has no rank: it must not hide as one.
+    unranked = ops.sum(score - score)
+    pairs = ops.sum(up) * ops.sum(down)
+    return ops.sum(up * below) + unranked, pairs

@@ -1,0 +1,79 @@
+"""What every treatment is: a factor sigma for the update of one layer.
+
+The update that reaches the weight is sigma * u, with u = eta * r as the inner optimizer proposes it from the original
+gradient, which its slots accumulate unclipped (arXiv 2302.09178, section 4.3.1, table of clipping factors). A factor
+of exactly 1 leaves the update bit-identical.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+EMBEDDINGS = ("embedding",)
+"""The paper treats no embedding tables (section 5.1.3); this pattern finds Keras's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a treatment sees of one layer at one step; tensors of the layer's shape, touched rows only if it is sparse.
+
+    Attributes:
+        weight: w, before the update.
+        gradient: g, as it reaches the update.
+        update: u = eta * r; the inner optimizer would subtract it.
+        learning_rate: eta, a scalar.
+    """
+
+    weight: Any
+    gradient: Any
+    update: Any
+    learning_rate: Any
+
+
+class Treatment(Protocol):
+    """One way to scale updates."""
+
+    def applies_to(self, layer: str) -> bool:
+        """Whether the layer of this path is treated; others get a factor of 1."""
+
+    def factor(self, proposal: Proposal) -> Any:
+        """sigma, a scalar tensor, or one that broadcasts against the update."""
+
+    def describe(self) -> dict[str, Any]:
+        """Name and settings, JSON-like, for the run's config."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByLayer:
+    """The part all treatments share: which layers they leave alone.
+
+    Attributes:
+        exclude: regular expressions; a layer whose path matches any of them (`re.search`) is not treated.
+    """
+
+    exclude: Sequence[str] = EMBEDDINGS
+
+    def __post_init__(self) -> None:
+        if isinstance(self.exclude, str):
+            raise ValueError(f"exclude: must be a sequence of patterns, got the one string {self.exclude!r}")
+        for pattern in self.exclude:
+            try:
+                re.compile(pattern)
+            except (re.error, TypeError) as error:
+                raise ValueError(f"exclude: {pattern!r} is not a regular expression: {error}") from None
+
+    def applies_to(self, layer: str) -> bool:
+        """Whether the layer of this path is treated."""
+        return not any(re.search(pattern, layer) for pattern in self.exclude)
+
+    def describe(self) -> dict[str, Any]:
+        """Name and settings, JSON-like."""
+        return {"name": type(self).__name__, **asdict(self), "exclude": list(self.exclude)}
+
+
+def check_positive(name: str, value: float, *, zero: bool = False) -> None:
+    """Raise ValueError, naming the argument, unless it is a finite positive number (or zero, if allowed)."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
+    if not good or (value == 0 and not zero):
+        raise ValueError(f"{name}: must be a finite number {'of at least' if zero else 'above'} 0, got {value!r}")

@@ -1,0 +1,392 @@
+"""`Watch`: what a Keras user touches.
+
+Guarantees. Wrong arguments raise in the constructor, a model that cannot be watched raises before the first step, and
+from then on nothing of ours raises into or waits in the training. Every update is one frame, numbered by
+`optimizer.iterations`, whatever `steps_per_execution` is. However training ends (normally, by Ctrl-C, by an exception
+in the user's step, at interpreter exit), the attempt ends with that reason and with its last frame.
+"""
+
+import atexit
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import keras
+import tensorflow as tf
+
+import lossguard
+from lossguard import drops
+from lossguard.guard import guarded
+from lossguard.keras.fetch import Fetcher, Sink, Snapshot
+from lossguard.keras.optimizer import Hook, leaves
+from lossguard.keras.scalars import StepScalars
+from lossguard.keras.tasks import Task, checked_kinds, compiled_tasks
+from lossguard.keras.treatments.base import Treatment
+from lossguard.recorder import Recorder
+from lossguard.wire.chunk import AttemptEnd, Checkpoint
+from lossguard.wire.names import check_name
+
+
+class Watch(keras.callbacks.Callback):
+    """Watches the training of one model.
+
+    Three ways to put it in, all the same in effect: as a callback alone, `watch.attach(model)` after `compile`, or
+    `watch.wrap(optimizer)` before it.
+
+    Args:
+        project, run: the run's names (`lossguard.wire.names`).
+        journal: folder of the journal, on a local disk; a sidecar ships it.
+        service: URL of the service; given, a thread of this process ships the journal.
+        token: bearer token for the service.
+        tasks: `{"click": "binary", "play": "regression"}`; None infers them from the compiled losses.
+        treatment: one treatment or several, applied in order; None watches only.
+        config: free keys that describe the run, JSON-like.
+        fetch_steps: rows are taken off the device after at most so many steps ...
+        fetch_seconds: ... or seconds, whatever comes first, between two executions of the compiled step.
+        open_recorder: makes what frames go to, with `Recorder`'s arguments.
+
+    Raises:
+        ValueError: an argument is wrong; the message names it.
+
+    Example:
+        watch = Watch("ads", "ranker-7", treatment=Clippy())
+        model.compile(optimizer=watch.wrap(keras.optimizers.Adam(1e-3)), loss="mse")
+        model.fit(x, y, callbacks=[watch])
+    """
+
+    def __init__(
+        self,
+        project: str,
+        run: str,
+        *,
+        journal: str | os.PathLike[str] = ".lossguard/journal",
+        service: str | None = None,
+        token: str | None = None,
+        tasks: Mapping[str, str] | None = None,
+        treatment: Treatment | Sequence[Treatment] | None = None,
+        config: Mapping[str, Any] | None = None,
+        fetch_steps: int = 64,
+        fetch_seconds: float = 1.0,
+        open_recorder: Callable[..., Sink] = Recorder,
+    ) -> None:
+        super().__init__()
+        if keras.backend.backend() != "tensorflow":
+            raise ValueError(f"Watch needs Keras on TensorFlow; this process runs it on {keras.backend.backend()}")
+        self.project, self.run = check_name("project", project), check_name("run", run)
+        self.journal = _checked_journal(journal)
+        if service is not None and not str(service).startswith(("http://", "https://")):
+            raise ValueError(f"service: must be a URL like http://host:port, got {service!r}")
+        if not isinstance(fetch_steps, int) or fetch_steps < 1:
+            raise ValueError(f"fetch_steps: must be a whole number of at least 1, got {fetch_steps!r}")
+        if not fetch_seconds > 0:
+            raise ValueError(f"fetch_seconds: must be positive, got {fetch_seconds!r}")
+        self._service, self._token = service, token
+        self._kinds = checked_kinds(tasks)
+        self._treatments = _checked_treatments(treatment)
+        self._user_config = dict(config or {})
+        self._fetch_steps, self._fetch_seconds = fetch_steps, fetch_seconds
+        self._open_recorder = open_recorder
+
+        self._hooks: list[Hook] = []
+        self._scalars = StepScalars(tasks=())
+        self._sink: Sink | None = None
+        self._fetcher: Fetcher | None = None
+        self._read_step = 0
+        self._last_fetch = 0.0
+        self._steps_waiting = 0
+        self._last_batch = -1
+        self._stays_open = False
+
+    # --- putting it in
+
+    def wrap(self, optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+        """Watch an optimizer's updates: hooks this very object and returns it.
+
+        Raises:
+            ValueError: not a Keras optimizer, or one that another Watch watches.
+        """
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise ValueError(f"optimizer: must be a Keras optimizer, got {type(optimizer).__name__}")
+        for leaf in leaves(optimizer):
+            if any(hook.optimizer is leaf for hook in self._hooks) or getattr(leaf, "optimizers", None) == []:
+                continue
+            if "_backend_update_step" in leaf.__dict__:
+                raise ValueError(f"optimizer: {leaf.name} is watched by another Watch; detach() that one first")
+            first = not self._hooks
+            scalars = self._scalars.of_step if first else _learning_rate_of(leaf.name)
+            self._hooks.append(Hook(leaf, self._treatments, scalars, rows=_ring_rows(self._fetch_steps)))
+        return optimizer
+
+    def attach(self, model: keras.Model) -> Self:
+        """Watch a compiled model; returns this callback, to be given to `fit`.
+
+        Raises:
+            ValueError: the model is not compiled, or `tasks` names an output that it has not.
+        """
+        self.set_model(model)
+        return self
+
+    def detach(self) -> None:
+        """Give the bare optimizer and model back; training goes on unwatched once the step is compiled again."""
+        for hook in self._hooks:
+            hook.detach()
+        self._hooks = []
+        model = self._model
+        if model is not None:
+            self._scalars.detach(model)
+            model.train_function = None
+
+    def set_model(self, model: keras.Model) -> None:
+        """Called by `fit` before it begins, and by `attach`.
+
+        Raises:
+            ValueError: see `attach`.
+        """
+        super().set_model(model)
+        if not getattr(model, "compiled", False) or model.optimizer is None:
+            raise ValueError("model: compile it with an optimizer before it can be watched")
+        if not any(hook.optimizer in leaves(model.optimizer) for hook in self._hooks):
+            for hook in self._hooks:
+                hook.detach()
+            self._hooks = []
+        known = len(self._hooks)
+        self.wrap(model.optimizer)
+        rows = _ring_rows(max(self._fetch_steps, int(model.steps_per_execution)))
+        for hook in self._hooks:
+            hook.rows = rows if hook.ring is None else hook.rows
+        self._scalars.tasks = compiled_tasks(model, self._kinds)
+        if self._scalars.attach(model) or len(self._hooks) > known:
+            # A step that was compiled before does not contain us.
+            model.train_function = None
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks, known once a model is attached."""
+        return self._scalars.tasks
+
+    # --- what Keras calls
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Stand where an exception of the user's step passes by."""
+        self._last_batch = -1
+        self._enclose_step()
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Batches count from 0 in every epoch."""
+        self._last_batch = -1
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Open the attempt before the first step, after all callbacks have restored what they restore."""
+        if self._sink is None:
+            self._open()
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Take new rows off the device when it is time."""
+        self._steps_waiting += batch - self._last_batch
+        self._last_batch = batch
+        due = time.monotonic() - self._last_fetch >= self._fetch_seconds
+        if due or self._steps_waiting >= self._fetch_steps:
+            self.flush()
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """End the attempt, unless this watch is used in a `with` block, which ends it."""
+        self._leave_step()
+        if self._stays_open:
+            self.flush()
+        else:
+            self.close("finished")
+
+    # --- the attempt
+
+    def __enter__(self) -> Self:
+        """Several calls of `fit` (or a loop of one's own) in one `with` block are one attempt."""
+        self._stays_open = True
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._stays_open = False
+        self.close(_reason_of(kind))
+
+    @property
+    def attempt(self) -> str | None:
+        """The attempt's key; None while none is open."""
+        return getattr(self._sink, "attempt", None)
+
+    @guarded("Watch.flush", None)
+    def flush(self) -> None:
+        """Take the new rows of all rings off the device. In a loop of one's own, call it between steps."""
+        if self._fetcher is None or self._sink is None or any(hook.ring is None for hook in self._hooks):
+            return
+        self._last_fetch, self._steps_waiting = time.monotonic(), 0
+        last = min(hook.step for hook in self._hooks)
+        first = self._read_step + 1
+        room = min(hook.rows for hook in self._hooks)
+        if last - first + 1 > room:
+            self._sink.drop(drops.RING_OVERRUN, last - first + 1 - room)
+            first = last - room + 1
+        if last < first:
+            return
+        parts = tuple((hook.ring.layout, hook.ring.snapshot(first, last)) for hook in self._hooks if hook.ring)
+        self._fetcher.hand_over(Snapshot(first, last - first + 1, parts, time.time()))
+        self._read_step = last
+
+    @guarded("Watch.checkpoint", None)
+    def checkpoint(self, path: str | os.PathLike[str], *, step: int | None = None, has_slots: bool = True) -> None:
+        """Say that the model was saved.
+
+        Args:
+            path: where.
+            step: the last step in it; None for now.
+            has_slots: whether the optimizer's state is in it, without which it is no rollback target.
+        """
+        if self._sink is not None:
+            step = self._hooks[0].step if step is None else step
+            self._sink.event(Checkpoint(step, time.time(), os.fspath(path), has_slots))
+
+    @guarded("Watch.close", None)
+    def close(self, reason: AttemptEnd = "finished", timeout_seconds: float = 30.0) -> None:
+        """End the attempt. Calling it again does nothing."""
+        sink, fetcher = self._sink, self._fetcher
+        if sink is None:
+            return
+        self._leave_step()
+        self.flush()
+        self._sink = self._fetcher = None
+        atexit.unregister(self._at_exit)
+        if self._model is not None:
+            self._scalars.detach(self._model)
+        if fetcher is not None:
+            fetcher.close(timeout_seconds)
+        sink.close(reason, timeout_seconds)
+
+    @guarded("Watch.open", None)
+    def _open(self) -> None:
+        self._read_step = self._hooks[0].step
+        sink = self._open_recorder(
+            self.journal,
+            self.project,
+            self.run,
+            start_step=self._read_step,
+            config={**self._user_config, **self._describe()},
+            service=self._service,
+            token=self._token,
+        )
+        self._sink, self._fetcher = sink, Fetcher(sink)
+        self._last_fetch, self._steps_waiting = time.monotonic(), 0
+        atexit.register(self._at_exit)
+
+    def _describe(self) -> dict[str, Any]:
+        model = self._model
+        trainable = [] if model is None else model.trainable_variables
+        # An optimizer that is not built yet takes every trainable variable at its first step.
+        built = [hook.optimizer for hook in self._hooks if hook.optimizer.built]
+        taken = [variable for optimizer in built for variable in optimizer._trainable_variables] if built else trainable
+        watched = {variable.path for variable in taken}
+        sizes = {variable.path: _size(variable) for variable in trainable}
+        total = sum(sizes.values())
+        first = self._hooks[0].optimizer
+        return {
+            "tasks": {task.name: task.kind for task in self.tasks if task.kind is not None},
+            "parameters": total,
+            "parameters_watched": sum(size for path, size in sizes.items() if path in watched) / total
+            if total
+            else 1.0,
+            "layers_watched": len(watched),
+            "layers_unwatched": sorted(set(sizes) - watched),
+            "optimizer": {"class": type(first).__name__, **_plain(first.get_config())},
+            "treatment": [treatment.describe() for treatment in self._treatments],
+            "versions": {
+                "lossguard": lossguard.__version__,
+                "keras": keras.__version__,
+                "tensorflow": tf.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+    def _at_exit(self) -> None:
+        kind = getattr(sys, "last_type", None)
+        self.close("interrupted" if kind is None else _reason_of(kind), 5.0)
+
+    # --- how training ends when it does not end well: Keras then calls no callback
+
+    def _enclose_step(self) -> None:
+        model = self._model
+        bare = getattr(model, "train_function", None)
+        if bare is None or hasattr(bare, "lossguard_bare"):
+            return
+
+        def train_function(iterator: Any) -> Any:
+            try:
+                return bare(iterator)
+            except (StopIteration, tf.errors.OutOfRangeError):
+                raise  # the end of the data
+            except BaseException as error:
+                self.close(_reason_of(type(error)), 10.0)
+                raise
+
+        train_function.lossguard_bare = bare  # type: ignore[attr-defined]
+        model.train_function = train_function
+
+    def _leave_step(self) -> None:
+        model = self._model
+        bare = getattr(getattr(model, "train_function", None), "lossguard_bare", None)
+        if bare is not None:
+            model.train_function = bare
+
+
+def _reason_of(kind: type[BaseException] | None) -> AttemptEnd:
+    if kind is None:
+        return "finished"
+    return "interrupted" if issubclass(kind, (KeyboardInterrupt, SystemExit, GeneratorExit)) else "failed"
+
+
+def _learning_rate_of(name: str) -> Callable[[Any], dict[str, Any]]:
+    return lambda learning_rate: {f"learning_rate/{name}": learning_rate}
+
+
+def _ring_rows(steps: int) -> int:
+    """Four fetches long, as a power of two: one fetch may come late without a gap."""
+    return max(256, 1 << (4 * steps - 1).bit_length())
+
+
+def _size(variable: Any) -> int:
+    size = 1
+    for extent in variable.shape:
+        size *= int(extent)
+    return size
+
+
+def _plain(value: Any) -> Any:
+    """A config as JSON takes it; what it does not know becomes text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return float(value) if hasattr(value, "dtype") and getattr(value, "shape", None) == () else str(value)
+
+
+def _checked_journal(journal: str | os.PathLike[str]) -> Path:
+    try:
+        folder = Path(journal)
+    except TypeError:
+        raise ValueError(f"journal: must be a folder, got {journal!r}") from None
+    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"journal: {nearest} is not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"journal: {nearest} is not writable")
+    return folder
+
+
+def _checked_treatments(treatment: Treatment | Sequence[Treatment] | None) -> tuple[Treatment, ...]:
+    several = [] if treatment is None else list(treatment) if isinstance(treatment, Sequence) else [treatment]
+    for one in several:
+        if isinstance(one, type) or not all(hasattr(one, name) for name in ("applies_to", "factor", "describe")):
+            raise ValueError(f"treatment: {one!r} is not a treatment; did you mean Clippy()?")
+    return tuple(several)
