@@ -261,8 +261,9 @@ def _dense(one: _Pending, learning_rate: Any) -> Proposal:
     gradient, weight = one.gradient, one.weight
     if isinstance(value, tf.IndexedSlices):
         # Keras's division may append rows whose number depends on the data, which XLA then pads: added up over the
-        # table they are right in both modes. Keras itself computes over the whole table here.
-        value = tf.convert_to_tensor(value)
+        # table they are right in both modes. Keras itself computes over the whole table here. The table's static
+        # length, and not `dense_shape`, which would make XLA compile every step anew.
+        value = tf.math.unsorted_segment_sum(value.values, value.indices, one.weight.shape[0])
         if isinstance(gradient, tf.IndexedSlices):
             rows = sparse.merged(gradient)
             gradient, weight, value = rows.values, tf.gather(weight, rows.indices), rows.of(value)

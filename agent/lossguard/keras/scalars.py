@@ -16,6 +16,8 @@ from lossguard.guard import guarded
 from lossguard.keras import tasks as tasks_module
 from lossguard.keras.tasks import Task
 
+_NOTHING: dict[str, Any] = {}
+
 
 class StepScalars:
     """The scalars of one model's steps.
@@ -64,14 +66,14 @@ class StepScalars:
         self._seen.step = (total, labels, outputs, sample_weights)
 
     def of_step(self, learning_rate: Any) -> dict[str, Any]:
-        """The scalars of the step that is being updated, in replica context; without a loss, the learning rate alone."""
+        """The scalars of the step being updated, in replica context; without a loss, the learning rate alone."""
         step = getattr(self._seen, "step", None)
         self._seen.step = None
-        found = None if step is None or not _reachable(step[0]) else self._measure(step)
-        return {**(found or {}), "learning_rate": learning_rate}
+        found = _NOTHING if step is None or not _reachable(step[0]) else self._measure(step)
+        return {**found, "learning_rate": learning_rate}
 
-    @guarded("StepScalars.measure", None)
-    def _measure(self, step: tuple[Any, Any, Any, Any]) -> dict[str, Any] | None:
+    @guarded("StepScalars.measure", _NOTHING)
+    def _measure(self, step: tuple[Any, Any, Any, Any]) -> dict[str, Any]:
         loss, labels, outputs, sample_weights = step
         total = _replica_total()
         found = {"loss": total([tf.cast(tf.convert_to_tensor(loss), tf.float32)])[0]}
