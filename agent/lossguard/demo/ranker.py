@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 from keras import layers, ops
+
 from lossguard.demo.features import TASKS
 
 EMBEDDING_WIDTH = 8
@@ -56,8 +57,8 @@ def build(rows: int, columns: int, numbers: int, seed: int) -> keras.Model:
         seed: of the initial weights.
 
     Returns:
-        A model from `{"categorical": int32 [B, columns], "numeric": float32 [B, numbers]}` to one [B] tensor per task:
-        the logit of a binary task, the value of a regression.
+        A model from `{"categorical": int32 [B, columns], "numeric": float32 [B, numbers]}` to one [B, 1] tensor per
+        task: the logit of a binary task, the value of a regression.
     """
     keras.utils.set_random_seed(seed)
     categorical = keras.Input((columns,), dtype="int32", name="categorical")
@@ -73,7 +74,7 @@ def build(rows: int, columns: int, numbers: int, seed: int) -> keras.Model:
     shared = layers.LayerNormalization(name="normalization")(crossed)
     for number, units in enumerate(SHARED_UNITS, 1):
         shared = layers.Dense(units, activation="relu", kernel_initializer="he_normal", name=f"shared_{number}")(shared)
-    heads = {task: layers.Flatten(name=task)(layers.Dense(1, name=f"head_{task}")(shared)) for task in TASKS}
+    heads = {task: layers.Dense(1, name=f"head_{task}")(shared) for task in TASKS}
     return keras.Model({"categorical": categorical, "numeric": numeric}, heads, name="ranker")
 
 
@@ -83,3 +84,12 @@ def losses() -> dict[str, keras.losses.Loss]:
         task: keras.losses.BinaryCrossentropy(from_logits=True) if kind == "binary" else keras.losses.MeanSquaredError()
         for task, kind in TASKS.items()
     }
+
+
+def serving(model: keras.Model) -> keras.Model:
+    """The model as it is served: the same weights, with the probability of a binary task in the place of its logit."""
+    outputs = {
+        task: layers.Activation("sigmoid" if kind == "binary" else "linear", name=task)(model.output[task])
+        for task, kind in TASKS.items()
+    }
+    return keras.Model(model.input, outputs, name="ranker_serving")
