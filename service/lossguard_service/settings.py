@@ -16,29 +16,35 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LOSSGUARD_", frozen=True, extra="ignore")
 
     database: str = Field(
-        "sqlite:///.lossguard/lossguard.db",
+        default="sqlite:///.lossguard/lossguard.db",
         description="Where everything is kept: `sqlite:///path` or `postgresql://user:password@host/name`.",
     )
-    host: str = Field("127.0.0.1", description="Address to listen on; other than loopback only with tokens.")
-    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
-    address_file: Path | None = Field(None, description="File into which the URL is written once the service listens.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on; other than loopback only with tokens.")
+    port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    address_file: Path | None = Field(
+        default=None, description="File into which the URL is written once the service listens."
+    )
     admin_token: SecretStr | None = Field(
-        None, description="A token with every scope on every project; with it, every request needs a token."
+        default=None, description="A token with every scope on every project; with it, every request needs a token."
     )
-    connections: int = Field(8, ge=1, le=256, description="Connections to PostgreSQL per replica.")
-    max_chunk_bytes: int = Field(64 << 20, ge=1 << 10, description="Largest chunk that is accepted, in bytes.")
+    connections: int = Field(default=8, ge=1, le=256, description="Connections to PostgreSQL per replica.")
+    max_chunk_bytes: int = Field(default=64 << 20, ge=1 << 10, description="Largest chunk that is accepted, in bytes.")
     max_pending_chunks: int = Field(
-        256, ge=1, description="Chunks in work at once per replica; beyond it the answer is 503 with Retry-After."
+        default=256,
+        ge=1,
+        description="Chunks in work at once per replica; beyond it the answer is 503 with Retry-After.",
     )
-    detector_runs: int = Field(2000, ge=1, description="Runs whose detector state a replica keeps in memory.")
+    detector_runs: int = Field(default=2000, ge=1, description="Runs whose detector state a replica keeps in memory.")
     stalled_seconds: float = Field(
-        300.0, gt=0, description="A run without a new step for so many seconds, and without a goodbye, is stalled."
+        default=300.0,
+        gt=0,
+        description="A run without a new step for so many seconds, and without a goodbye, is stalled.",
     )
-    sweep_seconds: float = Field(15.0, gt=0, description="How often silent runs are looked for, in seconds.")
+    sweep_seconds: float = Field(default=15.0, gt=0, description="How often silent runs are looked for, in seconds.")
     active_seconds: float = Field(
-        86_400.0, gt=0, description="Runs that were not heard of for so many seconds leave `/metrics`."
+        default=86_400.0, gt=0, description="Runs that were not heard of for so many seconds leave `/metrics`."
     )
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="What is logged.")
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="What is logged.")
 
 
 def is_loopback(host: str) -> bool:

@@ -9,10 +9,8 @@ from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
-from services import Clock, Uvicorn
+from services import Clock
 from sqlalchemy.engine import make_url
-
-from lossguard_service.settings import Settings
 
 
 @pytest.fixture(scope="session")
@@ -77,10 +75,3 @@ def sqlite_url(tmp_path: Path) -> str:
 def clock() -> Clock:
     """An injected clock."""
     return Clock()
-
-
-@pytest.fixture
-def uvicorn(sqlite_url: str) -> Iterator[Uvicorn]:
-    """A real server over SQLite."""
-    with Uvicorn(Settings(database=sqlite_url, port=0, log_level="warning")) as server:
-        yield server

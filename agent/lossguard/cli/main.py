@@ -8,7 +8,7 @@ import typer
 
 from lossguard import __version__
 from lossguard.cli import gate
-from lossguard.cli.serve import serve
+from lossguard.cli.serve import database, serve, token
 from lossguard.cli.sidecar import sidecar
 
 app = typer.Typer(
@@ -33,7 +33,10 @@ def _options(
     """Options that stand before the command."""
 
 
-app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)
+for _name, _command in (("serve", serve), ("token", token), ("db", database)):
+    # The service's own parser reads the arguments of these, --help included.
+    _handed_over = {"allow_extra_args": True, "ignore_unknown_options": True}
+    app.command(_name, add_help_option=False, context_settings=_handed_over)(_command)
 app.command()(sidecar)
 app.add_typer(gate.app)
 

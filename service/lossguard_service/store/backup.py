@@ -1,0 +1,79 @@
+"""A copy of a SQLite database while it is written to, and back again.
+
+The copy is SQLite's own online backup: one consistent moment, whatever is committed meanwhile. It is checked before it
+gets its name, so a file with that name is a whole backup. PostgreSQL has better tools of its own (`pg_dump`).
+"""
+
+import asyncio
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from sqlalchemy.engine import make_url
+
+from lossguard_service.store.database import Database, SqliteDatabase
+
+PAGES_AT_ONCE = 256
+"""8 MiB: between two steps writers get their turn."""
+
+
+class BackupError(Exception):
+    """No backup was made or restored, and nothing that existed was touched; the message says why."""
+
+
+async def back_up(database: Database, file: Path) -> None:
+    """Copy the database into `file`.
+
+    Raises:
+        BackupError: it is not SQLite, or `file` exists, or the copy does not pass SQLite's own check.
+    """
+    if not isinstance(database, SqliteDatabase):
+        raise BackupError("only SQLite is backed up this way: use pg_dump for PostgreSQL")
+    if file.exists():
+        raise BackupError(f"{file} exists: name a file that does not")
+    await asyncio.to_thread(_copy, database.path, file)
+
+
+def restore(file: Path, url: str) -> Path:
+    """Put a backup at the place of the SQLite database `url`; returns that place.
+
+    Raises:
+        BackupError: there is a database already, or `file` is no whole backup.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        raise BackupError("only SQLite is restored this way: use pg_restore for PostgreSQL")
+    target = Path(parsed.database)
+    if target.exists():
+        raise BackupError(f"{target} exists: stop the service and move it away first")
+    if not file.is_file():
+        raise BackupError(f"{file} is not a file")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _copy(file, target)
+    return target
+
+
+def _copy(source: Path, target: Path) -> None:
+    draft = target.with_name(target.name + ".part")
+    draft.unlink(missing_ok=True)
+    try:
+        with (
+            closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as old,
+            closing(sqlite3.connect(draft)) as new,
+        ):
+            old.backup(new, pages=PAGES_AT_ONCE, sleep=0.0)
+            (verdict,) = new.execute("PRAGMA integrity_check").fetchone()
+            if verdict != "ok":
+                raise BackupError(f"{source} is damaged: {verdict}")
+            if not new.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
+                raise BackupError(f"{source} is not a Lossguard database")
+    except sqlite3.DatabaseError as error:
+        draft.unlink(missing_ok=True)
+        raise BackupError(f"{source} cannot be copied: {error}") from None
+    except BackupError:
+        draft.unlink(missing_ok=True)
+        raise
+    with draft.open("rb") as written:
+        os.fsync(written.fileno())
+    os.replace(draft, target)
