@@ -66,6 +66,7 @@ class Pages:
             "whole": words.whole,
             "count": words.count,
             "duration": words.duration,
+            "first_sentence": words.first_sentence,
             "value": _value,
         }
         self._templates.globals |= {
@@ -234,4 +235,6 @@ def _value(value: Any) -> str:
         return words.whole(value)
     if isinstance(value, float):
         return words.number(value)
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return ", ".join(value) or "–"
     return value if isinstance(value, str) else json.dumps(to_json(value), ensure_ascii=False)

@@ -12,7 +12,7 @@ import numpy as np
 from lossguard.wire.frame import Schema
 from lossguard.wire.numbers import from_json_number
 from lossguard.wire.stats import CLIPPY_RATIO, MEANING
-from lossguard.wire.verdict import Verdict
+from lossguard.wire.verdict import Check, Verdict
 from lossguard_service.store.checkpoints import Checkpoint, Trust, rollback_target, trust
 from lossguard_service.store.gaps import Gap
 from lossguard_service.store.incidents import StoredIncident
@@ -32,6 +32,7 @@ from lossguard_service.web.words import (
 )
 
 MOST_BANDS: Final = 200
+_ANSWERS: Final = ("block", "insufficient_data", "pass")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +113,12 @@ class IncidentRow:
 
 @dataclass(frozen=True, slots=True)
 class VerdictRow:
-    """One verdict."""
+    """One verdict; its checks with those first that did not pass."""
 
     verdict: Verdict
     label: str
     seconds: float
+    checks: tuple[Check, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,15 @@ def run_view(facts: RunFacts) -> RunView:
             IncidentRow(one, KINDS[one.incident.kind], _tone(one), incident_path(run.project, run.name, one.sequence))
             for one in sorted(facts.incidents, key=lambda one: (one.superseded, one.incident.onset_step, one.sequence))
         ),
-        verdicts=tuple(VerdictRow(one, OUTCOMES[one.outcome], facts.now - one.created) for one in facts.verdicts),
+        verdicts=tuple(
+            VerdictRow(
+                one,
+                OUTCOMES[one.outcome],
+                facts.now - one.created,
+                tuple(sorted(one.checks, key=lambda check: _ANSWERS.index(check.status))),
+            )
+            for one in facts.verdicts
+        ),
         attempts=tuple(facts.attempts),
         gaps=_gaps(facts),
         checkpoints=tuple(CheckpointRow(one, trust(one.step, counted), one == target) for one in facts.checkpoints),

@@ -153,7 +153,8 @@ def _facts(incident: Incident, stored: StoredIncident, target: Checkpoint | None
         facts.append(Fact("Moved first", "no layer left its own baseline before the loss did"))
     if incident.kind != "stalled":
         late = incident.detected_step - incident.onset_step
-        facts.append(Fact("Flagged", f"at step {whole(incident.detected_step)}, {count(late, 'step')} after the onset"))
+        after = f"{count(late, 'step')} after the onset" if late else "the step of the onset"
+        facts.append(Fact("Flagged", f"at step {whole(incident.detected_step)}, {after}"))
     if incident.kind in ("full_divergence", "micro_divergence"):
         facts.append(
             Fact(
@@ -211,7 +212,7 @@ def timeline(stored: StoredIncident, last_step: int | None) -> tuple[Moment, ...
             incident.detected_step,
             "Flagged",
             f"{count(incident.detected_step - incident.onset_step, 'step')} after the onset, "
-            f"confidence {share(incident.confidence)}.",
+            f"with a confidence of {share(incident.confidence)}.",
         )
     )
     if incident.kind in ("full_divergence", "micro_divergence", "loss_spike"):

@@ -132,6 +132,16 @@ def listing(names: Sequence[str], most: int = 3) -> str:
     return f"{', '.join(names[:most])} and {len(names) - most} more"
 
 
+def first_sentence(text: str) -> str:
+    """Up to the first full stop that ends a sentence.
+
+    >>> first_sentence("AUC fell to 0.5. Do not serve it.")
+    'AUC fell to 0.5.'
+    """
+    head, stop, _ = text.partition(". ")
+    return head + stop.strip()
+
+
 def run_path(project: str, run: str) -> str:
     """The run's page."""
     return f"/runs/{quote(project, safe='')}/{quote(run, safe='')}"

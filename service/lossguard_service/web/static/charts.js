@@ -2,11 +2,6 @@
 // Data come as JSON from the addresses on #tracks; NaN and the infinities come as names and are drawn as marks.
 (() => {
   "use strict";
-  // plotly.js writes a heat map's `image-rendering` as a style attribute, which our policy forbids; through the object
-  // model the same is allowed.
-  SVGImageElement.prototype.setAttribute = function (name, value) {
-    if (name === "style") this.style.cssText = value; else Element.prototype.setAttribute.call(this, name, value);
-  };
   const root = document.getElementById("tracks");
   if (!root || !window.Plotly) return;
   const byId = (id) => document.getElementById(id);
@@ -131,8 +126,19 @@
     return { colour: css(`--task-${place % 8}`), dash: SHAPES[Math.floor(place / 8) % SHAPES.length], width: 1.6 };
   };
 
+  // Around a reference what matters is which side of it a line is on, so a spike may leave the chart: it becomes marks.
+  const capOf = (chart) => {
+    if (chart.scale !== "auto" || !chart.reference) return null;
+    const values = chart.lines.flatMap((line) => line.mean).filter((one) => typeof one === "number").sort((a, b) => a - b);
+    if (!values.length) return null;
+    const at = (share) => values[Math.min(values.length - 1, Math.floor(values.length * share))];
+    const [reference] = chart.reference;
+    const top = Math.max(reference * 1.08, Math.min(at(0.97), reference * 1.6)), bottom = Math.min(at(0.02), reference * 0.95);
+    return values[values.length - 1] > top * 2 ? [Math.max(0, bottom - (top - bottom) * 0.08), top] : null;
+  };
+
   const isLog = (chart) => {
-    if (chart.scale !== "auto") return false;
+    if (chart.scale !== "auto" || chart.reference) return false;
     const values = chart.lines.flatMap((line) => (line.maximum || line.mean)).filter((one) => typeof one === "number" && one > 0);
     if (values.length < 2 || chart.lines.some((line) => (line.minimum || line.mean).some((one) => typeof one === "number" && one < 0))) return false;
     values.sort((a, b) => a - b);
@@ -154,7 +160,7 @@
     return { xs, pick, take };
   };
 
-  const tracesOf = (chart, log) => {
+  const tracesOf = (chart, log, cap) => {
     const traces = [];
     for (const line of chart.lines) {
       if (state.hidden.has(`${chart.id}/${line.label}`)) continue;
@@ -172,6 +178,14 @@
         line: { color: colour, dash, width }, connectgaps: false, text: take.map((at) => (at < 0 ? "" : say(values[at]))),
         hovertemplate: "%{text}", meta: "line",
       });
+      const over = cap ? (line.maximum || line.mean).map((value, at) => [value, at]).filter(([value]) => typeof value === "number" && value > cap[1]) : [];
+      if (over.length) {
+        traces.push({
+          x: over.map(([, at]) => (line.first[at] + (line.last || line.first)[at]) / 2), y: over.map(() => 0.97), yaxis: "y2",
+          type: "scatter", mode: "markers", name: plain(line.label), meta: "over", hoverinfo: "skip",
+          marker: { symbol: "triangle-up", size: 6, color: colour },
+        });
+      }
       const marks = line.nonfinite.map((count, at) => [count, at]).filter(([count]) => count > 0);
       if (marks.length) {
         traces.push({
@@ -204,7 +218,7 @@
     return element;
   };
 
-  const frameOf = (chart) => {
+  const frameOf = (chart, clipped) => {
     let track = byId(`track-${chart.id}`);
     if (!track) {
       track = make("div", "track");
@@ -217,6 +231,7 @@
       byId("charts").append(track);
       wire(plot);
     }
+    track.querySelector(".note").textContent = clipped ? `${chart.note}; ▲ beyond the top` : chart.note;
     const legend = track.querySelector(".legend");
     const had = document.activeElement && legend.contains(document.activeElement) ? document.activeElement.textContent : null;
     legend.replaceChildren(...(chart.lines.length < 2 ? [] : chart.lines.map((line) => {
@@ -250,23 +265,23 @@
     if (state.charts.length && note) note.remove();
     else if (note) note.textContent = "No scalars in these steps.";
     state.charts.forEach((chart, place) => {
-      const plot = frameOf(chart);
-      const log = isLog(chart);
+      const plot = frameOf(chart, Boolean(capOf(chart)));
+      const log = isLog(chart), cap = capOf(chart);
       const { shapes, annotations } = bands(place === 0);
       const lastOne = place === state.charts.length - 1;
       if (chart.reference) {
         const [value, name] = chart.reference;
-        shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, yref: "y", y0: value, y1: value, line: { color: css("--edge"), width: 1, dash: "dash" }, layer: "below" });
-        annotations.push({ text: name, xref: "paper", x: 1, xanchor: "right", yref: "y", y: log ? Math.log10(value) : value, yanchor: "bottom", showarrow: false, font: { size: 10.5, color: css("--muted") } });
+        shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, yref: "y", y0: value, y1: value, line: { color: css("--edge"), width: 1.25, dash: "5px,4px" }, layer: "below", name: "reference" });
+        annotations.push({ text: name, xref: "paper", x: 1, xanchor: "right", yref: "y", y: log ? Math.log10(value) : value, yanchor: "bottom", showarrow: false, font: { size: 11, color: css("--muted") }, bgcolor: fade(css("--surface"), 0.75) });
       }
       plot.setAttribute("aria-label", describe(chart));
-      window.Plotly.react(plot, tracesOf(chart, log), layout(lastOne ? 182 : 160, {
+      window.Plotly.react(plot, tracesOf(chart, log, cap), layout(lastOne ? 182 : 160, {
         margin: { ...margins(), t: 10, b: lastOne ? 32 : 10 },
         hovermode: "x unified",
         xaxis: { ...axis(lastOne), hoverformat: ",d", unifiedhovertitle: { text: "step %{x:,d}" } },
         yaxis: {
           type: log ? "log" : "linear", fixedrange: true, gridcolor: css("--grid"), zeroline: false, nticks: 5,
-          exponentformat: "e", tickformat: log ? ".0e" : "", automargin: false, ...(log ? { dtick: logTicks(chart) } : {}),
+          exponentformat: "power", automargin: false, ...(log ? { dtick: logTicks(chart) } : cap ? { range: cap } : {}),
         },
         yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
         shapes, annotations,
@@ -308,7 +323,13 @@
     const place = (value) => (log ? Math.log10(Math.max(value, low)) : value);
     const edges = heat.first.length ? [...heat.first.map((step) => step - 0.5), heat.last[heat.last.length - 1] + 0.5] : [];
     const rows = order.length, height = Math.min(720, Math.max(90, rows * (rows > 40 ? 12 : 19)));
-    const label = (layer) => { const most = narrow.matches ? 13 : 34; return layer.length > most ? `…${layer.slice(1 - most)}` : layer; };
+    const ends = new Set(heat.layers.map((layer) => layer.slice(layer.lastIndexOf("/") + 1)));
+    const label = (full) => {
+      const most = narrow.matches ? 13 : 34;
+      // On a narrow screen the part that most layers share says least.
+      const layer = narrow.matches && ends.size < heat.layers.length / 2 ? full.replace(/(.)\/[^/]*$/, "$1") : full;
+      return layer.length > most ? `…${layer.slice(1 - most)}` : layer;
+    };
     const z = order.map((at) => heat.maximum[at].map((value) => (typeof value === "number" ? place(value) : null)));
     const bad = order.map((at) => heat.nonfinite[at].map((count) => (count > 0 ? 1 : null)));
     const badCount = bad.flat().filter(Boolean).length;

@@ -1,0 +1,156 @@
+"""The pages over HTTP: what they say, what they escape, and which headers they carry."""
+
+import gzip
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import pytest
+from pages_service import NASTY, NASTY_LAYER, Service, ranker, serve
+
+
+def test_an_empty_service_says_how_to_begin(tmp_path: Path) -> None:
+    for service in serve(tmp_path):
+        page = service.client.get("/").text
+        assert "No run yet: add two lines to your trainer" in page
+        assert f'service="{service.url}"' in page
+
+
+def test_the_list_tells_state_incident_and_verdict(service: Service) -> None:
+    page = service.client.get("/", params={"project": "ranker"}).text
+    row = re.search(r'<tr class="is-diverged">.*?plain.*?</tr>', page, re.DOTALL)
+    assert row is not None
+    assert "Full divergence" in row[0]
+    assert "Block" in row[0]
+    assert "<polyline" in row[0]
+
+
+def test_the_list_is_filtered_and_searched_without_javascript(service: Service) -> None:
+    page = service.client.get("/", params={"q": "CLIP"}).text
+    assert ">clippy</a>" in page
+    assert ">plain</a>" not in page
+    assert "No run matches" in service.client.get("/", params={"q": "nothing is called so"}).text
+
+
+def test_the_page_of_a_diverged_run_alone_says_what_broke(service: Service) -> None:
+    page = service.client.get("/runs/ranker/plain").text
+    title = re.search(r'id="headline-title">(.*?)</h2>', page)
+    assert title is not None
+    assert re.search(r"diverged at step 2[12]\d", title[1])
+    for words in ("Broke first", "Moved first", "What to do", "Roll back", "checkpoints/plain/200", "The gate judged"):
+        assert words in page, words
+
+
+def test_the_page_of_an_incident_tells_it_in_order(service: Service) -> None:
+    page = service.client.get("/runs/ranker/plain/incidents/1").text
+    steps = [int(step.replace(",", "")) for step in re.findall(r'class="at num">step ([\d,]+)<', page)]
+    assert len(steps) >= 4
+    assert steps == sorted(steps)
+
+
+@pytest.mark.parametrize(
+    "path", ["/runs/ranker/nobody", "/runs/ranker/plain/incidents/77", "/runs/no/plain/incidents/1"]
+)
+def test_what_is_not_there_is_a_page_with_a_sentence(service: Service, path: str) -> None:
+    answer = service.client.get(path)
+    assert answer.status_code == 404
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "All runs" in answer.text
+
+
+def test_names_from_outside_are_escaped_everywhere(service: Service) -> None:
+    run = f"/runs/{quote(NASTY, safe='')}/{quote(NASTY, safe='')}"
+    for path in ("/", f"/?q={quote(NASTY)}&project={quote(NASTY)}", run, f"/runs/{quote(NASTY, safe='')}/x"):
+        answer = service.client.get(path)
+        assert "<script>alert" not in answer.text, path
+        assert "49" not in re.findall(r"&amp;(\S+?)<", answer.text), path
+        assert "&lt;script&gt;" in answer.text or path.endswith("/x"), path
+    answer = service.client.get(f"{run}/charts.json")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert NASTY_LAYER in str(answer.json())
+
+
+@pytest.mark.parametrize("path", ["/", "/runs/ranker/plain", "/runs/ranker/plain/incidents/1", "/runs/ranker/nobody"])
+def test_pages_allow_nothing_inline_and_nothing_from_elsewhere(service: Service, path: str) -> None:
+    answer = service.client.get(path)
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "same-origin"
+    assert not re.search(r"<[^>]+\sstyle=|<style|\son[a-z]+=|https?://(?!127)", answer.text)
+    for script in re.findall(r"<script[^>]*>", answer.text):
+        assert "src=" in script or 'type="application/json"' in script
+
+
+def test_static_files_are_compressed_and_kept_for_ever(service: Service) -> None:
+    paths = re.findall(r'(?:src|href)="(/static/[^"]+)"', service.client.get("/runs/ranker/plain").text)
+    assert len(paths) == 7
+    for path in paths:
+        answer = service.client.get(path)
+        assert answer.status_code == 200
+        assert "immutable" in answer.headers["cache-control"]
+        assert answer.headers["content-encoding"] == "gzip"
+        again = service.client.get(path, headers={"if-none-match": answer.headers["etag"]})
+        assert again.status_code == 304
+        assert again.content == b""
+        plain = service.client.get(path, headers={"accept-encoding": "identity"})
+        assert plain.content == answer.content
+        assert "content-encoding" not in plain.headers
+
+
+def test_a_static_address_of_another_version_is_refused(service: Service) -> None:
+    assert service.client.get(f"/static/{'0' * 32}/page.css").status_code == 404
+    assert service.client.get(f"/static/{'0' * 32}/..%2Fpages.py").status_code == 404
+
+
+def test_the_weight_of_a_page(service: Service) -> None:
+    """Everything but plotly.js, which is fetched once, fits into 60 KB on the wire."""
+    page = service.client.get("/runs/ranker/plain").text
+    own = [path for path in re.findall(r'(?:src|href)="(/static/[^"]+)"', page) if "plotly" not in path]
+    total = sum(wire_size(service, path) for path in own) + len(gzip.compress(page.encode()))
+    assert total < 60_000
+
+
+def wire_size(service: Service, path: str) -> int:
+    with service.client.stream("GET", path) as answer:
+        return sum(map(len, answer.iter_raw()))
+
+
+def test_chart_data_are_normalized_and_keep_what_is_not_finite(service: Service) -> None:
+    charts = {one["id"]: one for one in service.client.get("/runs/ranker/poisoned/charts.json").json()["charts"]}
+    assert [line["label"] for line in charts["entropy"]["lines"]] == ["click"]
+    assert charts["entropy"]["lines"][0]["mean"][-1] == pytest.approx(0.93, abs=0.03)
+    play = next(line for line in charts["loss"]["lines"] if line["label"] == "play")
+    assert play["mean"][199:202] == ["NaN"] * 3
+    assert play["nonfinite"][199:202] == [1] * 3
+
+
+def test_a_range_of_steps_is_all_that_is_sent(service: Service) -> None:
+    answer = service.client.get("/runs/ranker/plain/charts.json", params={"from": 100, "to": 120}).json()
+    assert {tuple(line["first"]) for chart in answer["charts"] for line in chart["lines"]} == {tuple(range(100, 121))}
+    heat = service.client.get("/runs/ranker/plain/heatmap.json", params={"stat": "weight_norm", "from": 100, "to": 120})
+    assert heat.json()["first"] == list(range(100, 121))
+    assert service.client.get("/runs/ranker/plain/heatmap.json", params={"stat": "mood"}).status_code == 404
+
+
+def test_the_list_reads_a_loss_once_as_long_as_no_step_is_new(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lossguard_service.web import pages
+
+    read: list[int] = []
+    series = pages.scalar_series
+
+    async def counting(database: object, run_id: int, *args: object, **options: object) -> object:
+        read.append(run_id)
+        return await series(database, run_id, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pages, "scalar_series", counting)
+    service.send("fleet", "one", ranker(20))
+    httpx.get(service.url)
+    httpx.get(service.url)
+    assert len(read) == len(set(read))
