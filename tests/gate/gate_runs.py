@@ -14,7 +14,7 @@ from lossguard.wire.chunk import AttemptStart, AttemptStop, Checkpoint, Chunk, C
 from lossguard.wire.frame import Frames, Schema
 from lossguard.wire.incident import Incident
 from lossguard.wire.stats import STAT_NAMES
-from lossguard_service.gate.facts import Attempt, Facts, Span, window_of
+from lossguard_service.gate.facts import Attempt, Facts, Scan, Span, window_of
 
 SCALARS = (
     "loss", "learning_rate", "loss/click", "label_mean/click", "prediction_mean/click", "prediction_std/click",
@@ -141,14 +141,50 @@ class Service:
         return Trainer(self.client, run, **how)
 
 
-def make_model(folder: Path, weights: bytes = b"\x00\x01" * 5000) -> Path:
+def make_model(folder: Path, tensors: dict[str, np.ndarray] | None = None) -> Path:
+    """A folder that is a SavedModel but for its graph."""
     (folder / "variables").mkdir(parents=True)
     (folder / "assets").mkdir()
     (folder / "saved_model.pb").write_bytes(b"\x08\x01graph")
-    (folder / "variables" / "variables.index").write_bytes(b"index")
-    (folder / "variables" / "variables.data-00000-of-00001").write_bytes(weights)
     (folder / "fingerprint.pb").write_bytes(b"fp")
+    kernel = np.random.default_rng(5).normal(size=(50, 60)).astype(np.float32)
+    write_bundle(folder / "variables", {"kernel": kernel, "step": np.int64(7)} if tensors is None else tensors)
     return folder
+
+
+DTYPES = {"float32": 1, "float64": 2, "int32": 3, "complex64": 8, "int64": 9, "float16": 19}
+
+
+def write_bundle(folder: Path, tensors: dict[str, np.ndarray], codes: dict[str, int] | None = None) -> None:
+    """A tensor bundle as TensorFlow writes it: one data file, one uncompressed block of sorted entries."""
+    data, entries = b"", [(b"", bytes([0x08, 1]))]
+    for name, tensor in sorted(tensors.items()):
+        raw = np.asarray(tensor).tobytes()
+        code = (codes or {}).get(name) or DTYPES[np.asarray(tensor).dtype.name]
+        message = b"\x08" + varint(code) + b"\x20" + varint(len(data)) + b"\x28" + varint(len(raw))
+        entries.append((name.encode(), message))
+        data += raw
+    (folder / "variables.data-00000-of-00001").write_bytes(data)
+    block = table_block(entries)
+    index = table_block([(b"\xff", varint(0) + varint(len(block)))])
+    at = len(block) + 5
+    footer = varint(0) + varint(0) + varint(at) + varint(len(index))
+    footer = footer.ljust(40, b"\0") + (0xDB4775248B80FB57).to_bytes(8, "little")
+    (folder / "variables.index").write_bytes(block + bytes(5) + index + bytes(5) + footer)
+
+
+def table_block(entries: list[tuple[bytes, bytes]]) -> bytes:
+    """A LevelDB block without shared prefixes."""
+    body = b"".join(varint(0) + varint(len(k)) + varint(len(v)) + k + v for k, v in entries)
+    return body + (0).to_bytes(4, "little") + (1).to_bytes(4, "little")
+
+
+def varint(value: int) -> bytes:
+    out = b""
+    while value > 0x7F:
+        out += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return out + bytes([value])
 
 
 DIGEST = "sha256:" + "5" * 64
@@ -185,4 +221,5 @@ def healthy(step: int = 400, edit: Callable[[dict[str, np.ndarray]], None] | Non
         parameters_watched=1.0,
         tasks=TASKS,
         window=window_of([frames_of(step - 99, step, edit=edit)], 1, step) if step >= 100 else None,
+        scan=Scan("savedmodel", 12, 100_000, {}, complete=True),
     )

@@ -12,7 +12,7 @@ from lossguard.wire.incident import KINDS
 from lossguard.wire.numbers import to_json
 from lossguard.wire.verdict import Check, outcome_of
 from lossguard_service.gate.decide import decide
-from lossguard_service.gate.facts import Attempt, Drops, Facts, Span
+from lossguard_service.gate.facts import Attempt, Canary, Drops, Facts, Scan, Span
 from lossguard_service.gate.policy import DEFAULT, STRICT, Policy, PolicyError
 
 
@@ -210,6 +210,41 @@ def test_nan_in_the_last_weights_blocks_though_the_loss_looks_normal() -> None:
     check = failing(replace(facts, window=window))["finite"]
     assert check.status == "block"
     assert "shared/dense_1/kernel" in check.explanation
+
+
+@pytest.mark.parametrize(
+    ("scan", "status", "words"),
+    [
+        (None, "insufficient_data", "Nobody looked"),
+        (Scan("savedmodel", 3, 10, {}, complete=False, note="cut off"), "insufficient_data", "cut off"),
+        (Scan("savedmodel", 0, 0, {}, complete=True), "insufficient_data", "no tensors of floats"),
+        (Scan("savedmodel", 3, 10, {"kernel": 2}, complete=True), "block", "kernel (2)"),
+        (Scan("savedmodel", 3, 10, {"kernel": 2}, complete=False), "block", "kernel (2)"),
+    ],
+)
+def test_an_artifact_that_is_not_known_to_be_finite_does_not_pass(scan: Any, status: str, words: str) -> None:
+    check = failing(replace(healthy(), scan=scan))["artifact_finite"]
+    assert (check.status, words in check.explanation) == (status, True)
+    relaxed = failing(replace(healthy(), scan=scan), replace(DEFAULT, name="mine", scan_required=False))
+    assert ("artifact_finite" in relaxed) == (status == "block" or (scan is not None and scan.complete))
+
+
+@pytest.mark.parametrize(
+    ("canary", "status"),
+    [
+        (None, "insufficient_data"),
+        (Canary(0, 0, 0.0), "insufficient_data"),
+        (Canary(1, 0, 0.0), "insufficient_data"),
+        (Canary(8, 1, 0.3), "block"),
+        (Canary(8, 0, 0.0), "block"),
+        (Canary(8, 0, float("nan")), "block"),
+        (Canary(8, 0, 0.3, "it does not load"), "block"),
+    ],
+)
+def test_a_model_that_does_not_answer_its_canary_does_not_pass(canary: Any, status: str) -> None:
+    policy = replace(DEFAULT, name="mine", canary_required=True)
+    assert failing(replace(healthy(), canary=canary), policy)["canary"].status == status
+    assert failing(replace(healthy(), canary=Canary(8, 0, 0.3)), policy) == {}
 
 
 def test_strict_wants_what_default_does_without() -> None:

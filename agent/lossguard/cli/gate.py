@@ -134,9 +134,7 @@ def explain(
 def _question(
     run: str, step: int, artifact: Path, policy: str, metrics: Path | None, attempt: str | None, format: str
 ) -> "Question":
-    from lossguard.gate.artifact import model_kind
-    from lossguard.gate.client import Question
-    from lossguard.gate.digest import artifact_digest
+    from lossguard.gate.client import question_about
 
     _known_format(format)
     project, _, name = run.rpartition("/")
@@ -145,8 +143,7 @@ def _question(
     if step < 1:
         _usage("--step", f"must be 1 or more, got {step}: name the last step trained into the export", format)
     values = _metrics(metrics, format)
-    model_kind(artifact)
-    return Question(project or "default", name, step, artifact_digest(artifact), policy, values, attempt)
+    return question_about(artifact, project or "default", name, step, policy=policy, metrics=values, attempt=attempt)
 
 
 def _metrics(path: Path | None, format: str) -> dict[str, float]:

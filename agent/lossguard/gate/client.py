@@ -8,11 +8,14 @@ Every wait is bounded.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
 
-from lossguard.gate.errors import GateRefused, GateUnreachable
+from lossguard.gate.digest import digest_of, list_files
+from lossguard.gate.errors import ArtifactChanged, GateRefused, GateUnreachable
+from lossguard.gate.scan import scan_artifact
 from lossguard.wire.numbers import to_json
 from lossguard.wire.verdict import Verdict
 
@@ -76,21 +79,48 @@ def check(
     project: str,
     run: str,
     step: int,
-    artifact_digest: str,
+    artifact: str | Path,
     *,
     policy: str = "default",
     metrics: Mapping[str, float] | None = None,
+    attempt: str | None = None,
     token: str | None = None,
 ) -> Verdict:
-    """The service's verdict about one export.
+    """The service's verdict about one export, which lies at the path `artifact`.
 
     Raises:
+        NotAModel, ArtifactUnreadable, ArtifactChanged: see `lossguard.gate.errors`.
         GateUnreachable: there was no usable answer; treat the export as blocked.
         GateRefused: the question is wrong (unknown policy, no right to ask).
     """
-    question = Question(project, run, step, artifact_digest, policy, metrics or {})
+    question = question_about(artifact, project, run, step, policy=policy, metrics=metrics, attempt=attempt)
     with open_client(service, token=token) as client:
         return ask(client, question).verdict
+
+
+def question_about(
+    artifact: str | Path,
+    project: str,
+    run: str,
+    step: int,
+    *,
+    policy: str = "default",
+    metrics: Mapping[str, float] | None = None,
+    attempt: str | None = None,
+    canary: Mapping[str, Any] | None = None,
+) -> Question:
+    """The question about an export, with its digest and what a scan finds in its tensors.
+
+    Raises:
+        NotAModel, ArtifactUnreadable, ArtifactChanged: see `lossguard.gate.errors`.
+    """
+    files = list_files(Path(artifact)) if Path(artifact).exists() else []
+    scan = scan_artifact(artifact)
+    digest = digest_of(files)
+    # What was scanned must be what was hashed.
+    if list_files(Path(artifact)) != files:
+        raise ArtifactChanged(f"{artifact} changed while it was read: wait until the export is done, then ask again")
+    return Question(project, run, step, digest, policy, dict(metrics or {}), attempt, scan.to_json(), canary)
 
 
 def open_client(

@@ -34,11 +34,13 @@ class ArtifactFile:
         path: relative to the artifact, with `/`, as the file system's bytes.
         source: where to read it.
         size: in bytes, when it was found.
+        stamp: inode and times, which tell whether it was written to since.
     """
 
     path: bytes
     source: Path
     size: int
+    stamp: tuple[int, int, int]
 
 
 def list_files(artifact: Path) -> list[ArtifactFile]:
@@ -135,4 +137,5 @@ def _file(path: Path, relative: bytes, root: Path) -> ArtifactFile:
     status = source.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ArtifactUnreadable(f"{path} is neither a file nor a folder: an export holds nothing else")
-    return ArtifactFile(relative, source, status.st_size)
+    stamp = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+    return ArtifactFile(relative, source, status.st_size, stamp)

@@ -10,6 +10,7 @@ from typing import Final
 
 from lossguard.wire.incident import BREAKING, Incident
 from lossguard.wire.verdict import Check
+from lossguard_service.gate.artifact import artifact_checks
 from lossguard_service.gate.facts import Facts, Range, dropped, lineage, missing_steps, repeated_steps
 from lossguard_service.gate.policy import Policy
 from lossguard_service.gate.quality import metric_checks, quality_checks
@@ -42,6 +43,7 @@ def decide(policy: Policy, facts: Facts) -> tuple[Check, ...]:
         _recovered(policy, facts),
         _quiet(policy, facts),
         *quality_checks(policy, facts),
+        *artifact_checks(policy, facts),
         *metric_checks(policy, facts),
     ]
     return tuple(checks)
