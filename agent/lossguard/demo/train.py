@@ -1,7 +1,7 @@
 """One watched training, in a process of its own: `python -m lossguard.demo.train SPEC.json`.
 
 Guarantees: the same specification gives the same weights, bit for bit, on one machine (one thread computes). Standard
-output carries one JSON object per line and nothing else: `{"step", "loss"}` as it goes, at the end `{"step",
+output carries one JSON object per line and nothing else: `{"step"}` as it goes, at the end `{"step",
 "metrics", "parameters"}`, or `{"error"}` with a sentence and exit code 2. The export is complete when the last line is
 written. SIGTERM ends the training in good order, as an interrupted one.
 """
@@ -18,6 +18,7 @@ from lossguard.wire.numbers import to_json
 
 STEPS_PER_EXECUTION = 8
 PREDICTION_BATCH = 8192
+CHECKPOINTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Spec:
         data: folder of KuaiRand-Pure; None generates a stream.
         journal: folder of the journals.
         export: folder that the SavedModel goes to.
+        checkpoints: folder for the checkpoints, weights with optimizer slots; five in a training.
     """
 
     project: str
@@ -44,6 +46,7 @@ class Spec:
     data: str | None
     journal: str
     export: str
+    checkpoints: str
 
     def dumps(self) -> str:
         """The specification as JSON."""
@@ -97,8 +100,19 @@ def train(spec: Spec, say: Any) -> None:
     )
     rows = batches.indices(examples, spec.steps, spec.seed).ravel()
 
+    folder = Path(spec.checkpoints)
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = 0
+
     def tell(batch: int, logs: Any = None) -> None:
-        say({"step": batch + 1, "loss": float((logs or {}).get("loss", float("nan")))})
+        nonlocal saved
+        step = batch + 1
+        say({"step": step})
+        if step * CHECKPOINTS // spec.steps > saved:
+            saved = step * CHECKPOINTS // spec.steps
+            path = folder / f"step-{step:06d}.keras"
+            model.save(path)
+            watch.checkpoint(path, step=step)
 
     progress = keras.callbacks.LambdaCallback(on_train_batch_end=tell)
     model.fit(
