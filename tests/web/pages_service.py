@@ -126,7 +126,8 @@ def ranker(
         auc = np.where(after >= 0, 0.5 + 0.01 * wobble[0], auc)
         click = np.where(after >= 0, 0.6865 + 0.004 * np.abs(wobble[1]), click) + blow * 1e-3
         play = play + blow
-        stats[collapse - 1 : collapse + 12] *= 1e5
+        stats[collapse - 1 : collapse + 12] *= 1e4
+        stats[collapse - 1 : collapse + 12, 0] *= 100
         stats[collapse - 3 : collapse - 1, 0] *= 60
     if nan is not None:
         play[nan - 1 : nan + 2] = np.nan

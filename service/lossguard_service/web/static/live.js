@@ -12,7 +12,8 @@
   };
 
   const keyOf = (element) =>
-    element && (element.id || element.getAttribute("href") || element.dataset.zoom || element.getAttribute("aria-label"));
+    element && (element.id || element.getAttribute("href") || element.dataset.zoom || element.getAttribute("aria-label") ||
+      element.getAttribute("aria-labelledby"));
 
   const replace = (old, fresh) => {
     const focused = old.contains(document.activeElement) ? document.activeElement : null;
