@@ -21,14 +21,12 @@ Layout, version 1, integers little-endian:
 
 Sections, in this order, series-major (each series' values side by side, which is what makes them compress):
 steps int64 [T]; times float64 [T]; scalars float64 [S, T]; scalars_present bits [T, S]; stats float32 [K, L, T];
-stats_present bits [T, K]. The presence sections are empty when everything is present. Each numeric section is one
-Blosc2 chunk (byte shuffle, Zstandard level 1); empty arrays are empty sections. Of Blosc2's own header only what this
-encoder writes is accepted: format 5, the shuffle filter alone, Zstandard or plain bytes, no special value but zero.
+stats_present bits [T, K]. The presence sections are empty when everything is present. Each numeric section is written
+by `lossguard.wire.arrays`; empty arrays are empty sections.
 
-The odd choices: a CRC and not a cryptographic hash. It finds rot and torn writes; who may write chunks is the service's
-question, not the format's. And the narrow gate before Blosc2: its format has lazy chunks, dictionaries, plug-in filters
-and chunks that decode to uninitialized memory, none of which bytes from outside shall reach
-(docs/decisions/0301-narrow-blosc2.md).
+The odd choice: a CRC and not a cryptographic hash. It finds rot and torn writes; who may write chunks is the service's
+question, not the format's. Decoding trusts nothing that the CRC covers: the sizes that a section claims are compared
+with the header's before anything is allocated.
 """
 
 import json
@@ -38,10 +36,10 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
-import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
+from lossguard.wire.arrays import ArrayError, pack, unpack
 from lossguard.wire.frame import Floats32, Frames, Schema, Steps
 from lossguard.wire.names import check_name
 
@@ -58,13 +56,7 @@ MAX_PATH_LENGTH: Final = 4_096
 MAX_INTEGER: Final = (1 << 53) - 1
 
 _PREFIX = struct.Struct("<4sIII")
-
-# Blosc2's chunk header: versions, flags, typesize, decoded and encoded size (the block size between them is checked by
-# Blosc2), then filters and codec, then the special value.
-_BLOSC_HEADER = struct.Struct("<BBBBi4xi15sB")
-_BLOSC_FLAGS: Final = frozenset({0x85, 0x87, 0x95, 0x97, 0x05, 0x07})
-_BLOSC_FILTERS: Final = bytes([1, 0, 0, 0, 0, 0, 5]) + bytes(8)
-_BLOSC_ZEROS: Final = 0x10
+_EXPONENT: Final = np.uint32(0x7F800000)
 
 AttemptEnd = Literal["finished", "interrupted", "failed"]
 _ENDS: Final = get_args(AttemptEnd)
@@ -204,17 +196,21 @@ def round_mantissa(values: Floats32, bits: int) -> Floats32:
     if not 1 <= bits <= 23:
         raise ValueError(f"bits: must be 1 to 23, got {bits}")
     raw = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    nan = np.isnan(values)
     if bits == 23:
         out = raw.copy()
     else:
-        drop = np.uint32(23 - bits)
-        half = np.uint32((1 << (23 - bits - 1)) - 1)
-        lowest = (raw >> drop) & np.uint32(1)
-        out = (raw + half + lowest) & np.uint32(0xFFFFFFFF << (23 - bits) & 0xFFFFFFFF)
-        keep = (out & np.uint32(0x7F800000)) == np.uint32(0x7F800000)
-        out = np.where(keep, raw, out)
-    out[nan] = np.uint32(0x7FC00000)
+        drop = 23 - bits
+        out = raw >> np.uint32(drop)
+        out &= np.uint32(1)
+        out += np.uint32((1 << (drop - 1)) - 1)
+        out += raw
+        out &= np.uint32(0xFFFFFFFF << drop & 0xFFFFFFFF)
+        special = (out & _EXPONENT) == _EXPONENT
+        if special.any():
+            out[special] = raw[special]
+    nan = np.isnan(values)
+    if nan.any():
+        out[nan] = np.uint32(0x7FC00000)
     return out.view(np.float32)
 
 
@@ -234,11 +230,11 @@ def encode(chunk: Chunk, *, mantissa_bits: int = 10) -> bytes:
     _check_steps(frames.steps)
     stats = round_mantissa(np.ascontiguousarray(frames.stats.transpose(2, 1, 0)), mantissa_bits)
     sections = [
-        _pack(frames.steps),
-        _pack(frames.times),
-        _pack(np.ascontiguousarray(frames.scalars.T)),
+        pack(frames.steps),
+        pack(frames.times),
+        pack(np.ascontiguousarray(frames.scalars.T)),
         _pack_bits(frames.scalars_present),
-        _pack(stats),
+        pack(stats),
         _pack_bits(frames.stats_present),
     ]
     header = {
@@ -298,7 +294,10 @@ def outline(data: bytes) -> Outline:
         if not isinstance(sizes, list) or not sizes:
             raise CorruptChunk("the header must list sections")
         end = offset + _natural(sizes[0], "section size")
-        steps = _unpack(data[offset:end], np.dtype("<i8"), (count,))
+        try:
+            steps = unpack(memoryview(data)[offset:end], np.dtype("<i8"), (count,))
+        except ArrayError as error:
+            raise CorruptChunk(str(error)) from None
         _check_steps(steps)
         last = int(steps[-1])
     return Outline(_identity(header), count, last)
@@ -327,25 +326,26 @@ def decode(data: bytes, *, max_decoded_bytes: int = MAX_DECODED_BYTES) -> Chunk:
     sizes = header.get("sections")
     if not isinstance(sizes, list) or len(sizes) != len(shapes):
         raise CorruptChunk(f"the header must list {len(shapes)} sections")
+    whole = memoryview(data)
     parts = []
     for size in sizes:
         end = offset + _natural(size, "section size")
         if end > len(data):
             raise TruncatedChunk(f"a section ends at byte {end}, the data at byte {len(data)}")
-        parts.append(data[offset:end])
+        parts.append(whole[offset:end])
         offset = end
     if offset != len(data):
         raise CorruptChunk(f"{len(data) - offset} bytes stand after the last section")
     steps, times, scalars, scalar_bits, stats, stat_bits = parts
     try:
-        step_numbers = _unpack(steps, np.dtype("<i8"), shapes[0])
+        step_numbers = unpack(steps, np.dtype("<i8"), shapes[0])
         _check_steps(step_numbers)
         frames = Frames(
             schema=schema,
             steps=step_numbers,
-            times=_unpack(times, np.dtype("<f8"), shapes[1]),
-            scalars=np.ascontiguousarray(_unpack(scalars, np.dtype("<f8"), shapes[2]).T),
-            stats=np.ascontiguousarray(_unpack(stats, np.dtype("<f4"), shapes[4]).transpose(2, 1, 0)),
+            times=unpack(times, np.dtype("<f8"), shapes[1]),
+            scalars=np.ascontiguousarray(unpack(scalars, np.dtype("<f8"), shapes[2]).T),
+            stats=np.ascontiguousarray(unpack(stats, np.dtype("<f4"), shapes[4]).transpose(2, 1, 0)),
             scalars_present=_unpack_bits(scalar_bits, shapes[3]),
             stats_present=_unpack_bits(stat_bits, shapes[5]),
         )
@@ -380,52 +380,11 @@ def _check_limits(count: int, schema: Schema, max_decoded_bytes: int) -> None:
         raise ChunkTooLarge(f"{decoded} bytes of arrays, at most {max_decoded_bytes} are allowed: use fewer frames")
 
 
-def _pack(array: NDArray[Any]) -> bytes:
-    if array.size == 0:
-        return b""
-    array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    packed: bytes = blosc2.compress2(
-        array,
-        typesize=array.dtype.itemsize,
-        codec=blosc2.Codec.ZSTD,
-        clevel=1,
-        filters=[blosc2.Filter.SHUFFLE],
-        nthreads=1,
-    )
-    return packed
-
-
-def _unpack(data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    expected = int(np.prod(shape)) * dtype.itemsize
-    if expected == 0:
-        if data:
-            raise CorruptChunk(f"{len(data)} bytes stand in a section that must be empty")
-        return np.empty(shape, dtype)
-    if len(data) < _BLOSC_HEADER.size:
-        raise CorruptChunk("a section is too short to be a Blosc2 chunk")
-    *ours, claimed, packed, rest, special = _BLOSC_HEADER.unpack_from(data)
-    if ours[:2] != [5, 1] or ours[2] not in _BLOSC_FLAGS or ours[3] != dtype.itemsize or rest != _BLOSC_FILTERS:
-        raise CorruptChunk("a section is no Blosc2 chunk of the kind that this format holds")
-    if special not in (0, _BLOSC_ZEROS):
-        raise CorruptChunk("a section asks Blosc2 for a special value other than zero")
-    if claimed != expected or packed != len(data):
-        raise CorruptChunk(
-            f"a section claims {claimed} bytes from {packed}, the header says {expected} from {len(data)}"
-        )
-    # Zeroed: should Blosc2 fill less than it says, no memory of this process gets into the frames.
-    array = np.zeros(shape, dtype)
-    try:
-        blosc2.decompress2(data, dst=array, nthreads=1)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise CorruptChunk(f"a section does not decompress: {error}") from None
-    return array
-
-
 def _pack_bits(present: NDArray[np.bool_]) -> bytes:
     return b"" if bool(present.all()) else np.packbits(present).tobytes()
 
 
-def _unpack_bits(data: bytes, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+def _unpack_bits(data: memoryview, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     count = int(np.prod(shape))
     if not data:
         return np.ones(shape, np.bool_)

@@ -1,7 +1,7 @@
 """A chunk's summary: its frames as one bucket, and the largest value over layers at each of its steps.
 
 Written at ingest, so that an overview of a long run reads a twentieth of its bytes. Specification: seven little-endian
-uint32 (version 1, T, S, L, K, and the sizes of the two sections), then two Blosc2 sections (shuffle, Zstandard 1).
+uint32 (version 1, T, S, L, K, and the sizes of the two sections), then two sections of `lossguard.wire.arrays`.
 Section one, float64: the scalars' count, nonfinite, minimum, maximum, mean, each [S]. Section two, float32: the stats'
 count [K], nonfinite [K, L], minimum, maximum, mean [K, L] each, and the maximum over layers without NaN [K, T].
 The mean is rounded to 16 mantissa bits: the chunk's own stats have 10 by default.
@@ -9,12 +9,12 @@ The mean is rounded to 16 mantissa bits: the chunk's own stats have 10 by defaul
 
 import struct
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
+from lossguard.wire.arrays import pack, unpack
 from lossguard.wire.chunk import round_mantissa
 from lossguard.wire.frame import Frames
 from lossguard_service.store.buckets import Buckets
@@ -86,8 +86,8 @@ def summarize(frames: Frames) -> bytes:
             stats[3] = round_mantissa(stats[3], 16)
             over[:] = np.fmax.reduce(measured, axis=1).T
     sections = [
-        _pack(np.ascontiguousarray(scalars)),
-        _pack(np.concatenate([stat_count, stats.ravel(), over.ravel()])),
+        pack(np.ascontiguousarray(scalars)),
+        pack(np.concatenate([stat_count, stats.ravel(), over.ravel()])),
     ]
     return _PREFIX.pack(VERSION, t, s, n_layers, k, *map(len, sections)) + b"".join(sections)
 
@@ -98,8 +98,8 @@ def load(data: bytes) -> Summary:
     if version != VERSION:
         raise ValueError(f"a chunk summary of version {version}: update this replica")
     start = _PREFIX.size
-    scalars = _unpack(data[start : start + size], np.dtype("<f8"), 5 * s).reshape(5, s)
-    flat = _unpack(data[start + size : start + size + size_stats], np.dtype("<f4"), k + 4 * k * n_layers + k * t)
+    scalars = unpack(data[start : start + size], np.dtype("<f8"), (5, s))
+    flat = unpack(data[start + size : start + size + size_stats], np.dtype("<f4"), (k + 4 * k * n_layers + k * t,))
     split = k + 4 * k * n_layers
     return Summary(t, scalars, flat[:k], flat[k:split].reshape(4, k, n_layers), flat[split:].reshape(k, t))
 
@@ -108,24 +108,3 @@ def _one(first: int, last: int, count: float, nonfinite: float, low: float, high
     number = [np.array([[value]], np.float64) for value in (low, high, mean)]
     whole = [np.array([[int(value)]], np.int64) for value in (count, nonfinite)]
     return Buckets(np.array([first]), np.array([last]), whole[0], whole[1], number[0], number[1], number[2])
-
-
-def _pack(array: NDArray[Any]) -> bytes:
-    if not array.size:
-        return b""
-    packed: bytes = blosc2.compress2(
-        array,
-        typesize=array.dtype.itemsize,
-        codec=blosc2.Codec.ZSTD,
-        clevel=1,
-        filters=[blosc2.Filter.SHUFFLE],
-        nthreads=1,
-    )
-    return packed
-
-
-def _unpack(data: bytes, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
-    array = np.empty(count, dtype)
-    if count:
-        blosc2.decompress2(data, dst=array, nthreads=1)
-    return array
