@@ -2,6 +2,8 @@
 
 Pure functions of backend tensors: no state, no host call, static shapes, only reductions and elementwise operations.
 NaN and Inf in the inputs show in the results. The names are those of `lossguard.wire.stats`.
+
+Two sets: `cheap` is measured at every step, `rest` on the cadence (`lossguard.keras.cadence`).
 """
 
 from typing import Any, Final
@@ -13,6 +15,22 @@ from lossguard.wire import stats
 LAMBDA_REL: Final = 0.5
 LAMBDA_ABS: Final = 1e-2
 
+CHEAP: Final = (stats.GRADIENT_NORM, stats.UPDATE_NORM, stats.CLIPPING_FACTOR)
+REST: Final = tuple(name for name in stats.STAT_NAMES if name not in CHEAP)
+
+
+def norm(values: Any, axes: tuple[int, ...] | None = None) -> Any:
+    """The Euclidean norm, over all entries or along axes that are kept."""
+    return ops.sqrt(ops.sum(ops.square(values), axis=axes, keepdims=axes is not None))
+
+
+def scaled_norm(values: Any) -> Any:
+    """The Euclidean norm without overflow or underflow of the squares."""
+    largest = ops.max(ops.abs(values))
+    usable = ops.logical_and(ops.isfinite(largest), ops.greater(largest, 0.0))
+    scale = ops.where(usable, largest, 1.0)
+    return scale * norm(values / scale)
+
 
 def clippy_ratio(weight: Any, update: Any, lambda_rel: float, lambda_abs: float) -> Any:
     """max |u| / (lambda_rel |w| + lambda_abs), with 0/0 = 0; Clippy's sigma is min(1, 1/ratio)."""
@@ -23,40 +41,30 @@ def clippy_ratio(weight: Any, update: Any, lambda_rel: float, lambda_abs: float)
     return ops.max(size / allowed)
 
 
-def layer_stats(
-    weight: Any,
-    gradient: Any,
-    update: Any,
-    factor: Any,
-    size: float,
-    *,
-    lambda_rel: float = LAMBDA_REL,
-    lambda_abs: float = LAMBDA_ABS,
-) -> dict[str, Any]:
-    """All stats of one layer but `weight_norm`, which a sparse layer takes over its whole table.
-
-    Args:
-        weight, gradient, update: float32 tensors of one shape; of a sparse layer the touched rows, each once.
-        factor: sigma as applied, a scalar.
-        size: entries of the whole layer.
-        lambda_rel, lambda_abs: thresholds of `clippy_ratio`.
-    """
-    magnitude = ops.abs(weight)
-    moved = ops.abs(update)
-    relative = ops.where(ops.equal(magnitude, 0.0), 0.0, moved / ops.where(ops.equal(magnitude, 0.0), 1.0, magnitude))
-    nonzero = ops.sum(ops.cast(ops.not_equal(gradient, 0.0), "float32"))
+def cheap(gradient: Any, update: Any, factor: Any) -> dict[str, Any]:
+    """What every step has of a layer; its gradient norm is finite only if the gradient is."""
     return {
         stats.GRADIENT_NORM: norm(gradient),
         stats.UPDATE_NORM: norm(update),
-        stats.RELATIVE_UPDATE_MAX: ops.max(relative),
-        stats.CLIPPY_RATIO: clippy_ratio(weight, update, lambda_rel, lambda_abs),
         stats.CLIPPING_FACTOR: factor,
-        stats.GRADIENT_ZERO_FRACTION: 1.0 - nonzero / size,
-        stats.NONFINITE_COUNT: ops.sum(ops.cast(ops.logical_not(ops.isfinite(gradient)), "float32")),
-        stats.GRADIENT_MAX: ops.max(ops.abs(gradient)),
     }
 
 
-def norm(values: Any) -> Any:
-    """The Euclidean norm over all entries."""
-    return ops.sqrt(ops.sum(ops.square(values)))
+def rest(weight: Any, gradient: Any, update: Any, size: float, lambda_rel: float, lambda_abs: float) -> dict[str, Any]:
+    """The other stats of a layer but `weight_norm`, which a sparse layer takes over its whole table.
+
+    Args:
+        weight, gradient, update: float32 tensors of one shape; of a sparse layer the touched rows, each once.
+        size: entries of the whole layer.
+        lambda_rel, lambda_abs: thresholds of `clippy_ratio`.
+    """
+    magnitude, moved = ops.abs(weight), ops.abs(update)
+    zero = ops.equal(magnitude, 0.0)
+    nonzero = ops.sum(ops.cast(ops.not_equal(gradient, 0.0), "float32"))
+    return {
+        stats.RELATIVE_UPDATE_MAX: ops.max(ops.where(zero, 0.0, moved / ops.where(zero, 1.0, magnitude))),
+        stats.CLIPPY_RATIO: clippy_ratio(weight, update, lambda_rel, lambda_abs),
+        stats.GRADIENT_ZERO_FRACTION: (size - nonzero) / size,
+        stats.NONFINITE_COUNT: ops.sum(ops.cast(ops.logical_not(ops.isfinite(gradient)), "float32")),
+        stats.GRADIENT_MAX: ops.max(ops.abs(gradient)),
+    }

@@ -10,36 +10,21 @@ How. Every Keras optimizer writes a model variable exactly once in `update_step`
 difference, measures, scales if a treatment says so, and writes.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 import keras
 import tensorflow as tf
 
 from lossguard.guard import guarded
-from lossguard.keras import measure, sparse
 from lossguard.keras.ring import Layout, Ring
-from lossguard.keras.treatments.base import Proposal, Treatment
+from lossguard.keras.rows import Pending, RowMaker
+from lossguard.keras.treatments.base import Treatment
 from lossguard.keras.treatments.clippy import Clippy
 from lossguard.wire import stats
 
 _WRITES: Final = ("assign", "assign_add", "assign_sub")
-_log = logging.getLogger("lossguard")
-
-
-@dataclass(slots=True)
-class _Pending:
-    """One layer between the optimizer's proposal and its write."""
-
-    index: int
-    gradient: Any
-    weight: Any
-    write: str | None
-    value: Any
-    factor: Any = 1.0
 
 
 class Hook:
@@ -50,6 +35,7 @@ class Hook:
         treatments: applied in order; their factors multiply.
         scalars: called once per step in the replica context, with the learning rate; names to scalar tensors.
         rows: length of the ring.
+        full_every: every how many steps all stats are measured.
     """
 
     def __init__(
@@ -58,10 +44,13 @@ class Hook:
         treatments: Sequence[Treatment],
         scalars: Callable[[Any], dict[str, Any]],
         rows: int,
+        full_every: int,
     ) -> None:
         self.optimizer = optimizer
         self.treatments = tuple(treatments)
         self.rows = rows
+        self.full_every = full_every
+        self._skips = any(getattr(one, "skips_nonfinite", False) for one in treatments)
         self.ring: Ring | None = None
         self._scalars = scalars
         self._clippy = next((one for one in treatments if isinstance(one, Clippy)), Clippy())
@@ -107,33 +96,58 @@ class Hook:
         self._bare_update(grads, trainable_variables, packed)
 
     def _distributed(self, distribution: Any, grads_and_vars: Any, packed: Any) -> None:
-        """In the place of `_distributed_tf_update_step`: propose, measure and write, each on every replica."""
+        """In the place of `_distributed_tf_update_step`, in the cross-replica context."""
+        ring = self._ring(distribution)
+        if not self._skips:
+            self._run(distribution, ring, grads_and_vars, packed, leave_out=False)
+            return
+        # The gradients are summed over the replicas by now: each has the same.
+        local = [distribution.experimental_local_results(gradient)[0] for gradient, _ in grads_and_vars]
+        values = [one.values if isinstance(one, tf.IndexedSlices) else one for one in local]
+        finite = tf.reduce_all(tf.stack([tf.reduce_all(tf.math.is_finite(one)) for one in values]))
+        tf.cond(
+            finite,
+            lambda: self._run(distribution, ring, grads_and_vars, packed, leave_out=False),
+            lambda: self._run(distribution, ring, grads_and_vars, packed, leave_out=True),
+        )
+
+    def _run(self, distribution: Any, ring: Ring, grads_and_vars: Any, packed: Any, *, leave_out: bool) -> None:
+        """Propose, measure and write, each on every replica."""
         learning_rate, scalars, position = packed
         update = distribution.extended.update
         # A replica is known by the order of the calls: its id is a symbolic tensor under the default strategy.
-        replicas: dict[int, list[_Pending]] = {}
+        replicas: dict[int, list[Pending]] = {}
+        measured: dict[int, Any] = {}
         count = _Counter()
 
         def propose(variable: Any, gradient: Any, learning_rate: Any) -> None:
-            replicas.setdefault(count.next(), []).append(self._propose(variable, gradient, learning_rate))
+            one = self._nothing(variable, gradient) if leave_out else self._propose(variable, gradient, learning_rate)
+            replicas.setdefault(count.next(), []).append(one)
 
         for gradient, variable in grads_and_vars:
             count.reset()
             update(variable, propose, args=(gradient, learning_rate), group=False)
 
-        ring = self._ring(distribution)
-
-        def decide(ring_copy: Any, learning_rate: Any, scalars: Any, position: Any) -> None:
-            pending = replicas[count.next()]
-            self._decide(pending, learning_rate)
-            self._record(ring_copy, pending, scalars, position)
+        def decide(copy: Any, learning_rate: Any, scalars: Any, position: Any) -> None:
+            replica = count.next()
+            self._decide(replicas[replica], learning_rate)
+            measured[replica] = self._record(ring, copy, replicas[replica], scalars, position, learning_rate)
 
         count.reset()
         update(ring.variable, decide, args=(learning_rate, scalars, position), group=False)
+        if leave_out:
+            return
+
+        def write(variable: Any, place: int) -> None:
+            replica = count.next()
+            # Only when nobody reads the old weight any more is the update in place; else TensorFlow copies the weight.
+            after = [measured[replica]] if measured[replica] is not None else []
+            with tf.control_dependencies(after):
+                self._write(variable, replicas[replica][place])
 
         for place, (_, variable) in enumerate(grads_and_vars):
             count.reset()
-            update(variable, lambda copy, place=place: self._write(copy, replicas[count.next()][place]), group=False)
+            update(variable, write, kwargs={"place": place}, group=False)
 
     def _ring(self, distribution: Any) -> Ring:
         if self.ring is None:
@@ -141,16 +155,21 @@ class Hook:
                 self.ring = Ring(Layout(self._scalar_names, self.layers, stats.STAT_NAMES), self.rows)
         return self.ring
 
-    def _propose(self, variable: Any, gradient: Any, learning_rate: Any) -> _Pending:
+    def _propose(self, variable: Any, gradient: Any, learning_rate: Any) -> Pending:
         index = self.optimizer._get_variable_index(variable)
         weight = tf.convert_to_tensor(variable)
         with self._caught(variable) as writes:
             self.optimizer.update_step(gradient, variable, learning_rate)
         if len(writes) == 1:
             write, value = writes[0]
-            return _Pending(index, gradient, weight, write, value)
+            return Pending(index, gradient, weight, write, value)
         # A custom optimizer that writes the variable itself: what it did is the difference, and is corrected after.
-        return _Pending(index, gradient, weight, None, weight - tf.convert_to_tensor(variable))
+        return Pending(index, gradient, weight, None, weight - tf.convert_to_tensor(variable))
+
+    def _nothing(self, variable: Any, gradient: Any) -> Pending:
+        weight = tf.convert_to_tensor(variable)
+        index = self.optimizer._get_variable_index(variable)
+        return Pending(index, gradient, weight, "assign_sub", tf.zeros_like(weight))
 
     @contextmanager
     def _caught(self, variable: Any) -> Iterator[list[tuple[str, Any]]]:
@@ -177,65 +196,37 @@ class Hook:
             for name, value in writes:
                 bare[name](variable, value)
 
-    def _decide(self, pending: list[_Pending], learning_rate: Any) -> None:
+    def _decide(self, pending: list[Pending], learning_rate: Any) -> None:
         names = self.layers
         for one in pending:
-            treatments = [treatment for treatment in self.treatments if treatment.applies_to(names[one.index])]
-            if treatments:
-                proposal = _dense(one, learning_rate)
-                for treatment in treatments:
-                    one.factor = one.factor * treatment.factor(proposal)
+            for treatment in self.treatments:
+                if treatment.applies_to(names[one.index]):
+                    one.factor = one.factor * treatment.factor(one.proposal(learning_rate))
 
     @guarded("Hook.record", None)
-    def _record(self, ring_copy: Any, pending: list[_Pending], scalars: Any, position: Any) -> None:
-        rows: dict[int, Any] = {one.index: self._row(one) for one in pending}
-        without = self._rows_without_gradient(rows)
-        by_layer = [rows[i] if i in rows else without[i] for i in range(len(self.layers))]
-        row = tf.concat([scalars, *by_layer], 0)
-        Ring.write(ring_copy, self.rows, position, row)
+    def _record(
+        self, ring: Ring, copy: Any, pending: list[Pending], scalars: Any, position: Any, learning_rate: Any
+    ) -> Any:
+        weights = tuple(self.optimizer._trainable_variables)
+        maker = RowMaker(weights, self.full_every, self._clippy.lambda_rel, self._clippy.lambda_abs)
+        row = maker.row(ring.state(copy, position - 1), pending, scalars, position, learning_rate)
+        ring.write(copy, position, row)
+        return row
 
-    def _row(self, one: _Pending) -> Any:
-        proposal = _dense(one, None)
-        size = tf.cast(tf.size(one.weight), tf.float32)
-        factor = one.factor if len(getattr(one.factor, "shape", ())) == 0 else tf.reduce_min(one.factor)
-        found = measure.layer_stats(
-            proposal.weight,
-            proposal.gradient,
-            proposal.update,
-            tf.cast(factor, tf.float32),
-            size,
-            lambda_rel=self._clippy.lambda_rel,
-            lambda_abs=self._clippy.lambda_abs,
-        )
-        found[stats.WEIGHT_NORM] = measure.norm(tf.cast(one.weight, tf.float32))
-        return tf.stack([found[name] for name in stats.STAT_NAMES])
-
-    def _rows_without_gradient(self, rows: dict[int, Any]) -> dict[int, Any]:
-        """A layer that the loss does not reach: its gradient is zero."""
-        still = {stats.CLIPPING_FACTOR: 1.0, stats.GRADIENT_ZERO_FRACTION: 1.0}
-        without = {}
-        for index, variable in enumerate(self.optimizer._trainable_variables):
-            if index not in rows:
-                norm = measure.norm(tf.cast(tf.convert_to_tensor(variable.value), tf.float32))
-                found = {stats.WEIGHT_NORM: norm, **still}
-                without[index] = tf.stack([tf.cast(found.get(name, 0.0), tf.float32) for name in stats.STAT_NAMES])
-        return without
-
-    def _write(self, variable: Any, one: _Pending) -> None:
+    def _write(self, variable: Any, one: Pending) -> None:
         optimizer = self.optimizer
-        treated = not isinstance(one.factor, float)
         if one.write is None:
-            if treated:
+            if one.treated:
                 correction = tf.cast(1.0 - one.factor, variable.dtype) * one.value
                 optimizer.assign_add(variable, tf.where(one.factor == 1.0, tf.zeros_like(correction), correction))
             return
         value = one.value
-        if treated and one.write == "assign":
+        if one.treated and one.write == "assign":
             factor = tf.cast(one.factor, variable.dtype)
             value = tf.where(factor == 1.0, value, one.weight - factor * (one.weight - value))
-        elif treated and isinstance(value, tf.IndexedSlices):
+        elif one.treated and isinstance(value, tf.IndexedSlices):
             value = tf.IndexedSlices(value.values * tf.cast(one.factor, value.dtype), value.indices, value.dense_shape)
-        elif treated:
+        elif one.treated:
             value = value * tf.cast(one.factor, value.dtype)
         getattr(optimizer, one.write)(variable, value)
 
@@ -252,25 +243,6 @@ class _Counter:
 
     def reset(self) -> None:
         self._value = -1
-
-
-def _dense(one: _Pending, learning_rate: Any) -> Proposal:
-    """The proposal as float32 tensors of one shape; of a sparse update the touched rows, each once."""
-    sign = -1.0 if one.write == "assign_add" else 1.0
-    value = one.weight - one.value if one.write == "assign" else one.value
-    gradient, weight = one.gradient, one.weight
-    if isinstance(value, tf.IndexedSlices):
-        # Keras's division may append rows whose number depends on the data, which XLA then pads: added up over the
-        # table they are right in both modes. Keras itself computes over the whole table here. The table's static
-        # length, and not `dense_shape`, which would make XLA compile every step anew.
-        value = tf.math.unsorted_segment_sum(value.values, value.indices, one.weight.shape[0])
-        if isinstance(gradient, tf.IndexedSlices):
-            rows = sparse.merged(gradient)
-            gradient, weight, value = rows.values, tf.gather(weight, rows.indices), rows.of(value)
-    if isinstance(gradient, tf.IndexedSlices):
-        gradient = tf.convert_to_tensor(gradient)
-    weight, gradient, value = (tf.cast(tensor, tf.float32) for tensor in (weight, gradient, value))
-    return Proposal(weight, gradient, value * sign if sign < 0 else value, learning_rate)
 
 
 def leaves(optimizer: keras.optimizers.Optimizer) -> tuple[keras.optimizers.Optimizer, ...]:

@@ -1,8 +1,9 @@
 """The ring: one device variable [N, W] with a row per step, written inside the step and read between executions.
 
-Row of step s: (s - 1) mod N. A row holds the scalars, then layers x stats. Only `scatter_update` writes it: it is in
-place with and without XLA, needs no communication between replicas, and is the one scatter that mirrored and TPU
-variables have (measured in decision 0202). Only new rows are copied out, by a gather on the device.
+Row of step s: (s - 1) mod N. A row holds the cadence's state, the scalars, then layers x stats. Only
+`scatter_update` writes it: it is in place with and without XLA, needs no communication between replicas, and is the
+one scatter that mirrored and TPU variables have (decision 0202). Only new rows are copied out, by a gather on the
+device.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from lossguard.keras.measure import CHEAP
 from lossguard.wire.frame import Frames, Schema
 
 
@@ -29,9 +31,14 @@ class Layout:
     stats: tuple[str, ...]
 
     @property
+    def state(self) -> int:
+        """Columns of the cadence's state, which begin a row."""
+        return 2 + len(self.layers)
+
+    @property
     def width(self) -> int:
         """Floats per row."""
-        return len(self.scalars) + len(self.layers) * len(self.stats)
+        return self.state + len(self.scalars) + len(self.layers) * len(self.stats)
 
 
 class Ring:
@@ -47,11 +54,16 @@ class Ring:
             aggregation=tf.VariableAggregation.NONE,
         )
 
-    @staticmethod
-    def write(variable: Any, rows: int, position: Any, row: Any) -> None:
-        """Write one row; `variable` is this replica's copy of the ring."""
-        place = tf.reshape(tf.cast(position % rows, tf.int32), [1])
-        variable.scatter_update(tf.IndexedSlices(row[None], place))
+    def write(self, copy: Any, position: Any, row: Any) -> None:
+        """Write the row of the update that has `position` before it; `copy` is this replica's ring."""
+        copy.scatter_update(tf.IndexedSlices(row[None], self._place(position)))
+
+    def state(self, copy: Any, position: Any) -> Any:
+        """The state's columns of a row."""
+        return tf.gather(copy, self._place(position))[0, : self.layout.state]
+
+    def _place(self, position: Any) -> Any:
+        return tf.reshape(tf.cast(tf.math.floormod(position, self.rows), tf.int32), [1])
 
     def snapshot(self, first: int, last: int) -> Any:
         """The rows of steps first..last as a tensor on the device, [last - first + 1, W]."""
@@ -68,8 +80,9 @@ def frames_of(layout: Layout, first: int, rows: np.ndarray[Any, np.dtype[np.floa
         rows: float32 [T, W].
         seconds: Unix seconds at which they were handed over.
     """
-    count, split = len(rows), len(layout.scalars)
-    scalars = rows[:, :split].astype(np.float64)
+    count, start = len(rows), layout.state
+    split = start + len(layout.scalars)
+    scalars = rows[:, start:split].astype(np.float64)
     present = np.ones_like(scalars, np.bool_)
     for column, name in enumerate(layout.scalars):
         kind, _, task = name.partition("/")
@@ -86,5 +99,5 @@ def frames_of(layout: Layout, first: int, rows: np.ndarray[Any, np.dtype[np.floa
         scalars=scalars,
         stats=np.ascontiguousarray(rows[:, split:].reshape(count, len(layout.layers), len(layout.stats))),
         scalars_present=present,
-        stats_present=np.ones((count, len(layout.stats)), np.bool_),
+        stats_present=(rows[:, :1] > 0) | np.isin(layout.stats, CHEAP),
     )

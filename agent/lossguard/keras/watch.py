@@ -45,6 +45,8 @@ class Watch(keras.callbacks.Callback):
         tasks: `{"click": "binary", "play": "regression"}`; None infers them from the compiled losses.
         treatment: one treatment or several, applied in order; None watches only.
         config: free keys that describe the run, JSON-like.
+        full_every: every how many steps all stats are measured; the norms and factors are measured in every step, and
+            everything in every step for a while after a jump (`lossguard.keras.cadence`). 1 measures all always.
         fetch_steps: rows are taken off the device after at most so many steps ...
         fetch_seconds: ... or seconds, whatever comes first, between two executions of the compiled step.
         open_recorder: makes what frames go to, with `Recorder`'s arguments.
@@ -69,6 +71,7 @@ class Watch(keras.callbacks.Callback):
         tasks: Mapping[str, str] | None = None,
         treatment: Treatment | Sequence[Treatment] | None = None,
         config: Mapping[str, Any] | None = None,
+        full_every: int = 16,
         fetch_steps: int = 64,
         fetch_seconds: float = 1.0,
         open_recorder: Callable[..., Sink] = Recorder,
@@ -80,14 +83,16 @@ class Watch(keras.callbacks.Callback):
         self.journal = _checked_journal(journal)
         if service is not None and not str(service).startswith(("http://", "https://")):
             raise ValueError(f"service: must be a URL like http://host:port, got {service!r}")
-        if not isinstance(fetch_steps, int) or fetch_steps < 1:
-            raise ValueError(f"fetch_steps: must be a whole number of at least 1, got {fetch_steps!r}")
+        for name, number in (("full_every", full_every), ("fetch_steps", fetch_steps)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise ValueError(f"{name}: must be a whole number of at least 1, got {number!r}")
         if not fetch_seconds > 0:
             raise ValueError(f"fetch_seconds: must be positive, got {fetch_seconds!r}")
         self._service, self._token = service, token
         self._kinds = checked_kinds(tasks)
         self._treatments = _checked_treatments(treatment)
         self._user_config = dict(config or {})
+        self._full_every = full_every
         self._fetch_steps, self._fetch_seconds = fetch_steps, fetch_seconds
         self._open_recorder = open_recorder
 
@@ -118,7 +123,8 @@ class Watch(keras.callbacks.Callback):
                 raise ValueError(f"optimizer: {leaf.name} is watched by another Watch; detach() that one first")
             first = not self._hooks
             scalars = self._scalars.of_step if first else _learning_rate_of(leaf.name)
-            self._hooks.append(Hook(leaf, self._treatments, scalars, rows=_ring_rows(self._fetch_steps)))
+            rows = _ring_rows(self._fetch_steps)
+            self._hooks.append(Hook(leaf, self._treatments, scalars, rows=rows, full_every=self._full_every))
         return optimizer
 
     def attach(self, model: keras.Model) -> Self:
@@ -298,6 +304,7 @@ class Watch(keras.callbacks.Callback):
             "layers_watched": len(watched),
             "layers_unwatched": sorted(set(sizes) - watched),
             "optimizer": {"class": type(first).__name__, **_plain(first.get_config())},
+            "full_every": self._full_every,
             "treatment": [treatment.describe() for treatment in self._treatments],
             "versions": {
                 "lossguard": lossguard.__version__,

@@ -32,7 +32,10 @@ class Proposal:
 
 
 class Treatment(Protocol):
-    """One way to scale updates."""
+    """One way to scale updates.
+
+    One with a true attribute `skips_nonfinite` also has steps with non-finite gradients left out (`SkipNonFinite`).
+    """
 
     def applies_to(self, layer: str) -> bool:
         """Whether the layer of this path is treated; others get a factor of 1."""

@@ -1,0 +1,66 @@
+"""When a step is measured in full: decided on the device, from nothing but the row before.
+
+Guarantees. Every `every`-th step is full. A step in which a layer's gradient norm is not finite is always full, itself
+included. A step in which one exceeds four times its own smoothed level begins 64 full ones; then
+192 steps must pass before another jump counts, so that a run that spikes all the time costs at most a quarter of the
+full price on top.
+
+The state rides in the ring's rows: [full, armed, level of each layer]. `armed` counts the full steps that are left
+when positive, the refractory ones when negative.
+"""
+
+from typing import Any, Final, NamedTuple
+
+import tensorflow as tf
+
+JUMP: Final = 4.0
+STAY: Final = 64.0
+REFRACTORY: Final = 192.0
+SMOOTHING: Final = 0.1
+
+
+class State(NamedTuple):
+    """What a row carries on.
+
+    Attributes:
+        full: scalar 1.0 if this step is measured in full, else 0.0.
+        armed: scalar, see above.
+        levels: [L] smoothed gradient norms; 0 until the first.
+    """
+
+    full: Any
+    armed: Any
+    levels: Any
+
+    @classmethod
+    def of(cls, row: Any) -> "State":
+        """From the state's columns of a row."""
+        return cls(row[0], row[1], row[2:])
+
+    def columns(self) -> Any:
+        """For a row."""
+        return tf.concat([tf.stack([self.full, self.armed]), self.levels], 0)
+
+
+def advance(before: State, gradient_norms: Any, position: Any, every: int) -> State:
+    """The state of this step.
+
+    Args:
+        before: of the last step; zeros at the first.
+        gradient_norms: [L] of this step.
+        position: updates before this one, int64.
+        every: the cadence, 1 or more.
+    """
+    finite = tf.math.is_finite(gradient_norms)
+    broken = tf.reduce_any(~finite)
+    known = before.levels > 0
+    jump = tf.reduce_any(known & finite & (gradient_norms > JUMP * before.levels))
+    # A jump enters the level only up to the bound, so that one spike does not hide the next.
+    bounded = tf.where(known, tf.minimum(gradient_norms, JUMP * before.levels), gradient_norms)
+    moved = tf.where(known, before.levels + SMOOTHING * (bounded - before.levels), bounded)
+    levels = tf.where(finite, moved, before.levels)
+    counted = tf.where(before.armed == 1.0, -REFRACTORY, before.armed - tf.sign(before.armed))
+    armed = tf.where((before.armed == 0.0) & jump, STAY, counted)
+    due = tf.equal(position % every, 0)
+    full = due | broken | (armed > 0.0)
+    return State(tf.cast(full, tf.float32), armed, levels)
