@@ -9,6 +9,7 @@ import typer
 from lossguard import __version__
 from lossguard.cli import gate
 from lossguard.cli.demo import demo
+from lossguard.cli.replay import replay
 from lossguard.cli.serve import database, serve, token
 from lossguard.cli.sidecar import sidecar
 
@@ -39,6 +40,7 @@ for _name, _command in (("serve", serve), ("token", token), ("db", database)):
     _handed_over = {"allow_extra_args": True, "ignore_unknown_options": True}
     app.command(_name, add_help_option=False, context_settings=_handed_over)(_command)
 app.command()(sidecar)
+app.command()(replay)
 app.command()(demo)
 app.add_typer(gate.app)
 

@@ -21,8 +21,8 @@ peak."""
 LAST_SCALES = 4.0
 LAST_SHARE = 0.2
 """... and the last frame itself is within 4 scales or 20 % of the peak."""
-DROP_SCALES = 3.5
-"""A drop of the mean AUC by 3.5 standard errors is a drop: 1 in 4000 by chance, and two windows are looked at."""
+DROP_SCALES = 3.0
+"""A drop of the mean AUC by 3 standard errors is a drop: 1 in 700 by chance, in an episode that has other cause."""
 DROP_SKILL = 0.02
 """... and of at least 0.02, the smallest loss of AUC that the labels of recorded runs call an event."""
 DROP_FRAMES = (5, 15)
@@ -32,9 +32,11 @@ SKILL_BACK = 0.75
 ERRORS_BACK = 2.5
 """... or when what is missing is below 2.5 standard errors of the mean of the last 15 frames."""
 CERTAIN_FRAMES = 15
+CERTAIN_AGE = 30
 CERTAIN_RATIO = 1.5
 """A binary task whose median loss over 15 frames is above 1.5 times what the constant predictor pays is confidently
-wrong; recorded micro-divergences reached 1.2, full ones 1.9 and more (two thirds: 10 and more)."""
+wrong; recorded micro-divergences reached 1.2, full ones 1.9 and more (two thirds: 10 and more). It is said after 30
+frames: when the data change for good, skill begins to come back by then."""
 CERTAIN_SKILL = 0.3
 """... while at most 30 % of the skill (or an AUC of 0.54) is left: a metric that stands clears a loss."""
 LOST_FRAMES = 60
@@ -86,6 +88,7 @@ class Episode:
         centre: frozen centres [V].
         scale: frozen scales [V].
         high: highest value of each [V].
+        second: second highest value of each [V].
         hit: the voices that flagged [V].
         recent: the last 30 values of each voice, newest last [V, 30].
         judges: by scalar name.
@@ -99,10 +102,28 @@ class Episode:
     centre: Floats64
     scale: Floats64
     high: Floats64
+    second: Floats64
     hit: Floats64
     recent: Floats64
     judges: dict[str, Judge]
     progress: float
+
+
+def hold(judge: Judge) -> int:
+    """How long the AUC has to be looked at before it clears an episode: 5 frames, or 15 if those were low."""
+    if judge.seen < DROP_FRAMES[0]:
+        return DROP_FRAMES[0]
+    error = judge.scale * math.sqrt(1 / DROP_FRAMES[0] + 1 / judge.frames)
+    return DROP_FRAMES[1] if judge.centre - judge.first / DROP_FRAMES[0] > error else DROP_FRAMES[0]
+
+
+def blown(episode: Episode) -> float:
+    """How far the total loss went, as a multiple of its frozen centre: the geometric mean of its two worst frames."""
+    if "loss" not in episode.voices:
+        return 0.0
+    i = episode.voices.index("loss")
+    centre, high, second = float(episode.centre[i]), float(episode.high[i]), float(episode.second[i])
+    return math.sqrt(high * second) / centre if centre > 0 and second > 0 else 0.0
 
 
 def widen(episode: Episode, names: tuple[str, ...]) -> None:
@@ -112,6 +133,7 @@ def widen(episode: Episode, names: tuple[str, ...]) -> None:
     episode.centre = np.concatenate([episode.centre, np.full(more, np.nan)])
     episode.scale = np.concatenate([episode.scale, np.full(more, np.nan)])
     episode.high = np.concatenate([episode.high, np.full(more, -np.inf)])
+    episode.second = np.concatenate([episode.second, np.full(more, -np.inf)])
     episode.hit = np.concatenate([episode.hit, np.zeros(more)])
     episode.recent = np.concatenate([episode.recent, np.full((more, KEPT_FRAMES), np.nan)])
 
@@ -122,7 +144,9 @@ def see(episode: Episode, row: Floats64, judged: dict[str, float]) -> None:
     finite = np.isfinite(row)
     episode.recent[finite, :-1] = episode.recent[finite, 1:]
     episode.recent[finite, -1] = row[finite]
-    episode.high = np.fmax(episode.high, np.where(finite, row, np.nan))
+    values = np.where(finite, row, -np.inf)
+    episode.second = np.maximum(episode.second, np.minimum(episode.high, values))
+    episode.high = np.maximum(episode.high, values)
     for name, value in judged.items():
         judge = episode.judges.get(name)
         if judge is not None and math.isfinite(value):
@@ -186,7 +210,7 @@ def skill_back(judge: Judge) -> bool:
 
 def confidently_wrong(episode: Episode, binary: frozenset[str], entropies: dict[str, float]) -> str | None:
     """The binary task whose loss has been far above the constant predictor's for 15 frames, if one is."""
-    if episode.age < CERTAIN_FRAMES:
+    if episode.age < CERTAIN_AGE:
         return None
     for i, name in enumerate(episode.voices):
         task = name.partition("/")[2]
@@ -221,5 +245,5 @@ def progress_lost(episode: Episode) -> float:
         above = late - float(episode.centre[i])
         falling = early - late > 0.1 * above
         if not falling and above > RECOVERED_SCALES * float(episode.scale[i]):
-            worst = max(worst, above / max(episode.progress, 1e-300))
+            worst = max(worst, above / episode.progress if episode.progress > 0 else 0.0)
     return worst

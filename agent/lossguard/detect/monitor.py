@@ -31,13 +31,14 @@ JUDGE_MINIMUM = 8
 FIRST_FRAMES = 40
 FIRST_RATIO = 2.0
 """In the first 40 frames a loss of twice the untrained model's is a jump: nothing else is known yet."""
-BLOWN_RATIO = 200.0
+BLOWN_RATIO = 120.0
 BLOWN_FRAMES = 100
-"""A loss that reached 200 times its level before the model knew anything: if it knows nothing after 100 more frames
-either, it will not learn (the accumulators have absorbed those gradients)."""
-RUINED_RATIO = 1e4
+"""A total loss that reached 120 times its level (geometric mean of its two worst frames: one frame may be the batch's
+doing, two are the weights') before the model knew anything: if it knows nothing after 100 more frames either, it will
+not learn, because the accumulators have absorbed those gradients. Recorded runs that learned stayed below 80."""
+RUINED_RATIO = 500.0
 RUINED_FRAMES = 40
-"""From 10,000 times on, 40 frames are enough."""
+"""From 500 times on, 40 frames are enough."""
 LEARNED_AUC = 0.55
 UNLEARNED_AUC = 0.54
 """The mean AUC of 20 frames: above 0.55 a model learns, below 0.54 it does not yet."""
@@ -356,11 +357,13 @@ class _Block:
         steps = self.state.steps
         return steps[max(len(steps) - 1 - (self.state.frame - frame), 0)]
 
-    def _open(self, step: int, row: Floats64, z: Floats64, hits: dict[int, int], judged: dict[str, float]) -> None:
+    def _open(
+        self, step: int, row: Floats64, z: Floats64, hits: dict[int, int], judged: dict[str, float]
+    ) -> Record | None:
         """An episode begins."""
         state = self.state
         if len(state.records) >= RECORDS_KEPT:
-            return
+            return None
         frame = min(hits.values(), default=state.frame)
         centre, scale = state.base.centre.copy(), state.base.scale.copy()
         unknown = np.isnan(centre)
@@ -368,12 +371,11 @@ class _Block:
         hit = np.zeros(len(row))
         hit[list(hits)] = 1
         recent = np.full((len(row), episode.KEPT_FRAMES), np.nan)
-        total = state.first[0] - centre[0] if len(row) else 0.0
         judges = {name: self._judge(name) for name in state.judges}
         opened = Episode(
             number=len(state.records), frame=frame, age=-1, voices=state.names, centre=centre, scale=scale,
-            high=np.full(len(row), -np.inf), hit=hit, recent=recent, judges=judges,
-            progress=float(max(total, slide.progress(state.slide), 0.0)),
+            high=np.full(len(row), -np.inf), second=np.full(len(row), -np.inf), hit=hit, recent=recent, judges=judges,
+            progress=slide.progress(state.slide),
         )  # fmt: skip
         early = state.frame < baseline.MINIMUM_FRAMES
         record = self._record(step, self._step_of(frame), "loss_spike" if judges or early else "micro_divergence")
@@ -383,6 +385,7 @@ class _Block:
         state.open = opened
         trigger.clear(state.trigger)
         self._follow(step, row, judged)
+        return record
 
     def _follow(self, step: int, row: Floats64, judged: dict[str, float]) -> None:
         """The open episode takes a frame."""
@@ -412,13 +415,12 @@ class _Block:
                 record.kind = "micro_divergence"
                 self._close(step, opened, record)
             return
-        held = episode.DROP_FRAMES[0] if opened.judges else 1
+        held = max((episode.hold(judge) for judge in opened.judges.values()), default=1)
         if back and skilled and opened.age >= held:
             self._close(step, opened, record)
-        elif skilled and opened.judges and opened.age >= episode.STUCK_FRAMES:
-            self._close(step, opened, record)
-            self._rebase()
-        elif not opened.judges and opened.age >= episode.SETTLED_FRAMES:
+        elif (skilled and opened.judges and opened.age >= episode.STUCK_FRAMES) or (
+            not opened.judges and opened.age >= episode.SETTLED_FRAMES
+        ):
             self._close(step, opened, record)
             self._rebase()
 
@@ -433,7 +435,7 @@ class _Block:
         """Call it full if the evidence is there."""
         state = self.state
         reason, subject, value = "", "loss", math.nan
-        low = all(episode.skill(judge, 15) < episode.CERTAIN_SKILL for judge in opened.judges.values())
+        low = all(episode.skill(judge, 30) < episode.CERTAIN_SKILL for judge in opened.judges.values())
         if opened.judges and low:
             entropies = {task: voices.entropy(mean) for task, mean in state.labels.items()}
             task = episode.confidently_wrong(opened, self.binary, entropies)
@@ -468,8 +470,7 @@ class _Block:
             record.residual = left / max(abs(float(opened.centre[i])), 1e-300)
         unskilled = [judge for judge in opened.judges.values() if judge.centre - voices.CHANCE <= 0.04]
         if opened.judges and len(unskilled) == len(opened.judges):
-            with np.errstate(invalid="ignore", divide="ignore"):
-                ratio = float(np.nanmax(np.where(opened.centre > 0, opened.high / opened.centre, 0.0)))
+            ratio = episode.blown(opened)
             if ratio >= BLOWN_RATIO and len(state.probations) < 8:
                 state.probations.append(Probation(record.number, opened.frame, ratio))
         if not opened.judges and opened.age <= 3:
@@ -509,9 +510,11 @@ class _Block:
     def _slow_watch(self, t: int) -> None:
         """What only shows over many frames: a silent collapse of the AUC, a slow slide of the loss."""
         state = self.state
+        step = int(self.frames.steps[t])
+        if not state.judges and len(state.names):
+            self._slide(step)
         if state.open is not None:
             return
-        step = int(self.frames.steps[t])
         for name, values in state.judges.items():
             recent = state.recent[name][-COLLAPSE_FRAMES:]
             if len(values) < 40 or len(recent) < COLLAPSE_FRAMES:
@@ -522,27 +525,34 @@ class _Block:
             fell = judge.centre - sum(recent) / len(recent) > COLLAPSE_ERRORS * error
             if fell and judge.centre - voices.CHANCE > 0.04 and episode.skill(judge, 15) < COLLAPSE_SKILL:
                 nothing = np.full(len(state.names), np.nan)
-                self._open(step, nothing, nothing, {}, {})
-                if state.open is not None:
-                    record = state.records[state.open.number]
+                record = self._open(step, nothing, nothing, {}, {})
+                if record is not None:
                     task = voices.task_of(name) or name
                     record.kind, record.tasks, record.subject = "micro_divergence", (task,), task
                 return
-        if not state.judges and len(state.names):
-            verdict = slide.judge(state.slide, state.frame, float(state.base.scale[0]))
-            if verdict.flag and state.slide.number is None:
-                record = self._record(step, self._step_of(verdict.since), "loss_spike")
-                state.slide.number = record.number
-                record.reason = "worse"
-            if state.slide.number is not None:
-                record = state.records[state.slide.number]
-                if verdict.full and record.kind != "full_divergence":
-                    self._full(step, record, "worse", "loss", verdict.lost)
-                elif verdict.back:
-                    record.end_step = step
-                    if record.kind == "full_divergence":
-                        record.kind = "micro_divergence"
-                    state.slide.number = None
+
+    def _slide(self, step: int) -> None:
+        """The slow watch, where no metric is."""
+        state = self.state
+        verdict = slide.judge(state.slide, state.frame, float(state.base.scale[0]))
+        if state.slide.number is None and state.open is not None:
+            record = state.records[state.open.number]
+            if verdict.full and record.kind != "full_divergence":
+                self._full(step, record, "worse", "loss", verdict.lost)
+            return
+        if state.slide.number is None and verdict.flag:
+            record = self._record(step, self._step_of(verdict.since), "loss_spike")
+            state.slide.number = record.number
+        if state.slide.number is None:
+            return
+        record = state.records[state.slide.number]
+        if verdict.back:
+            record.end_step = step
+            if record.kind == "full_divergence":
+                record.kind = "micro_divergence"
+            state.slide.number = None
+        elif verdict.full and record.kind != "full_divergence":
+            self._full(step, record, "worse", "loss", verdict.lost)
 
     def _nonfinite(self, step: int, found: nonfinite.Finding) -> None:
         state = self.state

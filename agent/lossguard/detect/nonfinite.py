@@ -8,7 +8,7 @@ and still move as they did: accumulators that swallowed an Inf freeze the model 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from lossguard.wire.stats import GRADIENT_NORM, NONFINITE_COUNT, UPDATE_NORM, WE
 CLEAN_FRAMES = 50
 """Frames without a NaN after which the weights are taken to be sound: any NaN weight shows in the next step."""
 MOVING_SHARE = 0.2
-"""The median layer's update over weight must be a fifth of what it was: poisoned accumulators leave a fiftieth (B3)."""
+"""Each layer's update over weight must be a fifth of what it was: poisoned accumulators leave a fiftieth (B3)."""
 MOTION_RATE = 0.05
 """The memory of the usual motion: an exponential mean over about 20 frames."""
 _WATCHED = (GRADIENT_NORM, WEIGHT_NORM, UPDATE_NORM)
@@ -32,14 +32,14 @@ class Nonfinite:
     Attributes:
         number: of the open incident.
         clean: frames since the last NaN or Inf, while an incident is open.
-        motion: the usual log of the median layer's update over weight; NaN where no layer is watched.
-        now: the same, over the frames since the incident.
+        motion: the usual log of each layer's update over weight; empty where no layer is watched [L].
+        now: the same, over the frames since the incident [L].
     """
 
     number: int | None = None
     clean: int = 0
-    motion: float = math.nan
-    now: float = math.nan
+    motion: Floats64 = field(default_factory=lambda: np.empty(0))
+    now: Floats64 = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,26 +79,26 @@ def scan(frames: Frames, rows: Floats64, here: Bits) -> Bits:
     return np.asarray((here & ~np.isfinite(rows)).any(axis=1) | _layers(frames).any(axis=1))
 
 
-def _motion(frames: Frames, t: int) -> float:
-    """The log of the median layer's update over weight at a frame; NaN where that was not measured."""
+def _motion(frames: Frames, t: int) -> Floats64:
+    """The log of each layer's update over weight at a frame; empty where that was not measured [L]."""
     names = frames.schema.stats
-    if UPDATE_NORM not in names or WEIGHT_NORM not in names or not frames.schema.layers:
-        return math.nan
+    if UPDATE_NORM not in names or WEIGHT_NORM not in names:
+        return np.empty(0)
     u, w = names.index(UPDATE_NORM), names.index(WEIGHT_NORM)
     if not (frames.stats_present[t, u] and frames.stats_present[t, w]):
-        return math.nan
-    update, weight = frames.stats[t, :, u], frames.stats[t, :, w]
-    kept = np.isfinite(update) & np.isfinite(weight) & (weight > 0)
-    if not kept.any():
-        return math.nan
-    middle = float(np.median(update[kept].astype(np.float64) / weight[kept]))
-    return math.log(max(middle, 1e-30))
+        return np.empty(0)
+    with np.errstate(all="ignore"):
+        ratio = frames.stats[t, :, u].astype(np.float64) / frames.stats[t, :, w]
+        return np.log(np.maximum(ratio, 1e-30))
 
 
-def _remember(old: float, new: float) -> float:
-    if new != new:
+def _remember(old: Floats64, new: Floats64) -> Floats64:
+    if not len(new):
         return old
-    return new if old != old else old + MOTION_RATE * (new - old)
+    if len(old) != len(new):
+        return new
+    moved = np.where(np.isfinite(old), old + MOTION_RATE * (new - old), new)
+    return np.where(np.isfinite(new), moved, old)
 
 
 def passed(watch: Nonfinite, frames: Frames, t: int, n: int) -> None:
@@ -116,9 +116,9 @@ def judge(watch: Nonfinite, frames: Frames, t: int, rows: Floats64, here: Bits, 
             return None
         watch.clean += 1
         watch.now = _remember(watch.now, motion)
-        moves = watch.motion != watch.motion or watch.now >= watch.motion + math.log(MOVING_SHARE)
+        moves = len(watch.now) != len(watch.motion) or not (watch.now < watch.motion + math.log(MOVING_SHARE)).any()
         return Finding(ended=True) if watch.clean >= CLEAN_FRAMES and moves else None
-    watch.clean, watch.now = 0, math.nan
+    watch.clean, watch.now = 0, np.empty(0)
     if watch.number is not None:
         return None
     hit = np.flatnonzero(_layers(frames[t : t + 1])[0])

@@ -1,8 +1,8 @@
 """The slow watch over a loss that has no metric beside it: is progress being lost?
 
-A jump shows in a frame, a slide does not: each frame is ordinary beside the last ones. So the median of 20 frames is
-compared with the best such median so far, in units of the progress made since the first frame; that needs no scale and
-no zero. Full when a quarter of the progress has been gone for 60 frames.
+A jump shows in a frame, a slide does not: each frame is ordinary beside the last ones. So a level, the median of 5 and
+the median of 20 frames, is compared with the best such level so far, in units of the progress made since the first
+frames; that needs no scale of the loss and no zero. Full when a quarter of the progress has been gone for 60 frames.
 """
 
 import math
@@ -12,16 +12,18 @@ import numpy as np
 
 from lossguard.wire.frame import Floats64
 
-LEVEL_FRAMES = 20
-"""Frames in a level: enough for a median that noise moves by a quarter of a deviation."""
-FLAG_FRAMES = 20
-"""Frames for which the level must have been lost before it is flagged: as long as the level itself, so that the two
-share no frame."""
+LEVEL_FRAMES = (5, 20)
+"""Frames in a level: 5 follow a smooth curve at once, 20 see through noise (their median moves by 0.28 deviations)."""
+NOISE_SCALES = (5.0, 2.0)
+"""A lost level is also this many scales above the best one, 7 to 9 of its own deviations: a run that made no progress
+has none to lose. The scale is the one at the best level: a slide widens it."""
+FLAG_FRAMES = (5, 20)
+"""Frames for which a level must have been lost before it is flagged: as long as the level, so that the two share no
+frame."""
 FULL_FRAMES = 60
 LOST_SHARE = 0.25
 BACK_SHARE = 0.10
-NOISE_SCALES = 3.0
-"""A lost level is also 3 scales above the best: a run that made no progress has none to lose."""
+FIRST_FRAMES = 3
 
 
 @dataclass(slots=True)
@@ -30,16 +32,18 @@ class Slide:
 
     Attributes:
         recent: the last 20 finite values.
-        first: the median of the first 3; NaN before.
-        best: the lowest level so far.
-        since: the frame from which on the level has been lost; None while it is not.
+        head: the first 3 finite values.
+        best: the lowest level of each kind so far.
+        noise: the scale at that level.
+        since: the frame from which on a level of each kind has been lost; -1 while it is not.
         number: of the open incident.
     """
 
     recent: list[float] = field(default_factory=list)
-    first: float = math.nan
-    best: float = math.inf
-    since: int | None = None
+    head: list[float] = field(default_factory=list)
+    best: list[float] = field(default_factory=lambda: [math.inf, math.inf])
+    noise: list[float] = field(default_factory=lambda: [math.nan, math.nan])
+    since: list[int] = field(default_factory=lambda: [-1, -1])
     number: int | None = None
 
 
@@ -57,7 +61,7 @@ class Verdict:
 
     flag: bool = False
     full: bool = False
-    back: bool = False
+    back: bool = True
     since: int = 0
     lost: float = 0.0
 
@@ -70,38 +74,50 @@ def init() -> Slide:
 def extend(slide: Slide, values: Floats64) -> None:
     """Take values of the total loss; what is not finite is passed over."""
     kept = [v for v in values.tolist() if math.isfinite(v)]
-    slide.recent = [*slide.recent, *kept][-LEVEL_FRAMES:]
+    if len(slide.head) < FIRST_FRAMES:
+        slide.head = [*slide.head, *kept][:FIRST_FRAMES]
+    slide.recent = [*slide.recent, *kept][-LEVEL_FRAMES[-1] :]
 
 
 def progress(slide: Slide) -> float:
     """How far the loss has come down since the first frames; 0 before that is known."""
-    made = slide.first - slide.best
-    return made if math.isfinite(made) else 0.0
+    if len(slide.head) < FIRST_FRAMES or not math.isfinite(slide.best[0]):
+        return 0.0
+    return float(np.median(slide.head)) - slide.best[0]
 
 
 def judge(slide: Slide, frame: int, scale: float) -> Verdict:
-    """Compare the level now with the best one.
+    """Compare the levels now with the best ones.
 
     Args:
         slide: the memory, changed in place.
         frame: frames so far.
         scale: the loss's robust scale; NaN while it is unknown.
     """
-    if math.isnan(slide.first) and len(slide.recent) >= 3:
-        slide.first = float(np.median(slide.recent[:3]))
-    if len(slide.recent) < LEVEL_FRAMES:
-        return Verdict()
-    level = float(np.median(slide.recent))
-    if level < slide.best:
-        slide.best = level
-    lost = (level - slide.best) / max(progress(slide), 1e-300)
-    noise = NOISE_SCALES * scale if scale == scale else math.inf
-    if lost < BACK_SHARE:
-        slide.since = None
-        return Verdict(back=True)
-    if slide.since is None:
-        if lost < LOST_SHARE or level - slide.best <= noise:
-            return Verdict()
-        slide.since = frame
-    age = frame - slide.since
-    return Verdict(age >= FLAG_FRAMES, age >= FULL_FRAMES and lost >= LOST_SHARE, False, slide.since, lost)
+    flag = full = False
+    back = True
+    since, worst = frame, 0.0
+    for k, frames in enumerate(LEVEL_FRAMES):
+        if len(slide.recent) < frames:
+            continue
+        level = float(np.median(slide.recent[-frames:]))
+        if level < slide.best[k]:
+            slide.best[k] = level
+            if scale == scale:
+                slide.noise[k] = scale
+        made = progress(slide)
+        lost = (level - slide.best[k]) / made if made > 0 else 0.0
+        clear = level - slide.best[k] > NOISE_SCALES[k] * slide.noise[k]
+        if lost < BACK_SHARE:
+            slide.since[k] = -1
+            continue
+        if slide.since[k] < 0:
+            if lost < LOST_SHARE or not clear:
+                continue
+            slide.since[k] = frame
+        back = False
+        age = frame - slide.since[k]
+        flag |= age >= FLAG_FRAMES[k]
+        full |= age >= FULL_FRAMES and lost >= LOST_SHARE and clear
+        since, worst = min(since, slide.since[k]), max(worst, lost)
+    return Verdict(flag, full, back, since, worst)

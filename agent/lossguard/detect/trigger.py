@@ -24,7 +24,7 @@ SPIKE_SCALES = 4.0
 two may be news."""
 SPIKES_KEPT = 16
 DRIFT_SCALES = 2.0
-"""The cumulative sum takes z - 2 per frame: noise (and the lag of the centre) sinks it, a level 3 scales up raises it."""
+"""The cumulative sum takes z - 2 per frame: noise and the centre's lag sink it, a level 3 scales up raises it."""
 SUM_CAP = 9.0
 SUM_LIMIT = 10.0
 """It flags at 10, and no frame adds more than 9 - 2: it takes at least two high frames, however tall one is."""
@@ -64,8 +64,8 @@ def calm(trigger: Trigger, z: Floats64) -> int:
     """How many of the first frames change nothing here [n, V]: no sum is up, and no voice is above the drift."""
     if trigger.sums.any():
         return 0
-    quiet = (z < DRIFT_SCALES).all(axis=1)
-    return len(quiet) if quiet.all() else int(np.argmin(quiet))
+    loud = np.flatnonzero(~(z < DRIFT_SCALES).all(axis=1))
+    return int(loud[0]) if len(loud) else len(z)
 
 
 def test(trigger: Trigger, frame: int, z: Floats64) -> dict[int, int]:

@@ -62,6 +62,10 @@ def _subject(record: Record) -> str:
     return "The total loss" if record.subject == "loss" else f"Task {record.subject}"
 
 
+def _progress(share: float) -> str:
+    return "more than all progress" if share > 1 else f"{share:.0%} of all progress"
+
+
 def explanation(record: Record) -> str:
     """One sentence."""
     start, tail = record.onset_step, _rate(record) + _before(record)
@@ -78,7 +82,7 @@ def explanation(record: Record) -> str:
             f"{record.detected_step and (record.declared_full_step or start) - start} steps",
             "unlearned": f"The loss blew up at step {start} before the model had learned, and {name.lower()} has been "
             "at chance ever since",
-            "worse": f"{name} left its baseline at step {start} and {record.value:.0%} of all progress is lost, "
+            "worse": f"{name} left its baseline at step {start} and {_progress(record.value)} is lost, "
             "with no sign of return",
         }.get(record.reason, f"{name} left its baseline at step {start} and did not return")
         return f"{body}{tail}."

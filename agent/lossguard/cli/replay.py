@@ -1,0 +1,79 @@
+"""`lossguard replay`: the detectors over runs that were recorded already. No integration needed."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lossguard.wire.incident import Incident, RunReport
+
+
+def replay(
+    files: Annotated[list[Path], typer.Argument(help="Traces (.npz), CSV, trainer_state.json or event files.")],
+    form: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+    plot: Annotated[Path | None, typer.Option(help="Write a page with the losses and incidents here.")] = None,
+    scalar: Annotated[
+        list[str] | None, typer.Option(help="NAME=COLUMN: which column holds a scalar, e.g. loss=train/objective.")
+    ] = None,
+) -> None:
+    """Run the detectors over saved runs and say what they find.
+
+    Exit code 0 whatever they find, 2 for a file that cannot be read.
+    """
+    from lossguard.trace.read import read
+    from lossguard.trace.replay import replay as run_detectors
+    from lossguard.trace.trace import TraceError
+
+    if form not in ("table", "json"):
+        raise typer.BadParameter(f"{form!r}; it is table or json", param_hint="--format")
+    given = {}
+    for item in scalar or []:
+        name, equals, column = item.partition("=")
+        if not (name and equals and column):
+            raise typer.BadParameter(f"{item!r}; write NAME=COLUMN", param_hint="--scalar")
+        given[name] = column
+    traces, reports = [], []
+    try:
+        for path in files:
+            trace = read(path, given)
+            reports.append(run_detectors(trace))
+            if plot is not None:
+                traces.append(trace)
+    except TraceError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    if form == "json":
+        documents = [report.to_json() for report in reports]
+        document = documents[0] if len(documents) == 1 else {"runs": documents}
+        sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
+    else:
+        _table(reports)
+    if plot is not None:
+        from lossguard.trace.plot import page
+
+        plot.write_text(page(traces, reports), encoding="utf-8")
+        typer.echo(f"wrote {plot}", err=True)
+
+
+def _table(reports: list[RunReport]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for report in reports:
+        steps = f"steps {report.steps[0]} to {report.steps[1]}" if report.steps else "no steps"
+        console.print(f"[bold]{report.run}[/bold]: {report.status}, {steps}", highlight=False)
+        if not report.incidents:
+            continue
+        table = Table("kind", "onset", "flagged", "full", "end", "what happened", "what to do")
+        for incident in report.incidents:
+            table.add_row(*_cells(incident))
+        console.print(table)
+
+
+def _cells(incident: Incident) -> list[str]:
+    steps = (incident.onset_step, incident.detected_step, incident.declared_full_step, incident.end_step)
+    texts = ["" if step is None else str(step) for step in steps]
+    return [incident.kind.replace("_", " "), *texts, incident.explanation, incident.advice]

@@ -1,0 +1,99 @@
+"""The trace format: one compressed NumPy archive per run, read and written.
+
+Arrays: `step` int64 [T]; `scalar_names` [S]; `scalars` float64 [T, S]; `layer_names` [L]; `stat_names` [K]; `stats`
+float32 [T, L, K]; `meta`, a JSON string. Optional: `scalars_present` bool [T, S] and `stats_present` bool [T, K], for
+values that were not measured (without them everything was), and `time` float64 [T]. Nothing is unpickled. `meta` may
+hold `name` and `tasks`: a list of {"name", "kind", "label_mean"} or a mapping from name to kind; a label mean that
+stands there is replayed as the scalar `label_mean/<task>`.
+"""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lossguard.trace.trace import Trace, TraceError
+from lossguard.wire.frame import Frames, Schema
+
+_NEEDED = ("step", "scalar_names", "scalars")
+
+
+def read(path: Path) -> Trace:
+    """Read a trace.
+
+    Raises:
+        TraceError: not such an archive.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, OSError) as error:
+        raise TraceError(f"{path}: not a NumPy archive that can be read ({error})") from None
+    missing = [name for name in _NEEDED if name not in arrays]
+    if missing:
+        raise TraceError(f"{path}: no array {', '.join(missing)}; a trace holds {', '.join(_NEEDED)} at least")
+    try:
+        meta = json.loads(str(arrays["meta"])) if "meta" in arrays else {}
+        meta = meta if isinstance(meta, dict) else {}
+        tasks, labels = _tasks(meta)
+        scalars = np.asarray(arrays["scalars"], np.float64)
+        names = [str(name) for name in arrays["scalar_names"]]
+        present = np.asarray(arrays.get("scalars_present", np.ones(scalars.shape)), np.bool_)
+        for task, mean in labels.items():
+            if f"label_mean/{task}" not in names:
+                names.append(f"label_mean/{task}")
+                scalars = np.concatenate([scalars, np.full((len(scalars), 1), mean)], axis=1)
+                present = np.concatenate([present, np.ones((len(present), 1), np.bool_)], axis=1)
+        schema = Schema(
+            tuple(names),
+            tuple(str(name) for name in arrays.get("layer_names", ())),
+            tuple(str(name) for name in arrays.get("stat_names", ())),
+        )
+        shape = (len(scalars), len(schema.layers), len(schema.stats))
+        frames = Frames.of(
+            schema,
+            np.asarray(arrays["step"], np.int64),
+            scalars,
+            np.asarray(arrays.get("stats", np.zeros(shape)), np.float32),
+            times=np.asarray(arrays["time"], np.float64) if "time" in arrays else None,
+            scalars_present=present,
+            stats_present=np.asarray(arrays["stats_present"], np.bool_) if "stats_present" in arrays else None,
+        )
+    except (ValueError, TypeError) as error:
+        raise TraceError(f"{path}: {error}") from None
+    return Trace(str(meta.get("name") or path.stem), (frames,), tasks, meta)
+
+
+def _tasks(meta: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, float]]:
+    """The kinds and the label means that a trace names."""
+    found = meta.get("tasks") or {}
+    if isinstance(found, Mapping):
+        return {str(name): str(kind) for name, kind in found.items()}, {}
+    kinds = {str(task["name"]): str(task["kind"]) for task in found if isinstance(task, Mapping) and "kind" in task}
+    means = {
+        str(task["name"]): float(task["label_mean"])
+        for task in found
+        if isinstance(task, Mapping) and task.get("kind") == "binary" and task.get("label_mean") is not None
+    }
+    return kinds, means
+
+
+def write(path: Path, frames: Frames, meta: Mapping[str, Any] | None = None) -> None:
+    """Write a trace; `read` gives the same frames back."""
+    np.savez_compressed(
+        path,
+        step=frames.steps,
+        time=frames.times,
+        scalar_names=np.array(frames.schema.scalars, np.str_),
+        scalars=frames.scalars,
+        scalars_present=frames.scalars_present,
+        layer_names=np.array(frames.schema.layers, np.str_),
+        stat_names=np.array(frames.schema.stats, np.str_),
+        stats=frames.stats,
+        stats_present=frames.stats_present,
+        meta=np.array(json.dumps(dict(meta or {}))),
+    )
