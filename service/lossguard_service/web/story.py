@@ -146,15 +146,14 @@ def _facts(incident: Incident, stored: StoredIncident, target: Checkpoint | None
     facts = []
     if incident.tasks:
         others = f", then {listing(list(incident.tasks[1:]))}" if len(incident.tasks) > 1 else ""
-        facts.append(Fact("Broke first", f"task {incident.tasks[0]}, at step {whole(incident.onset_step)}{others}"))
+        label = "Broke first" if incident.severity != "info" else "Hit"
+        facts.append(Fact(label, f"task {incident.tasks[0]}, at step {whole(incident.onset_step)}{others}"))
     if incident.first_layer:
         facts.append(Fact("Moved first", _lead(incident), incident.first_layer))
     elif incident.kind in ("full_divergence", "micro_divergence"):
         facts.append(Fact("Moved first", "no layer left its own baseline before the loss did"))
     if incident.kind != "stalled":
-        late = incident.detected_step - incident.onset_step
-        after = f"{count(late, 'step')} after the onset" if late else "the step of the onset"
-        facts.append(Fact("Flagged", f"at step {whole(incident.detected_step)}, {after}"))
+        facts.append(Fact("Flagged", f"at step {whole(incident.detected_step)}, {_flagged(incident).lower()}"))
     if incident.kind in ("full_divergence", "micro_divergence"):
         facts.append(
             Fact(
@@ -173,6 +172,11 @@ def _facts(incident: Incident, stored: StoredIncident, target: Checkpoint | None
     if stored.is_open and last_step is not None and last_step > incident.onset_step:
         facts.append(Fact("Since then", f"{count(last_step - incident.onset_step, 'more step')} trained on it"))
     return facts
+
+
+def _flagged(incident: Incident) -> str:
+    late = incident.detected_step - incident.onset_step
+    return f"{count(late, 'step')} after the onset" if late else "The step of the onset"
 
 
 def _lead(incident: Incident) -> str:
@@ -211,8 +215,7 @@ def timeline(stored: StoredIncident, last_step: int | None) -> tuple[Moment, ...
         Moment(
             incident.detected_step,
             "Flagged",
-            f"{count(incident.detected_step - incident.onset_step, 'step')} after the onset, "
-            f"with a confidence of {share(incident.confidence)}.",
+            f"{_flagged(incident)}, with a confidence of {share(incident.confidence)}.",
         )
     )
     if incident.kind in ("full_divergence", "micro_divergence", "loss_spike"):

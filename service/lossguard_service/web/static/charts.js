@@ -80,44 +80,44 @@
   });
   const config = { displayModeBar: false, displaylogo: false, responsive: false, doubleClick: false, showTips: false };
 
-  const bands = (named) => {
-    const shapes = [], notes = [];
+  // The overlay comes loudest first: that one is drawn on top, and is the first to get its name where names are tight.
+  const bands = (width) => {
+    const shapes = [], notes = [], taken = [];
     const [from, to] = shown();
+    const pixel = width / Math.max(1, to - from);
     for (const band of state.overlay.bands) {
       const last = band.last === null ? state.span[1] : band.last;
       if (last < from || band.first > to) continue;
       const colour = css(TONES[band.tone]);
-      shapes.push({
-        type: "rect", xref: "x", yref: "paper", x0: band.first - 0.5, x1: Math.max(last, band.first) + 0.5, y0: 0, y1: 1,
-        fillcolor: fade(colour, 0.11), line: { width: 0 }, layer: "below", name: "incident",
-      });
-      shapes.push({
-        type: "line", xref: "x", yref: "paper", x0: band.first - 0.5, x1: band.first - 0.5, y0: 0, y1: 1,
-        line: { color: colour, width: 1.5 }, layer: "below", name: "onset",
-      });
-      if (named) {
-        const late = band.first > from + (to - from) * 0.72;
+      const place = { xref: "x", yref: "paper", y0: 0, y1: 1, layer: "below", x0: band.first - 0.5 };
+      shapes.push({ ...place, type: "line", x1: band.first - 0.5, line: { color: colour, width: 1.5 }, name: "onset" });
+      shapes.push({ ...place, type: "rect", x1: Math.max(last, band.first) + 0.5, fillcolor: fade(colour, 0.11), line: { width: 0 }, name: "incident" });
+      const text = `${band.label}, step ${whole(band.first)}`, long = text.length * 6.4 + 12;
+      const at = (Math.max(band.first, from) - from) * pixel, left = at + long > width ? at - long : at;
+      if (width && !taken.some(([begin, end]) => left < end && left + long > begin)) {
+        taken.push([left, left + long]);
         notes.push({
-          text: plain(`${band.label}, step ${whole(band.first)}`), x: Math.max(band.first, from), y: 1, xref: "x", yref: "paper",
-          xanchor: late ? "right" : "left", yanchor: "top", xshift: late ? -4 : 4, showarrow: false,
+          text: plain(text), x: Math.max(band.first, from), y: 1, xref: "x", yref: "paper", yanchor: "top", showarrow: false,
+          xanchor: left < at ? "right" : "left", xshift: left < at ? -4 : 4,
           font: { size: 11, color: colour }, bgcolor: fade(css("--surface"), 0.85),
         });
       }
     }
+    shapes.reverse();
     for (const attempt of state.overlay.attempts) {
       if (attempt.step < from || attempt.step > to) continue;
       shapes.push({
         type: "line", xref: "x", yref: "paper", x0: attempt.step + 0.5, x1: attempt.step + 0.5, y0: 0, y1: 1,
         line: { color: css("--edge"), width: 1, dash: "dot" }, layer: "below", name: "attempt",
       });
-      if (named) {
+      if (width) {
         notes.push({
           text: `attempt ${attempt.number}`, x: attempt.step, y: 0, xref: "x", yref: "paper", xanchor: "left", yanchor: "bottom",
           xshift: 3, showarrow: false, font: { size: 11, color: css("--muted") },
         });
       }
     }
-    return { shapes, annotations: notes.slice(0, 8) };
+    return { shapes, annotations: notes };
   };
 
   const lookOf = (line) => {
@@ -267,7 +267,7 @@
     state.charts.forEach((chart, place) => {
       const plot = frameOf(chart, Boolean(capOf(chart)));
       const log = isLog(chart), cap = capOf(chart);
-      const { shapes, annotations } = bands(place === 0);
+      const { shapes, annotations } = bands(place === 0 ? plot.clientWidth - margins().l - margins().r : 0);
       const lastOne = place === state.charts.length - 1;
       if (chart.reference) {
         const [value, name] = chart.reference;
@@ -281,7 +281,7 @@
         xaxis: { ...axis(lastOne), hoverformat: ",d", unifiedhovertitle: { text: "step %{x:,d}" } },
         yaxis: {
           type: log ? "log" : "linear", fixedrange: true, gridcolor: css("--grid"), zeroline: false, nticks: 5,
-          exponentformat: "power", automargin: false, ...(log ? { dtick: logTicks(chart) } : cap ? { range: cap } : {}),
+          exponentformat: "power", automargin: false, tickfont: { size: log ? 10 : 11 }, ...(log ? { dtick: logTicks(chart) } : cap ? { range: cap } : {}),
         },
         yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
         shapes, annotations,
@@ -343,7 +343,7 @@
     const data = [{ ...common, z, colorscale: scale, zmin: place(Math.max(low, -Infinity)), zmax: place(high), hoverinfo: "text", text, hoverongaps: false }];
     if (!log) { data[0].zmin = Math.min(...all); data[0].zmax = high > Math.min(...all) ? high : Math.min(...all) + 1; }
     if (badCount) data.push({ ...common, z: bad, colorscale: [[0, css("--nonfinite")], [1, css("--nonfinite")]], zmin: 0, zmax: 1, hoverinfo: "text", text, hoverongaps: false });
-    const { shapes } = bands(false);
+    const { shapes } = bands(0);
     const marks = shapes.filter((shape) => shape.type === "line").map((shape) => ({ ...shape, layer: "above" }));
     const every = Math.max(1, Math.ceil(rows / (height / 12)));
     const left = narrow.matches ? 92 : 256;
