@@ -47,6 +47,7 @@ def upgrade() -> None:
         sa.Column("dropped_frames", sa.BigInteger(), nullable=False),
         sa.Column("waiting_chunks", sa.Integer(), nullable=False),
         sa.Column("summary", DOCUMENT, nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_runs"),
         sa.UniqueConstraint("project", "name", name="uq_runs_project_name"),
     )

@@ -16,6 +16,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from lossguard_service import __doc__ as about
 from lossguard_service import errors, reading
 from lossguard_service.auth import Guard, require
+from lossguard_service.gate.admin import router as gate_admin_routes
 from lossguard_service.gate.judge import Gate
 from lossguard_service.gate.routes import router as gate_routes
 from lossguard_service.incidents.detectors import Detectors
@@ -65,7 +66,11 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     app.state.database = database
     app.state.guard = Guard(database, settings.admin_token.get_secret_value() if settings.admin_token else None, clock)
     app.state.ingest = Ingest(
-        database, Detectors(runs=settings.detector_runs), clock, max_pending=settings.max_pending_chunks
+        database,
+        Detectors(runs=settings.detector_runs),
+        clock,
+        max_pending=settings.max_pending_chunks,
+        remembered=settings.detector_runs,
     )
     app.state.gate = Gate(database, clock)
     app.state.requests = requests
@@ -74,6 +79,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     app.include_router(ingest_routes)
     app.include_router(reading.router)
     app.include_router(gate_routes)
+    app.include_router(gate_admin_routes)
     app.include_router(
         pages.router(pages.Pages(database, stalled_seconds=settings.stalled_seconds, clock=clock)),
         dependencies=[Depends(require("read"))],

@@ -192,7 +192,7 @@ async def _find(request: Request, project: str, name: str) -> Run:
 
 
 def _run(request: Request, run: Run) -> dict[str, Any]:
-    document = {key: value for key, value in asdict(run).items() if key not in ("id", "config")}
+    document = {key: value for key, value in asdict(run).items() if key not in ("id", "config", "revision")}
     phase = run.phase(request.app.state.clock(), request.app.state.settings.stalled_seconds)
     return dict(to_json(document | {"phase": phase}))
 

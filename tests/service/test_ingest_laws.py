@@ -264,7 +264,12 @@ def test_two_attempts_that_start_from_the_same_step_count_once(database_url: str
             for chunk in chunks(frames(65, 128), attempt="c" * 32, start_step=64):
                 reply = (await one.put(chunk)).json()
             assert reply is not None
-            assert (reply["attempt"], reply["judged_step"], reply["status"]) == (3, 128, "healthy")
+            judged = monitor.update(monitor.init({"click": "binary"}), frames(1, 64))
+            judged = monitor.update(monitor.new_attempt(judged, 64), frames(65, 128))
+            expected = monitor.report(judged, "ranker")
+            assert (reply["attempt"], reply["judged_step"], reply["status"]) == (3, 128, expected.status)
+            listed = (await one.get("/v1/projects/video/runs/ranker/incidents"))["incidents"]
+            assert [incident["onset_step"] for incident in listed] == [one.onset_step for one in expected.incidents]
             gaps = (await one.get("/v1/projects/video/runs/ranker/gaps"))["gaps"]
             assert gaps == []
 

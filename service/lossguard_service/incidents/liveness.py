@@ -11,7 +11,7 @@ from lossguard_service.incidents import track
 from lossguard_service.store import schema
 from lossguard_service.store.database import Database
 from lossguard_service.store.incidents import incidents_of
-from lossguard_service.store.record import lock_run
+from lossguard_service.store.record import lock_run, update_run
 
 
 async def sweep(database: Database, *, now: float, stalled_seconds: float) -> int:
@@ -43,6 +43,7 @@ async def sweep(database: Database, *, now: float, stalled_seconds: float) -> in
                 return False  # it came back between the read and the lock
             stored = incidents_of(connection, run.id)
             track.stall(connection, run.id, stored, run.last_step or 0, now - run.last_progress, now)
+            update_run(connection, run.id, {})
             return True
 
         opened += await database.write(write)

@@ -17,8 +17,8 @@ from lossguard_service.store.incidents import StoredIncident
 
 def reconcile(
     connection: Connection, run_id: int, stored: Sequence[StoredIncident], found: Sequence[Incident], now: float
-) -> None:
-    """Make the run's detected incidents those of `found`.
+) -> bool:
+    """Make the run's detected incidents those of `found`; True if anything had to be written.
 
     Args:
         connection: inside the transaction that holds the run's lock.
@@ -28,7 +28,7 @@ def reconcile(
         now: Unix seconds.
     """
     left = [one for one in stored if one.incident.number >= 0]
-    new = []
+    new, changed = [], False
     for incident in found:
         match = min(
             (one for one in left if _episode(one.incident) == _episode(incident)),
@@ -41,8 +41,10 @@ def reconcile(
         left.remove(match)
         if match.incident != incident:
             store.update(connection, run_id, match.sequence, incident, now)
+            changed = True
     store.supersede(connection, run_id, [one.sequence for one in left], now)
     store.insert(connection, run_id, new, now)
+    return changed or bool(left or new)
 
 
 def stall(
@@ -72,11 +74,12 @@ def stall(
     store.insert(connection, run_id, [incident], now)
 
 
-def resume(connection: Connection, run_id: int, stored: Sequence[StoredIncident], step: int, now: float) -> None:
+def resume(connection: Connection, run_id: int, stored: Sequence[StoredIncident], step: int, now: float) -> bool:
     """Close the `stalled` incident, if one is open: the run goes on at `step`, or it ended there in good order."""
-    for one in stored:
-        if one.incident.number < 0 and one.is_open:
-            store.update(connection, run_id, one.sequence, replace(one.incident, end_step=step), now)
+    found = [one for one in stored if one.incident.number < 0 and one.is_open]
+    for one in found:
+        store.update(connection, run_id, one.sequence, replace(one.incident, end_step=step), now)
+    return bool(found)
 
 
 def _episode(incident: Incident) -> tuple[int, int]:

@@ -7,16 +7,18 @@ lock puts them in a row, and the end state is the one that sending the chunks on
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sqlalchemy.engine import Connection
 
 from lossguard.wire import chunk as wire
 from lossguard.wire.chunk import AttemptStart, AttemptStop, Checkpoint, ChunkId
+from lossguard.wire.frame import Schema
 from lossguard.wire.numbers import from_json_number
-from lossguard.wire.replies import Advice, ChunkReply
+from lossguard.wire.replies import ChunkReply
 from lossguard_service.errors import Busy, ChunkConflict, NotFound
 from lossguard_service.incidents import track
 from lossguard_service.incidents.advise import advise
@@ -24,7 +26,7 @@ from lossguard_service.incidents.detectors import Detectors
 from lossguard_service.ingest.prepare import Prepared, digest, prepare
 from lossguard_service.store import checkpoints, chunks, record
 from lossguard_service.store.database import Database
-from lossguard_service.store.incidents import incidents_of
+from lossguard_service.store.incidents import StoredIncident, incidents_of
 from lossguard_service.store.lineage import Attempt, Stretch, lineage
 from lossguard_service.store.runs import Run, attempts_of
 
@@ -33,17 +35,35 @@ _INLINE_BYTES: Final = 16_384
 """Smaller bodies are decoded on the event loop: the hop to a thread would cost more."""
 
 
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What a replica remembers of a run's rows; true as long as the run's revision is the same."""
+
+    revision: int
+    attempts: list[Attempt]
+    incidents: list[StoredIncident]
+    schemas: dict[Schema, int]
+
+
 class Ingest:
     """Takes chunks and heartbeats; one per replica."""
 
     def __init__(
-        self, database: Database, detectors: Detectors, clock: Callable[[], float], *, max_pending: int = 256
+        self,
+        database: Database,
+        detectors: Detectors,
+        clock: Callable[[], float],
+        *,
+        max_pending: int = 256,
+        remembered: int = 2000,
     ) -> None:
         self._database = database
         self._detectors = detectors
         self._clock = clock
         self._max_pending = max_pending
+        self._remembered = remembered
         self._pending = 0
+        self._views: OrderedDict[int, _View] = OrderedDict()
 
     @property
     def pending(self) -> int:
@@ -72,6 +92,7 @@ class Ingest:
                 # What was not committed did not happen: the state in memory may be ahead of it.
                 for run_id in touched:
                     self._detectors.forget(run_id)
+                    self._views.pop(run_id, None)
                 raise
         finally:
             self._pending -= 1
@@ -105,9 +126,10 @@ class Ingest:
         identity, now = prepared.chunk.id, self._clock()
         run = record.lock_or_open_run(connection, identity.project, identity.run, now)
         touched.append(run.id)
-        attempts = attempts_of(connection, run.id)
+        view = self._view(connection, run)
+        attempts = list(view.attempts)
         attempt = next((one for one in attempts if one.key == identity.attempt), None)
-        if attempt is not None:
+        if attempt is not None and (identity.index < attempt.next_index or run.waiting_chunks):
             known = chunks.digest_of(connection, run.id, attempt.number, identity.index)
             if known is not None:
                 if known != prepared.sha256:
@@ -115,7 +137,7 @@ class Ingest:
                         f"chunk {identity.index} of attempt {attempt.number} of {identity.project}/{identity.run} is "
                         f"stored with other bytes (sha256 {known[:12]}..., these are {prepared.sha256[:12]}...)"
                     )
-                return self._reply(connection, run, attempt, duplicate=True)
+                return self._reply(connection, run, attempt, view.incidents, duplicate=True)
         run_values: dict[str, Any] = {}
         if attempt is None:
             number = attempts[-1].number + 1 if attempts else 1
@@ -123,7 +145,7 @@ class Ingest:
             attempts.append(attempt)
             run_values |= {"attempt": number, "stop_reason": None, "last_progress": now, "heard_step": None}
         run = replace(run, **run_values)
-        self._insert(connection, run, attempt, prepared, now)
+        self._insert(connection, run, attempt, prepared, view.schemas, now)
         attempt, attempt_values, absorbed = self._advance_attempt(connection, run, attempt, prepared)
         attempts[attempt.number - 1] = attempt
         if attempt_values:
@@ -133,17 +155,43 @@ class Ingest:
             newest = _digest_of_last(connection, run.id, attempt) or newest
         run_values |= _run_values(run, attempt, prepared, absorbed, newest, now)
         run = replace(run, **run_values)
-        run_values |= self._judge(connection, run, attempts, attempt, prepared, now)
+        judged, incidents = self._judge(connection, run, attempts, attempt, prepared, view.incidents, now)
+        run_values |= judged
         record.update_run(connection, run.id, run_values)
-        return self._reply(connection, replace(run, **run_values), attempt, duplicate=False)
+        run = replace(run, **run_values)
+        self._views[run.id] = _View(run.revision + 1, attempts, incidents, view.schemas)
+        return self._reply(connection, run, attempt, incidents, duplicate=False)
 
-    def _insert(self, connection: Connection, run: Run, attempt: Attempt, prepared: Prepared, now: float) -> None:
+    def _view(self, connection: Connection, run: Run) -> _View:
+        """The run's attempts, incidents and column names: from memory if nobody has written since."""
+        view = self._views.get(run.id)
+        if view is not None and view.revision == run.revision:
+            self._views.move_to_end(run.id)
+            return view
+        while len(self._views) >= self._remembered:
+            self._views.popitem(last=False)
+        return _View(
+            run.revision,
+            attempts_of(connection, run.id),
+            incidents_of(connection, run.id),
+            {names: number for number, names in chunks.schemas_of(connection, run.id).items()},
+        )
+
+    def _insert(
+        self,
+        connection: Connection,
+        run: Run,
+        attempt: Attempt,
+        prepared: Prepared,
+        schemas: dict[Schema, int],
+        now: float,
+    ) -> None:
         chunk = prepared.chunk
-        known = chunks.schemas_of(connection, run.id)
-        schema = next((number for number, names in known.items() if names == chunk.frames.schema), None)
+        schema = schemas.get(chunk.frames.schema)
         if schema is None:
-            schema = max(known, default=0) + 1
+            schema = max(schemas.values(), default=0) + 1
             chunks.add_schema(connection, run.id, schema, chunk.frames.schema)
+            schemas[chunk.frames.schema] = schema
         row = {
             "run_id": run.id,
             "attempt": attempt.number,
@@ -193,14 +241,16 @@ class Ingest:
         attempts: list[Attempt],
         attempt: Attempt,
         prepared: Prepared,
+        stored: list[StoredIncident],
         now: float,
-    ) -> dict[str, Any]:
-        """Advance the detectors and the incidents; returns the run's changed columns."""
+    ) -> tuple[dict[str, Any], list[StoredIncident]]:
+        """Advance the detectors and the incidents; returns the run's changed columns and the incidents as they are."""
         plan: tuple[Stretch, ...] = lineage(attempts)
         fresh = {(attempt.number, prepared.chunk.id.index): prepared.chunk.frames}
-        stored = incidents_of(connection, run.id)
+        values: dict[str, Any] = {}
+        changed = False
         if run.stop_reason is not None or prepared.first_step is not None:
-            track.resume(connection, run.id, stored, run.last_step or 0, now)
+            changed = track.resume(connection, run.id, stored, run.last_step or 0, now)
         try:
             judged = self._detectors.advance(connection, run.id, plan, fresh)
         except (ValueError, ArithmeticError, LookupError, TypeError):
@@ -208,18 +258,18 @@ class Ingest:
             # gate refuses to pass.
             log.exception("the detectors failed on run %s/%s", run.project, run.name)
             self._detectors.forget(run.id)
-            return {}
-        if judged is None:
-            return {}
-        report = judged.report(run.name)
-        track.reconcile(connection, run.id, stored, report.incidents, now)
-        return {"judged_step": judged.judged_step, "status": report.status}
+            judged = None
+        if judged is not None:
+            report = judged.report(run.name)
+            changed |= track.reconcile(connection, run.id, stored, report.incidents, now)
+            values = {"judged_step": judged.judged_step, "status": report.status}
+        return values, incidents_of(connection, run.id) if changed else stored
 
-    def _reply(self, connection: Connection, run: Run, attempt: Attempt, *, duplicate: bool) -> ChunkReply:
-        advice = Advice("continue", None, "No incident is open.")
-        if run.status != "healthy":
-            found = [one.incident for one in incidents_of(connection, run.id)]
-            advice = advise(found, checkpoints.checkpoints_of(connection, run.id))
+    def _reply(
+        self, connection: Connection, run: Run, attempt: Attempt, incidents: list[StoredIncident], *, duplicate: bool
+    ) -> ChunkReply:
+        saved = checkpoints.checkpoints_of(connection, run.id) if run.status == "diverged" else []
+        advice = advise([one.incident for one in incidents], saved)
         return ChunkReply(duplicate, attempt.number, attempt.next_index, run.judged_step, run.status, advice)
 
 

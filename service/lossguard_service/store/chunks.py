@@ -11,6 +11,10 @@ from lossguard.wire import chunk as wire
 from lossguard.wire.frame import Frames, Schema
 from lossguard_service.store import schema
 
+_INSERT = sa.insert(schema.chunks)
+_INSERT_BYTES = sa.insert(schema.chunk_bytes)
+_INSERT_SUMMARY = sa.insert(schema.chunk_summaries)
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkRow:
@@ -97,10 +101,10 @@ def digest_of(connection: Connection, run_id: int, attempt: int, index: int) -> 
 def insert(connection: Connection, row: dict[str, Any], data: bytes, summary: bytes | None) -> None:
     """Store a chunk; the caller holds the run's lock and knows that it is new."""
     key = {name: row[name] for name in ("run_id", "attempt", "index")}
-    connection.execute(sa.insert(schema.chunks).values(**row))
-    connection.execute(sa.insert(schema.chunk_bytes).values(**key, data=data))
+    connection.execute(_INSERT, row)
+    connection.execute(_INSERT_BYTES, {**key, "data": data})
     if summary is not None:
-        connection.execute(sa.insert(schema.chunk_summaries).values(**key, data=summary))
+        connection.execute(_INSERT_SUMMARY, {**key, "data": summary})
 
 
 def schemas_of(connection: Connection, run_id: int) -> dict[int, Schema]:

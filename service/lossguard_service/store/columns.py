@@ -67,7 +67,10 @@ class Document(TypeDecorator[Any]):
         """Compact JSON, ASCII only (which also escapes NUL and lone surrogates)."""
         if value is None:
             return None
-        return json.dumps(to_json(value), separators=(",", ":"), allow_nan=False)
+        try:
+            return json.dumps(value, separators=(",", ":"), allow_nan=False)
+        except ValueError:
+            return json.dumps(to_json(value), separators=(",", ":"), allow_nan=False)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
         """The inverse, non-finite numbers still by name."""

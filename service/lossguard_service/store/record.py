@@ -3,6 +3,7 @@
 The lock is the run's row: SELECT ... FOR UPDATE on PostgreSQL; on SQLite the write transaction itself is the lock.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,12 +14,32 @@ from lossguard_service.store.lineage import Attempt
 from lossguard_service.store.runs import Run, run_of
 from lossguard_service.store.upsert import insert_or_ignore
 
+# Building a statement costs as much as running it, so those of every chunk are built once for each set of columns.
+_LOCK = (
+    sa.select(schema.runs)
+    .where(schema.runs.c.project == sa.bindparam("project"), schema.runs.c.name == sa.bindparam("name"))
+    .with_for_update()
+)
+
+
+@lru_cache
+def _run_update(names: tuple[str, ...]) -> sa.Update:
+    table = schema.runs
+    values = {name: sa.bindparam(name, type_=table.c[name].type) for name in names}
+    return sa.update(table).where(table.c.id == sa.bindparam("key_run")).values(revision=table.c.revision + 1, **values)
+
+
+@lru_cache
+def _attempt_update(names: tuple[str, ...]) -> sa.Update:
+    table = schema.attempts
+    values = {name: sa.bindparam(name, type_=table.c[name].type) for name in names}
+    this = (table.c.run_id == sa.bindparam("key_run"), table.c.number == sa.bindparam("key_number"))
+    return sa.update(table).where(*this).values(**values)
+
 
 def lock_run(connection: Connection, project: str, name: str) -> Run | None:
     """The run, locked until the transaction ends; None if there is none."""
-    table = schema.runs
-    query = sa.select(table).where(table.c.project == project, table.c.name == name).with_for_update()
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(_LOCK, {"project": project, "name": name}).one_or_none()
     return None if row is None else run_of(row)
 
 
@@ -41,6 +62,7 @@ def lock_or_open_run(connection: Connection, project: str, name: str, now: float
         "dropped_frames": 0,
         "waiting_chunks": 0,
         "summary": {},
+        "revision": 0,
     }
     insert_or_ignore(connection, schema.runs, values)
     run = lock_run(connection, project, name)
@@ -50,8 +72,8 @@ def lock_or_open_run(connection: Connection, project: str, name: str, now: float
 
 
 def update_run(connection: Connection, run_id: int, values: dict[str, Any]) -> None:
-    """Set columns of the run's row."""
-    connection.execute(sa.update(schema.runs).where(schema.runs.c.id == run_id).values(**values))
+    """Set columns of the run's row; its revision rises, also if there are none to set."""
+    connection.execute(_run_update(tuple(values)), {"key_run": run_id, **values})
 
 
 def open_attempt(connection: Connection, run_id: int, number: int, key: str) -> Attempt:
@@ -63,8 +85,7 @@ def open_attempt(connection: Connection, run_id: int, number: int, key: str) -> 
 
 def update_attempt(connection: Connection, run_id: int, number: int, values: dict[str, Any]) -> None:
     """Set columns of the attempt's row."""
-    table = schema.attempts
-    connection.execute(sa.update(table).where(table.c.run_id == run_id, table.c.number == number).values(**values))
+    connection.execute(_attempt_update(tuple(values)), {"key_run": run_id, "key_number": number, **values})
 
 
 def config_of(connection: Connection, run_id: int, number: int) -> dict[str, Any]:

@@ -13,6 +13,12 @@ from lossguard_service.store.lineage import Attempt, limits
 
 Phase = Literal["running", "stalled", "finished", "interrupted", "failed"]
 
+_ATTEMPTS = (
+    sa.select(*(schema.attempts.c[name] for name in Attempt.__slots__ if name != "superseded_after"))
+    .where(schema.attempts.c.run_id == sa.bindparam("run"))
+    .order_by(schema.attempts.c.number)
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -38,6 +44,7 @@ class Run:
         waiting_chunks: chunks that came early and wait for a gap to fill.
         summary: `scalars` (last value by name), `clippy_ratio_max`, `top_layers` ([layer, value] by clipping ratio, at
             most 5) and `steps_per_second` of the newest frames; non-finite numbers by name.
+        revision: rises with every transaction that changes anything about the run.
     """
 
     id: int
@@ -59,6 +66,7 @@ class Run:
     dropped_frames: int
     waiting_chunks: int
     summary: dict[str, Any]
+    revision: int
 
     def phase(self, now: float, stalled_seconds: float) -> Phase:
         """Whether it trains; judged on read, so that silence needs no writer to be seen."""
@@ -70,7 +78,8 @@ class Run:
 
 def run_of(row: Row[Any]) -> Run:
     """The run in a row of `schema.runs`."""
-    return Run(**row._mapping)
+    values: tuple[Any, ...] = tuple(row)
+    return Run(*values)
 
 
 async def list_runs(
@@ -112,9 +121,6 @@ async def list_attempts(database: Database, run_id: int) -> list[Attempt]:
 
 def attempts_of(connection: Connection, run_id: int) -> list[Attempt]:
     """The same within a transaction."""
-    table = schema.attempts
-    columns = [column for column in table.c if column.name not in ("run_id", "config")]
-    rows = connection.execute(sa.select(*columns).where(table.c.run_id == run_id).order_by(table.c.number)).all()
-    attempts = [Attempt(**row._mapping) for row in rows]
+    attempts = [Attempt(*row) for row in connection.execute(_ATTEMPTS, {"run": run_id})]
     limit = limits(attempts)
     return [replace(attempt, superseded_after=limit[attempt.number]) for attempt in attempts]

@@ -43,6 +43,7 @@ runs = sa.Table(
     sa.Column("dropped_frames", sa.BigInteger, nullable=False),
     sa.Column("waiting_chunks", sa.Integer, nullable=False),
     sa.Column("summary", Document, nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("project", "name"),
     sa.Index(None, "last_seen"),
 )
@@ -195,3 +196,45 @@ tokens = sa.Table(
     sa.Column("revoked", Number),
     sa.UniqueConstraint("sha256"),
 )
+
+signing_keys = sa.Table(
+    "signing_keys",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("public", sa.Text, nullable=False),
+    sa.Column("private", sa.Text),
+    sa.Column("created", Number, nullable=False),
+    sa.Column("retired", Number),
+    sa.Column("revoked", Number),
+)
+"""Private keys leave the row when their key is retired or revoked: nothing is signed with them any more."""
+
+waivers = sa.Table(
+    "waivers",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("project", sa.Text, nullable=False),
+    sa.Column("run", sa.Text, nullable=False),
+    sa.Column("first_step", sa.BigInteger),
+    sa.Column("last_step", sa.BigInteger),
+    sa.Column("checks", Document, nullable=False),
+    sa.Column("author", Words, nullable=False),
+    sa.Column("reason", Words, nullable=False),
+    sa.Column("created", Number, nullable=False),
+    sa.Column("expires", Number, nullable=False),
+    sa.Column("revoked", Number),
+    sa.Index(None, "project", "run"),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("sequence", Big, primary_key=True, autoincrement=True),
+    sa.Column("time", Number, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("project", sa.Text),
+    sa.Column("actor", Words, nullable=False),
+    sa.Column("document", Document, nullable=False),
+    sa.Index(None, "project", "sequence"),
+)
+"""Append-only: verdicts, waivers, keys and policies, as they were made. Nothing in the service updates or deletes it."""
