@@ -115,6 +115,11 @@ def _runs(fleet: Fleet, now: float, stalled_seconds: float) -> list[Any]:
     for (run_id, kind), count in total.items():
         if run_id in by_id:
             add(names.RUN_INCIDENTS, _incident(by_id[run_id], kind), count)
+    for run_id, stored in fleet.recent:
+        one = stored.incident
+        task, layer = one.tasks[0] if one.tasks else "", one.first_layer or ""
+        labels = [str(stored.sequence), task, layer, "true" if stored.is_open else "false"]
+        add(names.RUN_INCIDENT_ONSET, _incident(by_id[run_id], one.kind) + labels, one.onset_step)
     return list(families.values())
 
 

@@ -39,6 +39,12 @@ RUN_OPEN_INCIDENTS: Final = Metric(
 RUN_INCIDENTS: Final = Metric(
     "lossguard_run_incidents", "gauge", "Incidents of the run, ended ones included.", (*_RUN, "kind", "severity")
 )
+RUN_INCIDENT_ONSET: Final = Metric(
+    "lossguard_run_incident_onset_step",
+    "gauge",
+    "Onset of the run's three newest incidents that are open, or were within 15 minutes; notices left out.",
+    (*_RUN, "kind", "severity", "incident", "task", "layer", "open"),
+)
 RUN_CLIPPING_RATIO: Final = Metric(
     "lossguard_run_clipping_ratio_max",
     "gauge",

@@ -67,7 +67,7 @@ async def open_incidents(database: Database, *, limit: int = 500) -> list[tuple[
             .order_by(table.c.opened.desc(), table.c.run_id, table.c.sequence)
             .limit(limit)
         )
-        return [(row.run_id, _stored(row)) for row in connection.execute(query)]
+        return [(row.run_id, stored_incident(row)) for row in connection.execute(query)]
 
     return await database.read(read)
 
@@ -78,7 +78,7 @@ def incidents_of(connection: Connection, run_id: int, *, superseded: bool = Fals
     query = sa.select(table).where(table.c.run_id == run_id).order_by(table.c.sequence)
     if not superseded:
         query = query.where(table.c.superseded.is_(False))
-    return [_stored(row) for row in connection.execute(query)]
+    return [stored_incident(row) for row in connection.execute(query)]
 
 
 def insert(connection: Connection, run_id: int, incidents: Sequence[Incident], now: float) -> None:
@@ -125,7 +125,8 @@ def supersede(connection: Connection, run_id: int, sequences: Iterable[int], now
         )
 
 
-def _stored(row: Row[Any]) -> StoredIncident:
+def stored_incident(row: Row[Any]) -> StoredIncident:
+    """The incident in a row of `schema.incidents`."""
     values = row._mapping
     incident = Incident(**{name: values[name] for name in _FIELDS if name != "tasks"}, tasks=tuple(values["tasks"]))
     return StoredIncident(row.sequence, incident, bool(row.superseded), row.opened, row.updated)
