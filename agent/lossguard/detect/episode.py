@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lossguard.detect.voices import CHANCE
+from lossguard.detect.voices import AUC, CHANCE
 from lossguard.wire.frame import Floats64
 
 RECOVERED_SCALES = 3.0
@@ -25,26 +25,38 @@ DROP_SCALES = 3.0
 """A drop of the mean AUC by 3 standard errors is a drop: 1 in 700 by chance, in an episode that has other cause."""
 DROP_SKILL = 0.02
 """... and of at least 0.02, the smallest loss of AUC that the labels of recorded runs call an event."""
+DROP_HISTORY = 40
+"""... and against at least 40 frames: before that there is hardly a skill that could drop."""
 DROP_FRAMES = (5, 15)
 """The drop is looked for in the first 5 and in 15 frames: from onset to the bottom takes about 5 (B3)."""
 SKILL_BACK = 0.75
 """Skill is back at three quarters of what it was."""
 ERRORS_BACK = 2.5
 """... or when what is missing is below 2.5 standard errors of the mean of the last 15 frames."""
+BLOW_FRAMES = 10
+"""From onset to the peak takes 5 frames, 6 for three quarters of the recorded divergences (B3)."""
+THROWN_RATIO = 3.0
+"""A binary task that once paid 3 times what the constant predictor pays was thrown: recorded heavy tails in another
+task's labels or features cost it up to 2.5 times, divergences 5 to 1000 times."""
 CERTAIN_FRAMES = 15
 CERTAIN_AGE = 30
 CERTAIN_RATIO = 1.5
 """A binary task whose median loss over 15 frames is above 1.5 times what the constant predictor pays is confidently
 wrong; recorded micro-divergences reached 1.2, full ones 1.9 and more (two thirds: 10 and more). It is said after 30
-frames: when the data change for good, skill begins to come back by then."""
+frames: what recovers has begun to by then."""
+DATA_RATIO = 100.0
+"""A loss of 100 times its centre in the first frame, while the tasks with an AUC are where they were: the weights need
+a few steps for that (to ten times: a median of 2), absurd labels do not."""
 CERTAIN_SKILL = 0.3
 """... while at most 30 % of the skill (or an AUC of 0.54) is left: a metric that stands clears a loss."""
 LOST_FRAMES = 60
+LOST_FRAMES_DATA = 90
 LOST_SKILL = 0.15
-"""After 60 frames with less than 15 % of the skill left, over 30 frames, it does not come back by itself."""
+"""After 60 frames with less than 15 % of the skill left, over 30 frames, it does not come back by itself; after 90
+where the data jumped first, because then half of it came back within 90."""
 LINGERING_FRAMES = 150
-LINGERING_SKILL = 0.5
-"""After 150 frames with less than half of it left, neither; the slowest recorded recovery was half back after 90."""
+LINGERING_SKILL = 0.4
+"""After 150 frames with less than 40 % of it left, neither; the slowest recorded recovery was half back after 90."""
 STUCK_FRAMES = 100
 """A loss that stays up for 100 frames while the metrics stand is a new level of the loss, not of the model."""
 WORSE_FRAMES = 60
@@ -88,11 +100,14 @@ class Episode:
         centre: frozen centres [V].
         scale: frozen scales [V].
         high: highest value of each [V].
-        second: second highest value of each [V].
+        second: second highest value of each within the first 10 frames [V].
         hit: the voices that flagged [V].
         recent: the last 30 values of each voice, newest last [V, 30].
         judges: by scalar name.
         progress: initial loss minus best loss of the total, before the onset.
+        data: whether the data jumped first: see `data_first`.
+        wrong: the task that was confidently wrong.
+        ratio: by how much.
     """
 
     number: int
@@ -107,6 +122,9 @@ class Episode:
     recent: Floats64
     judges: dict[str, Judge]
     progress: float
+    data: bool = False
+    wrong: str | None = None
+    ratio: float = 1.0
 
 
 def hold(judge: Judge) -> int:
@@ -117,13 +135,22 @@ def hold(judge: Judge) -> int:
     return DROP_FRAMES[1] if judge.centre - judge.first / DROP_FRAMES[0] > error else DROP_FRAMES[0]
 
 
-def blown(episode: Episode) -> float:
-    """How far the total loss went, as a multiple of its frozen centre: the geometric mean of its two worst frames."""
+def blown(episode: Episode, entropies: dict[str, float]) -> float:
+    """How far the total loss went, as a multiple of its frozen centre: the geometric mean of its two worst frames, the
+    second one among the first 10. 0 unless a task with an AUC was thrown too: a heavy-tailed regression alone was not
+    enough to ruin a recorded model.
+    """
     if "loss" not in episode.voices:
         return 0.0
+    thrown = False
+    for i, name in enumerate(episode.voices):
+        task = name.partition("/")[2]
+        if AUC + task in episode.judges:
+            level = np.fmax(episode.centre[i], entropies.get(task, math.nan))
+            thrown |= bool(episode.high[i] > THROWN_RATIO * level)
     i = episode.voices.index("loss")
     centre, high, second = float(episode.centre[i]), float(episode.high[i]), float(episode.second[i])
-    return math.sqrt(high * second) / centre if centre > 0 and second > 0 else 0.0
+    return math.sqrt(high * second) / centre if thrown and centre > 0 and second > 0 else 0.0
 
 
 def widen(episode: Episode, names: tuple[str, ...]) -> None:
@@ -138,14 +165,25 @@ def widen(episode: Episode, names: tuple[str, ...]) -> None:
     episode.recent = np.concatenate([episode.recent, np.full((more, KEPT_FRAMES), np.nan)])
 
 
+def data_first(episode: Episode, row: Floats64) -> bool:
+    """Whether the episode's first frame looks like absurd data rather than like absurd weights."""
+    with np.errstate(all="ignore"):
+        ratio = np.where(episode.centre > 0, row / episode.centre, 0.0)
+        height = (row - episode.centre) / episode.scale
+    judged = [i for i, name in enumerate(episode.voices) if AUC + name.partition("/")[2] in episode.judges]
+    tall = bool((ratio > DATA_RATIO).any())
+    return tall and bool(judged) and not any(height[i] > LAST_SCALES for i in judged)
+
+
 def see(episode: Episode, row: Floats64, judged: dict[str, float]) -> None:
     """Take one frame: the losses [V] and the AUCs that were measured."""
     episode.age += 1
     finite = np.isfinite(row)
+    values = np.where(finite, row, -np.inf)
+    if episode.age < BLOW_FRAMES:
+        episode.second = np.maximum(episode.second, np.minimum(episode.high, values))
     episode.recent[finite, :-1] = episode.recent[finite, 1:]
     episode.recent[finite, -1] = row[finite]
-    values = np.where(finite, row, -np.inf)
-    episode.second = np.maximum(episode.second, np.minimum(episode.high, values))
     episode.high = np.maximum(episode.high, values)
     for name, value in judged.items():
         judge = episode.judges.get(name)
@@ -176,6 +214,8 @@ def losses_back(episode: Episode) -> bool:
 
 def dropped(judge: Judge) -> bool:
     """Whether the AUC fell with the episode."""
+    if judge.frames < DROP_HISTORY:
+        return False
     if judge.seen >= DROP_FRAMES[0] and _drop(judge, judge.first / DROP_FRAMES[0], DROP_FRAMES[0]):
         return True
     window = judge.recent[-DROP_FRAMES[1] :]
@@ -208,26 +248,31 @@ def skill_back(judge: Judge) -> bool:
     return missing <= max((1 - SKILL_BACK) * (judge.centre - CHANCE), ERRORS_BACK * error)
 
 
-def confidently_wrong(episode: Episode, binary: frozenset[str], entropies: dict[str, float]) -> str | None:
-    """The binary task whose loss has been far above the constant predictor's for 15 frames, if one is."""
-    if episode.age < CERTAIN_AGE:
-        return None
+def confidently_wrong(episode: Episode, binary: frozenset[str], entropies: dict[str, float]) -> None:
+    """Note the first binary task whose loss has been far above the constant predictor's for 15 frames."""
+    if episode.age < CERTAIN_FRAMES or episode.wrong is not None or episode.data:
+        return
     for i, name in enumerate(episode.voices):
         task = name.partition("/")[2]
-        if task not in binary:
+        if task not in binary or (AUC + task not in episode.judges):
             continue
         known = entropies.get(task, math.nan)
         level = max(float(episode.centre[i]), known) if known == known else float(episode.centre[i])
-        if float(np.nanmedian(episode.recent[i, -CERTAIN_FRAMES:])) > CERTAIN_RATIO * level:
-            return task
-    return None
+        middle = float(np.nanmedian(episode.recent[i, -CERTAIN_FRAMES:]))
+        if middle > CERTAIN_RATIO * level:
+            episode.wrong, episode.ratio = task, middle / level
+            return
 
 
 def metrics_lost(episode: Episode) -> str | None:
     """The AUC that does not come back by itself, if one does not."""
     for name, judge in episode.judges.items():
         known = judge.centre - CHANCE > 0.04 and len(judge.recent) >= KEPT_FRAMES
-        if known and judge.seen >= LOST_FRAMES and skill(judge, KEPT_FRAMES) < LOST_SKILL:
+        if (
+            known
+            and judge.seen >= (LOST_FRAMES_DATA if episode.data else LOST_FRAMES)
+            and skill(judge, KEPT_FRAMES) < LOST_SKILL
+        ):
             return name
         if known and judge.seen >= LINGERING_FRAMES and skill(judge, KEPT_FRAMES) < LINGERING_SKILL:
             return name

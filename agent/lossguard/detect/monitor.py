@@ -33,7 +33,7 @@ FIRST_RATIO = 2.0
 """In the first 40 frames a loss of twice the untrained model's is a jump: nothing else is known yet."""
 BLOWN_RATIO = 120.0
 BLOWN_FRAMES = 100
-"""A total loss that reached 120 times its level (geometric mean of its two worst frames: one frame may be the batch's
+"""A total loss that reached 120 times its level (geometric mean of the two worst frames: one frame may be the batch's
 doing, two are the weights') before the model knew anything: if it knows nothing after 100 more frames either, it will
 not learn, because the accumulators have absorbed those gradients. Recorded runs that learned stayed below 80."""
 RUINED_RATIO = 500.0
@@ -382,6 +382,7 @@ class _Block:
         order = sorted(hits, key=lambda i: (hits[i], -z[i] if z[i] == z[i] else 0.0))
         record.tasks = tuple(task for i in order if (task := voices.task_of(state.names[i])))
         record.subject = record.tasks[0] if record.tasks else "loss"
+        opened.data = episode.data_first(opened, row)
         state.open = opened
         trigger.clear(state.trigger)
         self._follow(step, row, judged)
@@ -436,13 +437,10 @@ class _Block:
         state = self.state
         reason, subject, value = "", "loss", math.nan
         low = all(episode.skill(judge, 30) < episode.CERTAIN_SKILL for judge in opened.judges.values())
-        if opened.judges and low:
-            entropies = {task: voices.entropy(mean) for task, mean in state.labels.items()}
-            task = episode.confidently_wrong(opened, self.binary, entropies)
-            if task:
-                reason, subject = "wrong", task
-                i = opened.voices.index(f"loss/{task}")
-                value = float(np.nanmedian(opened.recent[i, -15:])) / float(opened.centre[i])
+        if opened.judges:
+            episode.confidently_wrong(opened, self.binary, self._entropies())
+            if opened.wrong is not None and opened.age >= episode.CERTAIN_AGE and low:
+                reason, subject, value = "wrong", opened.wrong, opened.ratio
         if not reason and opened.judges:
             lost = episode.metrics_lost(opened)
             if lost:
@@ -455,6 +453,10 @@ class _Block:
                 reason = "worse"
         if reason:
             self._full(step, record, reason, subject, value)
+
+    def _entropies(self) -> dict[str, float]:
+        """What the constant predictor of each task pays, where the label mean is known."""
+        return {task: voices.entropy(mean) for task, mean in self.state.labels.items()}
 
     def _full(self, step: int, record: Record, reason: str, subject: str, value: float) -> None:
         record.kind, record.reason, record.subject, record.value = "full_divergence", reason, subject, value
@@ -470,7 +472,7 @@ class _Block:
             record.residual = left / max(abs(float(opened.centre[i])), 1e-300)
         unskilled = [judge for judge in opened.judges.values() if judge.centre - voices.CHANCE <= 0.04]
         if opened.judges and len(unskilled) == len(opened.judges):
-            ratio = episode.blown(opened)
+            ratio = episode.blown(opened, self._entropies())
             if ratio >= BLOWN_RATIO and len(state.probations) < 8:
                 state.probations.append(Probation(record.number, opened.frame, ratio))
         if not opened.judges and opened.age <= 3:

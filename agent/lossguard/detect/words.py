@@ -75,8 +75,8 @@ def explanation(record: Record) -> str:
         return f"NaN or Inf in {where} since step {start}{_rate(record)}."
     if record.kind == "full_divergence":
         body = {
-            "wrong": f"{name} is confidently wrong since step {start}: it pays {record.value:.2g} times the loss it "
-            "had or that a constant prediction would pay",
+            "wrong": f"{name} is confidently wrong since step {start}: it paid {record.value:.2g} times the loss of a "
+            "constant prediction, and its skill has not come back",
             "lost": f"{name} lost its skill at step {start} and shows {max(record.value, 0):.0%} of it now",
             "lingering": f"{name} lost more than half of its skill at step {start} and has not come back for "
             f"{record.detected_step and (record.declared_full_step or start) - start} steps",
