@@ -72,23 +72,23 @@ def summarize(frames: Frames) -> bytes:
         scalars[3] = np.fmax.reduce(holes, axis=0, initial=np.nan)
         scalars[4] = np.where(present, frames.scalars, 0.0).sum(axis=0) / scalars[0]
         stat_count = frames.stats_present.sum(axis=0).astype(np.float32)
-        stats = np.empty((4, k, n_layers), np.float32)
-        over = np.full((k, t), np.nan, np.float32)
-        if stats.size:
+        stats = np.zeros((4, n_layers, k), np.float32)
+        over = np.full((t, k), np.nan, np.float32)
+        if stats.size and t:
             measured = total = frames.stats
             if not frames.stats_present.all():
                 here = frames.stats_present[:, None, :]
                 measured, total = np.where(here, total, np.float32(np.nan)), np.where(here, total, np.float32(0))
-            stats[0] = (~np.isfinite(frames.stats) & frames.stats_present[:, None, :]).sum(axis=0).T
-            stats[1] = np.fmin.reduce(measured, axis=0).T
-            stats[2] = np.fmax.reduce(measured, axis=0).T
-            stats[3] = (np.add.reduce(total, axis=0, dtype=np.float64) / stat_count).T
+            if not np.isfinite(total).all():
+                stats[0] = (~np.isfinite(total)).sum(axis=0)
+            stats[1] = np.fmin.reduce(measured, axis=0)
+            stats[2] = np.fmax.reduce(measured, axis=0)
+            stats[3] = np.add.reduce(total, axis=0, dtype=np.float64) / stat_count
             stats[3] = round_mantissa(stats[3], 16)
-            over[:] = np.fmax.reduce(measured, axis=1).T
-    sections = [
-        pack(np.ascontiguousarray(scalars)),
-        pack(np.concatenate([stat_count, stats.ravel(), over.ravel()])),
-    ]
+            # Layers first, copied: reducing the middle axis of the original takes six times as long.
+            over[:] = np.fmax.reduce(np.ascontiguousarray(measured.transpose(1, 0, 2)), axis=0)
+    flat = np.concatenate([stat_count, stats.transpose(0, 2, 1).ravel(), over.T.ravel()])
+    sections = [pack(scalars), pack(flat)]
     return _PREFIX.pack(VERSION, t, s, n_layers, k, *map(len, sections)) + b"".join(sections)
 
 

@@ -1,0 +1,171 @@
+"""Laws of reading: whatever the zoom, a bucket tells what its frames say; NaN, Inf and absence stay three things."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from chunk_trainer import FIRST, LAYERS, SECOND, chunks, frames
+from numpy.testing import assert_allclose, assert_array_equal
+from services import Clock, run, service
+
+from lossguard.wire.chunk import AttemptStart, Chunk, ChunkId, encode
+from lossguard.wire.frame import Frames, Schema
+from lossguard.wire.numbers import from_json_number
+from lossguard_service.store import series, summary
+from lossguard_service.store.buckets import Buckets, bucket, edges_by_width
+
+RUN = "/v1/projects/video/runs/ranker"
+
+
+def rough(first: int, last: int, seed: int) -> Frames:
+    """Frames with NaN, infinities and values that were not measured."""
+    random = np.random.default_rng(seed)
+    block = frames(first, last, seed=seed)
+    t, _, k = block.stats.shape
+    scalars, stats = block.scalars.copy(), block.stats.copy()
+    for array in (scalars, stats):
+        for value in (np.nan, np.inf, -np.inf):
+            array[random.random(array.shape) < 0.01] = value
+    scalars_present = random.random(scalars.shape) > 0.2
+    stats_present = random.random((t, k)) > 0.3
+    scalars[~scalars_present] = np.nan
+    stats[np.broadcast_to(~stats_present[:, None, :], stats.shape)] = np.nan
+    return Frames(block.schema, block.steps, block.times, scalars, stats, scalars_present, stats_present)
+
+
+def reference(steps: Any, values: Any, present: Any, first: int, last: int) -> tuple[float, ...]:
+    """A bucket by the plainest means."""
+    inside = [float(v) for s, v, p in zip(steps, values, present, strict=True) if p and first <= s <= last]
+    numbers = [value for value in inside if not np.isnan(value)]
+    with np.errstate(invalid="ignore"):
+        mean = float(np.mean(inside)) if inside else np.nan
+    odd = sum(not np.isfinite(value) for value in inside)
+    return len(inside), odd, min(numbers, default=np.nan), max(numbers, default=np.nan), mean
+
+
+def check(found: Buckets, steps: Any, values: Any, present: Any, tolerance: float = 1e-12) -> None:
+    assert len(found)
+    for n in range(len(found)):
+        expected = reference(steps, values, present, int(found.first[n]), int(found.last[n]))
+        got = [getattr(found, name)[n, 0] for name in ("count", "nonfinite", "minimum", "maximum", "mean")]
+        assert_array_equal(got[:4], expected[:4])
+        assert_allclose(got[4], expected[4], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_summary_says_what_one_bucket_over_the_chunk_says(seed: int) -> None:
+    block = rough(1, 50, seed)
+    held = summary.load(summary.summarize(block))
+    edges = np.zeros(1, np.int64)
+    for column in range(block.scalars.shape[1]):
+        check(held.scalar(column, 1, 50), block.steps, block.scalars[:, column], block.scalars_present[:, column])
+    for k in range(3):
+        for layer in range(len(LAYERS)):
+            check(held.stat(k, layer, 1, 50), block.steps, block.stats[:, layer, k], block.stats_present[:, k], 1e-4)
+        whole = bucket(
+            block.steps, block.stats[:, :, k], np.repeat(block.stats_present[:, k : k + 1], 4, axis=1), edges
+        )
+        layers = held.layers(k, 1, 50)
+        for name in ("count", "nonfinite", "minimum", "maximum"):
+            assert_array_equal(getattr(layers, name), getattr(whole, name))
+        over = np.where(block.stats_present[:, k, None], block.stats[:, :, k], np.nan)
+        assert_array_equal(held.over_layers[k], np.fmax.reduce(over, axis=1))
+
+
+@pytest.mark.parametrize("raw_chunks", [0, 1000])
+@pytest.mark.parametrize("points", [1, 7, 100, 5000])
+def test_any_zoom_says_what_the_frames_say(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, raw_chunks: int, points: int
+) -> None:
+    """With `raw_chunks` 0 summaries are read wherever there are more chunks than points."""
+    monkeypatch.setattr(series, "RAW_CHUNKS", raw_chunks)
+    # Attempt 1 is superseded after step 250, in the middle of one of its chunks.
+    first, second = rough(1, 300, 1), rough(251, 420, 2)
+    steps = np.concatenate([first.steps[:250], second.steps])
+    scalars = np.concatenate([first.scalars[:250], second.scalars])
+    present = np.concatenate([first.scalars_present[:250], second.scalars_present])
+    stats = np.concatenate([first.stats[:250], second.stats])
+    stats_present = np.concatenate([first.stats_present[:250], second.stats_present])
+
+    async def story() -> None:
+        async with service(sqlite_url, Clock()) as one:
+            for chunk in chunks(first, size=16) + chunks(second, size=20, attempt=SECOND, start_step=250):
+                assert (await one.put(chunk)).status_code == 200
+            database, run_id = one.app.state.database, 1
+            for window in ((None, None), (37, 333)):
+                low, high = window[0] or 1, window[1] or 420
+                here = (steps >= low) & (steps <= high)
+                found = await series.scalar_series(
+                    database, run_id, "loss/click", first=window[0], last=window[1], points=points
+                )
+                check(found, steps, scalars[:, 1], present[:, 1])
+                assert len(found) <= points
+                assert found.count.sum() >= present[here, 1].sum()
+                if raw_chunks:
+                    assert (found.first[0], found.last[-1]) == (low, high)
+                found = await series.stat_series(
+                    database, run_id, LAYERS[2], "gradient_norm", first=window[0], last=window[1], points=points
+                )
+                check(found, steps, stats[:, 2, 0], stats_present[:, 0], 1e-4)
+                heat = await series.heat_map(database, run_id, "gradient_norm", points=points)
+                for layer in range(len(LAYERS)):
+                    for n in range(0, len(heat.first), 7):
+                        span = int(heat.first[n]), int(heat.last[n])
+                        expected = reference(steps, stats[:, layer, 0], stats_present[:, 0], *span)
+                        assert_array_equal(heat.maximum[layer, n], expected[3])
+                        assert heat.nonfinite[layer, n] == expected[1]
+
+    run(story())
+
+
+def test_columns_may_come_and_go(sqlite_url: str) -> None:
+    early, late = Schema(("loss",), ("a", "b"), ("norm",)), Schema(("loss", "auc"), ("b", "c"), ("norm", "max"))
+    parts = [
+        Frames.of(early, [1, 2], [[1.0], [2.0]], np.ones((2, 2, 1), np.float32)),
+        Frames.of(late, [3, 4], [[3.0, 0.5], [4.0, 0.6]], 2 * np.ones((2, 2, 2), np.float32)),
+    ]
+
+    async def story() -> None:
+        async with service(sqlite_url, Clock()) as one:
+            for index, part in enumerate(parts):
+                events = (AttemptStart(0, 1.7e9, {}),) if index == 0 else ()
+                identity = ChunkId("video", "ranker", FIRST, index)
+                assert (await one.put(encode(Chunk(identity, part, events=events)))).status_code == 200
+            document = await one.get(RUN)
+            assert document["scalars"] == ["loss", "auc"]
+            assert document["layers"] == ["a", "b", "c"]
+            assert (await one.get(f"{RUN}/series", name="auc"))["first"] == [3, 4]
+            assert (await one.get(f"{RUN}/series", name="loss"))["mean"] == [1, 2, 3, 4]
+            heat = await one.get(f"{RUN}/heatmap", stat="norm")
+            assert heat["maximum"] == [[1, 1, "NaN", "NaN"], [1, 1, 2, 2], ["NaN", "NaN", 2, 2]]
+            assert (await one.get(f"{RUN}/steps/3"))["stats"] == {"norm": {"b": 2, "c": 2}, "max": {"b": 2, "c": 2}}
+
+    run(story())
+
+
+def test_nan_and_the_infinities_are_words_in_json(sqlite_url: str) -> None:
+    schema = Schema(("loss",), ("a",), ("norm",))
+    values = [np.nan, np.inf, -np.inf, 1.0]
+    block = Frames.of(schema, [1, 2, 3, 4], [[v] for v in values], np.array(values, np.float32).reshape(4, 1, 1))
+
+    async def story() -> None:
+        async with service(sqlite_url, Clock()) as one:
+            for chunk in chunks(block):
+                await one.put(chunk)
+            found = await one.get(f"{RUN}/series", name="loss")
+            assert found["mean"] == ["NaN", "Infinity", "-Infinity", 1.0]
+            assert found["nonfinite"] == [1, 1, 1, 0]
+            assert [from_json_number(value) for value in found["maximum"]][1:] == values[1:]
+            step = await one.get(f"{RUN}/steps/1")
+            assert step["scalars"] == {"loss": "NaN"}
+            whole = await one.get(f"{RUN}/series", name="loss", points=1)
+            assert (whole["minimum"], whole["maximum"], whole["mean"]) == (["-Infinity"], ["Infinity"], ["NaN"])
+            assert (await one.get(RUN))["loss_last"] == 1.0
+
+    run(story())
+
+
+def test_edges_are_where_a_bucket_begins() -> None:
+    steps = np.array([3, 4, 7, 8, 9, 30])
+    assert edges_by_width(steps, 3, 5).tolist() == [0, 3, 5]
+    assert edges_by_width(steps[:0], 3, 5).tolist() == []
