@@ -1,6 +1,7 @@
 """A service on loopback that keeps the HTTP contract of chunks in memory, and can be told to misbehave."""
 
 import json
+import ssl
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -26,7 +27,7 @@ class Answer:
 class LoopbackService:
     """Starts to listen at once; `url` says where."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.stored: dict[tuple[str, str, str, int], bytes] = {}
         self.arrivals: list[tuple[str, str, str, int]] = []
         self.duplicates = 0
@@ -60,8 +61,10 @@ class LoopbackService:
                 pass  # a killed client is an ordinary event here
 
         self._server = Server(("127.0.0.1", port), Handler)
-        self._open: set[Any] = set()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._closed = False
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
 
@@ -116,6 +119,9 @@ class LoopbackService:
         return found
 
     def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

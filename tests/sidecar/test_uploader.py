@@ -60,7 +60,10 @@ def test_a_dead_service_delays_no_close_and_the_next_attempt_ships_the_rest(
     assert [int(s) for chunk in chunks[second.attempt] for s in chunk.frames.steps] == [4, 5]
 
 
-def test_a_busy_service_is_asked_again(tmp_path: Path, service: LoopbackService) -> None:
+def test_a_busy_service_is_asked_again(
+    tmp_path: Path, service: LoopbackService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lossguard.sidecar.backoff.FIRST_SECONDS", 0.01)
     service.next_answers.extend(
         [Answer(500), Answer(429, headers={"retry-after": "0"}), Answer(200, b"<html>welcome</html>"), Answer(200)]
     )

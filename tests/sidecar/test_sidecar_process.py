@@ -1,0 +1,251 @@
+"""`lossguard sidecar` as its own process, against a service on loopback."""
+
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from service_on_loopback import Answer, LoopbackService
+
+from lossguard.recorder import Recorder
+from lossguard.wire.frame import Frames, Schema
+
+pytestmark = pytest.mark.usefixtures("no_leaks", "guard_raises")
+SCHEMA = Schema(("loss",), ("a", "b"), ("gradient_norm",))
+
+
+def frames(first: int, count: int) -> Frames:
+    steps = np.arange(first, first + count)
+    return Frames.of(SCHEMA, steps, steps[:, None] * 0.5, np.ones((count, 2, 1), np.float32))
+
+
+def record(root: Path, run: str, first: int, count: int, *, close: bool = True, **options: int) -> Recorder:
+    recorder = Recorder(root, "ads", run, start_step=first - 1, seal_frames=5, seal_seconds=3600.0, **options)  # type: ignore[arg-type]
+    for step in range(first, first + count):
+        assert recorder.record(frames(step, 1))
+    assert recorder.flush()
+    if close:
+        recorder.close()
+    return recorder
+
+
+def sidecar(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from lossguard.cli.main import main; main()", "sidecar", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def once(*arguments: object) -> tuple[int, str]:
+    process = sidecar(*arguments, "--once")
+    _, errors = process.communicate(timeout=120)
+    return process.returncode, errors
+
+
+def steps_of(service: LoopbackService, run: str) -> list[int]:
+    return [int(s) for chunks in service.chunks(run).values() for chunk in chunks for s in chunk.frames.steps]
+
+
+def test_once_ships_all_runs_and_deletes_what_is_acknowledged(tmp_path: Path, service: LoopbackService) -> None:
+    for number in range(5):
+        record(tmp_path, f"run {number}", 1, 12)
+    code, errors = once(tmp_path, "--service", service.url, "--token", "secret")
+    assert code == 0, errors
+    for number in range(5):
+        assert steps_of(service, f"run {number}") == list(range(1, 13))
+    assert service.duplicates == service.conflicts == 0
+    assert not list(tmp_path.rglob("*.journal"))
+    assert service.authorizations == {"Bearer secret"}
+
+
+def test_attempts_are_shipped_in_the_order_of_their_start(tmp_path: Path, service: LoopbackService) -> None:
+    attempts = [record(tmp_path, "r", 1 + 10 * number, 10).attempt for number in range(4)]
+    assert once(tmp_path, "--service", service.url)[0] == 0
+    order = list(dict.fromkeys(identity[2] for identity in service.arrivals))
+    assert order == attempts
+    for attempt in attempts:
+        indices = [identity[3] for identity in service.arrivals if identity[2] == attempt]
+        assert indices == list(range(len(indices)))
+
+
+def test_a_dead_service_is_exit_code_4_and_nothing_is_lost(tmp_path: Path, service: LoopbackService) -> None:
+    record(tmp_path, "r", 1, 12)
+    code, errors = once(tmp_path, "--service", "http://127.0.0.1:9")
+    assert code == 4
+    assert "does not answer" in errors
+    assert "stay on disk" in errors
+    assert once(tmp_path, "--service", service.url)[0] == 0
+    assert steps_of(service, "r") == list(range(1, 13))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("{root}/nowhere", "--service", "http://127.0.0.1:9"), "there is no folder"),
+        (("{root}", "--service", "127.0.0.1:9"), "service: must be a URL"),
+        (("{root}", "--service", "http://127.0.0.1:9", "--ca", "{root}/none.pem"), "ca: cannot read"),
+        (("{root}", "--service", "http://127.0.0.1:9", "--token", "two\nlines"), "token: must be"),
+    ],
+)
+def test_wrong_use_is_exit_code_2_and_a_sentence(tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    code, errors = once(*(argument.format(root=tmp_path) for argument in arguments))
+    assert code == 2
+    assert sentence in errors
+
+
+def test_a_refused_token_is_wrong_use(tmp_path: Path, service: LoopbackService) -> None:
+    record(tmp_path, "r", 1, 3)
+    service.always = lambda identity: Answer(401, b'{"detail": "unknown token"}')
+    code, errors = once(tmp_path, "--service", service.url)
+    assert code == 2
+    assert "--token" in errors
+    assert list(tmp_path.rglob("*.journal")), "a refused token sets nothing aside"
+
+
+def test_a_refused_chunk_is_set_aside_with_its_reason_and_the_rest_goes_on(
+    tmp_path: Path, service: LoopbackService
+) -> None:
+    recorder = record(tmp_path, "r", 1, 12)
+    bad = ("ads", "r", recorder.attempt, 1)
+    service.always = lambda identity: Answer(422, b'{"detail": "no such stat"}') if identity == bad else None
+    code, errors = once(tmp_path, "--service", service.url)
+    assert code == 0
+    assert "no such stat" in errors
+    assert steps_of(service, "r") == list(range(6, 13))
+    (reason,) = tmp_path.rglob("rejected/*.json")
+    assert "422 no such stat" in reason.read_text()
+    assert reason.with_suffix(".chunk").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        Answer(200, b"<html>log in here</html>"),
+        Answer(200, b'{"duplicate": false}'),
+        Answer(204),
+        Answer(301, headers={"location": "/elsewhere"}),
+        Answer(404, b"nothing here"),
+        Answer(429, headers={"retry-after": "0"}),
+        Answer(500, b"x" * 100_000),
+        Answer(503, headers={"retry-after": "Fri, 31 Dec 1999 23:59:59 GMT"}),
+        Answer(500, stored=True),
+    ],
+    ids=lambda lie: f"{lie.status} {lie.body[:10]!r}{lie.stored}",
+)
+def test_what_is_no_acknowledgement_is_tried_again(tmp_path: Path, service: LoopbackService, lie: Answer) -> None:
+    record(tmp_path, "r", 1, 3)
+    service.next_answers.append(lie)
+    assert once(tmp_path, "--service", service.url)[0] == 0
+    assert steps_of(service, "r") == [1, 2, 3]
+    assert service.duplicates == lie.stored, "stored although it answered 500: sent again, known, kept once"
+
+
+def test_a_killed_sidecar_goes_on_where_it_was(tmp_path: Path, service: LoopbackService) -> None:
+    record(tmp_path, "r", 1, 500)
+    for wanted in (20, 50, 80):
+        process = sidecar(tmp_path, "--service", service.url, "--poll-seconds", 0.05)
+        service.wait_for(lambda wanted=wanted: len(service.stored) >= wanted)  # type: ignore[misc]
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert once(tmp_path, "--service", service.url)[0] == 0
+    assert steps_of(service, "r") == list(range(1, 501))
+    assert service.conflicts == 0
+    assert service.duplicates <= 3, "one chunk in flight per kill"
+
+
+def test_a_service_that_comes_later_gets_everything(
+    tmp_path: Path, start_service: Callable[..., LoopbackService]
+) -> None:
+    first = start_service()
+    port = int(first.url.rsplit(":", 1)[1])
+    first.close()
+    record(tmp_path, "r", 1, 20)
+    process = sidecar(tmp_path, "--service", first.url, "--poll-seconds", 0.05)
+    assert process.stderr is not None
+    while "does not answer" not in process.stderr.readline():
+        pass
+    second = start_service(port)
+    second.wait_for(lambda: len(second.stored) >= 6)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert steps_of(second, "r") == list(range(1, 21))
+
+
+def test_new_runs_are_found_and_sigterm_drains(tmp_path: Path, service: LoopbackService) -> None:
+    process = sidecar(tmp_path, "--service", service.url, "--poll-seconds", 0.05)
+    recorder = record(tmp_path, "late", 1, 7, close=False)
+    service.wait_for(lambda: any(identity[1] == "late" for identity in service.stored))
+    recorder.record(frames(8, 1))
+    recorder.flush()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "all that is sealed is shipped" in errors
+    assert steps_of(service, "late") == list(range(1, 9))
+    assert list(tmp_path.rglob("*.journal")), "the trainer lives, so its journal stays"
+    recorder.close()
+    assert once(tmp_path, "--service", service.url)[0] == 0
+    assert not list(tmp_path.rglob("*.journal"))
+
+
+def test_a_living_trainer_is_reported(tmp_path: Path, service: LoopbackService) -> None:
+    recorder = record(tmp_path, "r", 1, 7, close=False)
+    process = sidecar(tmp_path, "--service", service.url, "--poll-seconds", 0.05)
+    service.wait_for(lambda: bool(service.heartbeats))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    project, run, document = service.heartbeats[0]
+    assert (project, run, document["attempt"], document["last_step"]) == ("ads", "r", recorder.attempt, 7)
+    assert document["time"] > 1e9
+    recorder.close()
+
+
+def test_a_run_that_fails_does_not_hold_up_the_others(tmp_path: Path, service: LoopbackService) -> None:
+    for run in ("bad", "good"):
+        record(tmp_path, run, 1, 12)
+    service.always = lambda identity: Answer(500) if identity[1] == "bad" else None
+    code, errors = once(tmp_path, "--service", service.url, "--workers", 1)
+    assert code == 4
+    assert "ads/bad: not shipped: 500" in errors
+    assert steps_of(service, "good") == list(range(1, 13))
+
+
+def test_metrics_and_health_are_served(tmp_path: Path, service: LoopbackService) -> None:
+    record(tmp_path, "r", 1, 12)
+    process = sidecar(tmp_path, "--service", service.url, "--status-port", 0, "--poll-seconds", 0.05)
+    assert process.stderr is not None
+    match = None
+    while match is None:
+        match = re.search(r"status on (http://\S+)/metrics", process.stderr.readline())
+    service.wait_for(lambda: len(service.stored) >= 5)
+    assert read(match[1] + "/healthz") == (200, "ok\n")
+    status, text = read(match[1] + "/metrics")
+    while "lossguard_sidecar_chunks_shipped_total 5\n" not in text:
+        status, text = read(match[1] + "/metrics")
+    assert status == 200
+    assert "# TYPE lossguard_sidecar_backlog_bytes gauge" in text
+    assert read(match[1] + "/else")[0] == 404
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+def test_a_taken_status_port_is_a_sentence(tmp_path: Path, service: LoopbackService) -> None:
+    port = service.url.rsplit(":", 1)[1]
+    code, errors = once(tmp_path, "--service", service.url, "--status-port", port)
+    assert code == 2
+    assert "choose another port" in errors
+
+
+def read(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
