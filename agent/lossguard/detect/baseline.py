@@ -26,7 +26,9 @@ TAIL_SCALE = 3.0
 """The scale is at least the 97 % residual over 3: on Gaussian noise (1.9 sigma) that changes nothing, on heavy tails it
 is what keeps them quiet."""
 RANGE_FLOOR = 0.02
-"""The scale is at least 2 % of the recent range: a smooth curve's tiny residuals make no alarm out of a ripple."""
+RANGE_TRIM = 0.1
+"""The scale is at least 2 % of the recent range, without its upper and lower tenth: a smooth curve's tiny residuals
+make no alarm out of a ripple."""
 LEVEL_FLOOR = 0.002
 """The scale is at least 0.2 % of the level: logs are rounded to three or four digits."""
 CLIP_SCALES = 6.0
@@ -107,7 +109,8 @@ def refresh(base: Baseline) -> None:
     tail = upward[rows, np.maximum((TAIL_QUANTILE * (known - 1)).astype(np.int64), 0)]
     held = np.minimum(base.accepted, VALUE_FRAMES).astype(np.int64)
     ordered = np.sort(base.values, axis=1)
-    spread = ordered[rows, np.maximum(held - 1, 0)] - ordered[:, 0]
+    top, bottom = ((1 - RANGE_TRIM) * (held - 1)).astype(np.int64), (RANGE_TRIM * (held - 1)).astype(np.int64)
+    spread = ordered[rows, np.maximum(top, 0)] - ordered[rows, np.maximum(bottom, 0)]
     scale = np.maximum.reduce(
         [1.4826 * middle, tail / TAIL_SCALE, RANGE_FLOOR * spread, LEVEL_FLOOR * np.abs(centre)], initial=1e-300
     )

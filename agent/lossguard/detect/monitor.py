@@ -434,7 +434,6 @@ class _Block:
 
     def _declare(self, step: int, opened: Episode, record: Record, back: bool) -> None:
         """Call it full if the evidence is there."""
-        state = self.state
         reason, subject, value = "", "loss", math.nan
         low = all(episode.skill(judge, 30) < episode.CERTAIN_SKILL for judge in opened.judges.values())
         if opened.judges:
@@ -536,7 +535,7 @@ class _Block:
     def _slide(self, step: int) -> None:
         """The slow watch, where no metric is."""
         state = self.state
-        verdict = slide.judge(state.slide, state.frame, float(state.base.scale[0]))
+        verdict = slide.judge(state.slide, state.frame)
         if state.slide.number is None and state.open is not None:
             record = state.records[state.open.number]
             if verdict.full and record.kind != "full_divergence":

@@ -16,7 +16,7 @@ LEVEL_FRAMES = (5, 20)
 """Frames in a level: 5 follow a smooth curve at once, 20 see through noise (their median moves by 0.28 deviations)."""
 NOISE_SCALES = (5.0, 2.0)
 """A lost level is also this many scales above the best one, 7 to 9 of its own deviations: a run that made no progress
-has none to lose. The scale is the one at the best level: a slide widens it."""
+has none to lose. The scale is that of the differences from frame to frame around the best level."""
 FLAG_FRAMES = (5, 20)
 """Frames for which a level must have been lost before it is flagged: as long as the level, so that the two share no
 frame."""
@@ -86,13 +86,17 @@ def progress(slide: Slide) -> float:
     return float(np.median(slide.head)) - slide.best[0]
 
 
-def judge(slide: Slide, frame: int, scale: float) -> Verdict:
+def _scale(values: list[float]) -> float:
+    """The noise of a few values, from the median of their differences: a trend hardly widens it."""
+    return 1.4826 / math.sqrt(2) * float(np.median(np.abs(np.diff(values))))
+
+
+def judge(slide: Slide, frame: int) -> Verdict:
     """Compare the levels now with the best ones.
 
     Args:
         slide: the memory, changed in place.
         frame: frames so far.
-        scale: the loss's robust scale; NaN while it is unknown.
     """
     flag = full = False
     back = True
@@ -103,8 +107,7 @@ def judge(slide: Slide, frame: int, scale: float) -> Verdict:
         level = float(np.median(slide.recent[-frames:]))
         if level < slide.best[k]:
             slide.best[k] = level
-            if scale == scale:
-                slide.noise[k] = scale
+            slide.noise[k] = _scale(slide.recent)
         made = progress(slide)
         lost = (level - slide.best[k]) / made if made > 0 else 0.0
         clear = level - slide.best[k] > NOISE_SCALES[k] * slide.noise[k]
