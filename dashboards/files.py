@@ -1,0 +1,23 @@
+"""Every generated file and its text."""
+
+from typing import Any
+
+import yaml
+
+from dashboards.alerts import Rules
+
+_NOTE = "# Written by `python -m dashboards`; change dashboards/alerts.py instead.\n"
+
+
+def files() -> dict[str, str]:
+    """File name below `generated/` to text."""
+    rules = Rules()
+    return {
+        "prometheus/lossguard.rules.yml": _yaml(rules.prometheus()),
+        "grafana/provisioning/alerting/lossguard.yml": _yaml(rules.grafana()),
+    }
+
+
+def _yaml(document: Any) -> str:
+    text: str = yaml.safe_dump(document, sort_keys=False, width=120, allow_unicode=True)
+    return _NOTE + text

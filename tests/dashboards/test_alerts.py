@@ -1,0 +1,75 @@
+"""Alert rules: valid, tested by promtool for firing, resolving and not firing, and each with its runbook."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from dashboards.alerts import ALERTS, Alert, Rules
+
+from lossguard_service.metrics import names
+
+ROOT = Path(__file__).resolve().parents[2]
+TESTS = Path(__file__).with_name("alerts.test.yml")
+RULES = ROOT / "dashboards" / "generated" / "prometheus" / "lossguard.rules.yml"
+
+
+def promtool(*arguments: str) -> str:
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("promtool is not installed: it comes with Prometheus")
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_generated_files_are_what_the_code_says() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dashboards", "--check"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_prometheus_takes_the_rules() -> None:
+    assert f"{len(ALERTS)} rules found" in promtool("check", "rules", str(RULES))
+
+
+def test_every_rule_fires_resolves_and_keeps_quiet_as_written() -> None:
+    assert "SUCCESS" in promtool("test", "rules", str(TESTS))
+    cases = [case for test in yaml.safe_load(TESTS.read_text())["tests"] for case in test["alert_rule_test"]]
+    for alert in ALERTS:
+        mine = [bool(case["exp_alerts"]) for case in cases if case["alertname"] == alert.name]
+        assert True in mine, f"{alert.name} is never seen to fire"
+        assert False in mine, f"{alert.name} is never seen to keep quiet"
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_every_alert_has_a_runbook_that_says_what_to_do(alert: Alert) -> None:
+    page = (ROOT / "docs" / "runbooks" / f"{alert.name}.md").read_text()
+    assert page.startswith(f"# {alert.name}: ")
+    headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
+    assert headings == ["What it says", "What it means", "What to do", "When it ends"]
+
+
+def test_there_is_no_runbook_without_an_alert() -> None:
+    assert {page.stem for page in (ROOT / "docs" / "runbooks").glob("*.md")} == {alert.name for alert in ALERTS}
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_alerts_use_names_of_the_list_only(alert: Alert) -> None:
+    known = {metric.name for metric in names.ALL}
+    used = set(re.findall(r"\blossguard_\w+", alert.expression))
+    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in used} <= known
+    assert used or "up{" in alert.expression
+
+
+def test_grafana_gets_the_same_rules() -> None:
+    (group,) = Rules().grafana()["groups"]
+    assert [rule["title"] for rule in group["rules"]] == [alert.name for alert in ALERTS]
+    for rule, alert in zip(group["rules"], ALERTS, strict=True):
+        assert rule["data"][0]["model"]["expr"] == alert.expression
+        assert len(rule["uid"]) <= 40
+        assert "externalLabels" not in str(rule)
