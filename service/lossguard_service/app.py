@@ -22,6 +22,7 @@ from lossguard_service.gate.routes import router as gate_routes
 from lossguard_service.incidents.detectors import Detectors
 from lossguard_service.incidents.liveness import sweep
 from lossguard_service.ingest.accept import Ingest
+from lossguard_service.ingest.routes import refusals
 from lossguard_service.ingest.routes import router as ingest_routes
 from lossguard_service.metrics.collector import Requests, page
 from lossguard_service.settings import Settings
@@ -75,7 +76,6 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     app.state.gate = Gate(database, clock)
     app.state.requests = requests
     app.add_middleware(requests.wrap)
-    errors.install(app)
     app.include_router(ingest_routes)
     app.include_router(reading.router)
     app.include_router(gate_routes)
@@ -85,7 +85,14 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
         dependencies=[Depends(require("read"))],
     )
     app.add_api_route("/healthz", _healthz, methods=["GET"], tags=["service"], response_class=PlainTextResponse)
-    app.add_api_route("/readyz", _readyz, methods=["GET"], tags=["service"], response_class=PlainTextResponse)
+    app.add_api_route(
+        "/readyz",
+        _readyz,
+        methods=["GET"],
+        tags=["service"],
+        response_class=PlainTextResponse,
+        responses=refusals(503),
+    )
     app.add_api_route(
         "/metrics",
         _metrics,
@@ -93,7 +100,9 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
         tags=["service"],
         response_class=PlainTextResponse,
         dependencies=[Depends(require("read"))],
+        responses=refusals(401, 403, 503),
     )
+    errors.install(app)
     return app
 
 

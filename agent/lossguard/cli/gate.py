@@ -41,6 +41,12 @@ AttemptOption = Annotated[
 WaitOption = Annotated[
     str, typer.Option("--wait", metavar="TIME", help="Ask again for so long while data is missing: 90s, 10m, 1h.")
 ]
+KeyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--key", metavar="KEY", envvar="LOSSGUARD_GATE_KEY", help="Accept verdicts signed by this key (or file) only."
+    ),
+]
 FormatOption = Annotated[str, typer.Option("--format", help="table or json.")]
 VersionOption = Annotated[
     int | None, typer.Option("--version", min=1, help="The version to publish; by default the next one.")
@@ -64,18 +70,29 @@ def check(
         typer.Option("--publish-to", metavar="DIR", help="Publish there if the verdict is pass."),
     ] = None,
     version: VersionOption = None,
+    key: KeyOption = None,
     format: FormatOption = "table",
 ) -> None:
     """Ask whether an export may be served; the exit code is the answer.
 
     Example: lossguard gate check --run ranker --step 5000 --artifact export/ --publish-to serving/ranker
     """
+    from lossguard.gate.publish import publish as publish_export
+    from lossguard.gate.signature import check_signature, read_keys
+
     if version is not None and publish_to is None:
-        _usage("--version", "goes with --publish-to", format)
-    with _outcome(format):
+        usage("--version", "goes with --publish-to", format)
+    with gate_errors(format):
+        trusted = read_keys(key or [])
         question = _question(run, step, artifact, policy, metrics, attempt, format)
-        answer = _ask(question, service, token, _seconds(wait, format), format)
-        place = _publish(artifact, publish_to, answer, version) if publish_to is not None else None
+        answer = _ask(question, service, token, seconds_of(wait, "--wait", format), format)
+        if trusted:
+            check_signature(answer.verdict, answer.document, trusted)
+        place = None
+        if publish_to is not None and answer.verdict.outcome == "pass":
+            place = publish_export(
+                artifact, publish_to, answer.verdict, version, document=answer.document, keys=trusted
+            )
         _finish(answer, place, format)
 
 
@@ -92,13 +109,14 @@ def publish(
     attempt: AttemptOption = None,
     wait: WaitOption = "0s",
     version: VersionOption = None,
+    key: KeyOption = None,
     format: FormatOption = "table",
 ) -> None:
     """Ask, and if the answer is pass, make the export visible as <DIR>/<version>/ in one step.
 
     Example: lossguard gate publish --run ranker --step 5000 --artifact export/ --to serving/ranker
     """
-    check(run, step, artifact, policy, service, token, metrics, attempt, wait, to, version, format)
+    check(run, step, artifact, policy, service, token, metrics, attempt, wait, to, version, key, format)
 
 
 @app.command()
@@ -118,8 +136,8 @@ def explain(
     from lossguard.gate.client import find, open_client
     from lossguard.gate.verify import read_document
 
-    _known_format(format)
-    with _outcome(format):
+    known_format(format)
+    with gate_errors(format):
         if Path(what).exists():
             answer = read_document(Path(what))
         else:
@@ -136,14 +154,12 @@ def _question(
 ) -> "Question":
     from lossguard.gate.client import question_about
 
-    _known_format(format)
-    project, _, name = run.rpartition("/")
-    if not name or run.startswith("/") or "/" in project:
-        _usage("--run", f"write RUN or PROJECT/RUN, got {run!r}", format)
+    known_format(format)
+    project, name = names(run, format)
     if step < 1:
-        _usage("--step", f"must be 1 or more, got {step}: name the last step trained into the export", format)
+        usage("--step", f"must be 1 or more, got {step}: name the last step trained into the export", format)
     values = _metrics(metrics, format)
-    return question_about(artifact, project or "default", name, step, policy=policy, metrics=values, attempt=attempt)
+    return question_about(artifact, project, name, step, policy=policy, metrics=values, attempt=attempt)
 
 
 def _metrics(path: Path | None, format: str) -> dict[str, float]:
@@ -155,11 +171,11 @@ def _metrics(path: Path | None, format: str) -> dict[str, float]:
     try:
         document = json.loads(path.read_text("utf-8"))
     except OSError as error:
-        _usage("--metrics", f"{path} cannot be read ({error.strerror}): write the evaluation's result there", format)
+        usage("--metrics", f"{path} cannot be read ({error.strerror}): write the evaluation's result there", format)
     except ValueError as error:
-        _usage("--metrics", f"{path} is not JSON ({error}): write {wanted}", format)
+        usage("--metrics", f"{path} is not JSON ({error}): write {wanted}", format)
     if not isinstance(document, Mapping):
-        _usage("--metrics", f"{path} holds no object: write {wanted}", format)
+        usage("--metrics", f"{path} holds no object: write {wanted}", format)
     values = {}
     for name, value in document.items():
         try:
@@ -167,7 +183,7 @@ def _metrics(path: Path | None, format: str) -> dict[str, float]:
                 raise ValueError
             values[name] = from_json_number(value)
         except (ValueError, OverflowError):
-            _usage("--metrics", f"{name} in {path} is {value!r}: write {wanted}", format)
+            usage("--metrics", f"{name} in {path} is {value!r}: write {wanted}", format)
     return values
 
 
@@ -188,14 +204,6 @@ def _ask(question: "Question", service: str, token: str | None, seconds: float, 
             return gate.wait(client, question, seconds, said=said)
 
 
-def _publish(artifact: Path, destination: Path, answer: "Answer", version: int | None) -> Path | None:
-    from lossguard.gate.publish import publish
-
-    if answer.verdict.outcome != "pass":
-        return None
-    return publish(artifact, destination, answer.verdict, version, document=answer.document)
-
-
 def _finish(answer: "Answer", place: Path | None, format: str) -> NoReturn:
     from rich.console import Console
 
@@ -214,7 +222,7 @@ def _finish(answer: "Answer", place: Path | None, format: str) -> NoReturn:
 
 
 @contextmanager
-def _outcome(format: str) -> Iterator[None]:
+def gate_errors(format: str) -> Iterator[None]:
     """Turns the gate's errors into a sentence and the exit code that goes with it."""
     from lossguard.gate import errors
     from lossguard.wire.verdict import EXIT_CODES, EXIT_UNREACHABLE, EXIT_USAGE
@@ -231,19 +239,30 @@ def _outcome(format: str) -> Iterator[None]:
         _fail(str(error), EXIT_USAGE, format)
 
 
-def _seconds(text: str, format: str) -> float:
+def seconds_of(text: str, option: str, format: str) -> float:
+    """A time such as 90s, 10m or 1h, in seconds."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)?", text.strip())
     if found is None:
-        _usage("--wait", f"write a time such as 90s, 10m or 1h, got {text!r}", format)
+        usage(option, f"write a time such as 90s, 10m or 1h, got {text!r}", format)
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600, None: 1}[found[2]]
 
 
-def _known_format(format: str) -> None:
+def names(run: str, format: str) -> tuple[str, str]:
+    """Project and run of a --run option."""
+    project, _, name = run.rpartition("/")
+    if not name or run.startswith("/") or "/" in project:
+        usage("--run", f"write RUN or PROJECT/RUN, got {run!r}", format)
+    return project or "default", name
+
+
+def known_format(format: str) -> None:
+    """Refuse a format that there is not."""
     if format not in ("table", "json"):
-        _usage("--format", f"must be table or json, got {format!r}", "table")
+        usage("--format", f"must be table or json, got {format!r}", "table")
 
 
-def _usage(option: str, sentence: str, format: str) -> NoReturn:
+def usage(option: str, sentence: str, format: str) -> NoReturn:
+    """Say what is wrong with an option, and exit 2."""
     from lossguard.wire.verdict import EXIT_USAGE
 
     _fail(f"{option}: {sentence}", EXIT_USAGE, format)

@@ -7,7 +7,7 @@ answers at once and the sidecar's host needs neither TensorFlow nor the service'
 import typer
 
 from lossguard import __version__
-from lossguard.cli import gate
+from lossguard.cli import gate, gate_trust
 from lossguard.cli.demo import demo
 from lossguard.cli.replay import replay
 from lossguard.cli.serve import database, serve, token
@@ -42,6 +42,8 @@ for _name, _command in (("serve", serve), ("token", token), ("db", database)):
 app.command()(sidecar)
 app.command()(replay)
 app.command()(demo)
+for _trust in gate_trust.COMMANDS:
+    gate.app.command()(_trust)
 app.add_typer(gate.app)
 
 

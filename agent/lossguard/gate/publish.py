@@ -12,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -22,6 +23,7 @@ from typing import Any, Final
 from lossguard.gate.artifact import model_kind
 from lossguard.gate.digest import VERDICT_NAME, ArtifactFile, artifact_digest, blocks, list_files
 from lossguard.gate.errors import NotPublished
+from lossguard.gate.signature import check_signature
 from lossguard.wire.numbers import to_json
 from lossguard.wire.verdict import Verdict, outcome_of
 
@@ -38,6 +40,7 @@ def publish(
     version: int | None = None,
     *,
     document: Mapping[str, Any] | None = None,
+    keys: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Copy the artifact to `<destination>/<version>/` and make it visible in one step.
 
@@ -47,12 +50,14 @@ def publish(
         verdict: the service's answer about exactly this artifact.
         version: 1 or more; by default one more than the highest there.
         document: the verdict's JSON as the service sent it, with its signature; by default the verdict alone.
+        keys: the public keys that are trusted, by id; with them, only a verdict signed by one of them is published.
 
     Returns:
         The version's folder.
 
     Raises:
         NotAModel, ArtifactUnreadable, ArtifactChanged: see `lossguard.gate.errors`.
+        NotVerified: the verdict is not signed by one of `keys`.
         NotPublished: the verdict is not a pass for these bytes, the version is taken, or the disk refused. Nothing
             became visible.
     """
@@ -60,6 +65,8 @@ def publish(
     _must_pass(verdict)
     if document is not None and Verdict.from_json(dict(document)) != Verdict.from_json(verdict.to_json()):
         raise NotPublished("document: is not the JSON of this verdict")
+    if keys:
+        check_signature(verdict, document or {}, keys)
     if version is not None and not 1 <= version <= MAX_VERSION:
         raise NotPublished(f"--version: must be 1 to {MAX_VERSION}, got {version}")
     model_kind(source)
@@ -88,8 +95,19 @@ def publish(
 
 def next_version(destination: str | Path) -> int:
     """One more than the highest version there; 1 in an empty folder."""
-    taken = [int(name) for name in os.listdir(destination) if name.isascii() and name.isdigit()]
-    return max(taken, default=0) + 1
+    taken = (version_of(name) for name in os.listdir(destination))
+    return max((version for version in taken if version is not None), default=0) + 1
+
+
+def version_of(name: str) -> int | None:
+    """The version as which TensorFlow Serving would serve a folder of that name; None if it would not.
+
+    Its parser skips spaces around the number; signs are taken for numbers here too, to be on the safe side.
+
+    >>> version_of("007"), version_of(" 7"), version_of(".lossguard-staging-7"), version_of("7b")
+    (7, 7, None, None)
+    """
+    return int(name) if re.fullmatch(r"\s*[+-]?[0-9]+\s*", name) else None
 
 
 def sweep(destination: str | Path) -> list[Path]:

@@ -5,11 +5,13 @@ is that of the bytes there, and, where a public key is given, its signature is b
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from lossguard.gate.client import Answer
 from lossguard.gate.digest import VERDICT_NAME, artifact_digest
 from lossguard.gate.errors import NotVerified
+from lossguard.gate.signature import check_signature
 from lossguard.wire.verdict import Verdict
 
 MAX_VERDICT_BYTES = 16 << 20
@@ -39,8 +41,13 @@ def read_document(folder: Path) -> Answer:
         ) from None
 
 
-def verify(folder: str | Path) -> Answer:
+def verify(folder: str | Path, keys: Mapping[str, bytes] | None = None) -> Answer:
     """The verdict of a published model, if it holds for what lies there.
+
+    Args:
+        folder: the version's folder.
+        keys: the public keys that are trusted, by id (`lossguard.gate.signature.read_keys`); with none, only the
+            verdict and the bytes are compared, which finds accidents and no forgers.
 
     Raises:
         NotVerified: it does not; the sentence says why.
@@ -49,6 +56,8 @@ def verify(folder: str | Path) -> Answer:
     answer = read_document(Path(folder))
     if answer.verdict.outcome != "pass":
         raise NotVerified(f"the verdict beside {folder} is {answer.verdict.outcome}: do not serve this model")
+    if keys:
+        check_signature(answer.verdict, answer.document, keys)
     found = artifact_digest(folder)
     if found != answer.verdict.artifact_digest:
         raise NotVerified(

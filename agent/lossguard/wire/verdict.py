@@ -12,6 +12,8 @@ Outcome = Literal["pass", "block", "insufficient_data"]
 CheckStatus = Literal["pass", "block", "insufficient_data"]
 
 EXIT_CODES: dict[str, int] = {"pass": 0, "block": 1, "insufficient_data": 3}
+SIGNED_PREFIX = b"lossguard verdict 1\n"
+"""Stands before the canonical bytes in what is signed, so that nothing else that is signed can be a verdict."""
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 4
 

@@ -1,11 +1,11 @@
-"""The gate as the service runs it: gather the facts, decide, store the verdict.
+"""The gate as the service runs it: gather the facts, decide, sign and store the verdict.
 
 Guarantees. A verdict is stored before it is answered, and never changed. What it says is bounded: however many
 incidents a run had, the document stays small enough to lie beside a model.
 """
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,10 +13,14 @@ from lossguard.wire.verdict import Check, Verdict, outcome_of
 from lossguard_service.gate.decide import decide
 from lossguard_service.gate.facts import Canary, Facts, Scan
 from lossguard_service.gate.gather import gather
-from lossguard_service.gate.policy import BUILT_IN, Policy
-from lossguard_service.store import verdicts
+from lossguard_service.gate.policy import BUILT_IN, Policy, PolicyError
+from lossguard_service.gate.signing import new_key, sign
+from lossguard_service.gate.waive import checked, counts, waive
+from lossguard_service.store import keys, verdicts
 from lossguard_service.store.columns import clean
 from lossguard_service.store.database import Database
+from lossguard_service.store.keys import SigningKey
+from lossguard_service.store.waivers import Waiver, add_waiver, list_waivers
 
 MAX_TEXT = 2_000
 """Characters of an explanation; a run's own texts (layer paths, advice) are from outside and may be longer."""
@@ -88,9 +92,12 @@ class Gate:
             scan=question.scan,
             canary=question.canary,
         )
-        verdict = verdict_of(policy, facts, verdict_id=secrets.token_hex(16), now=now)
-        await verdicts.add_verdict(self._database, verdict)
-        return Judgement(verdict)
+        waivers = await list_waivers(self._database, project=question.project, run=question.run)
+        counted = [one for one in waivers if counts(one, question.project, question.run, question.step, now)]
+        verdict = verdict_of(policy, facts, verdict_id=secrets.token_hex(16), now=now, waivers=counted)
+        signature = sign(verdict, await self._key())
+        await verdicts.add_verdict(self._database, verdict, signature)
+        return Judgement(verdict, signature)
 
     async def find(self, verdict_id: str) -> Judgement | None:
         """The verdict of that id, as it was given."""
@@ -100,7 +107,7 @@ class Gate:
     async def policies(self) -> list[Policy]:
         """Every version of every policy, the built-in ones first."""
         stored = await verdicts.list_policies(self._database)
-        return [*BUILT_IN.values(), *(Policy.from_json(one.document) for one in stored)]
+        return [*BUILT_IN.values(), *(_policy(one) for one in stored)]
 
     async def policy(self, name: str) -> Policy:
         """The newest version of a policy.
@@ -114,9 +121,58 @@ class Gate:
         if not stored:
             known = sorted({policy.name for policy in await self.policies()})
             raise UnknownPolicy(f"no policy is named {name!r}; there are {', '.join(known)}")
-        return Policy.from_json(max(stored, key=lambda one: one.version).document)
+        return _policy(max(stored, key=lambda one: one.version))
+
+    async def add_policy(self, rules: Mapping[str, Any], author: str) -> Policy:
+        """Store a new version of a policy; the version is the next one, whatever `rules` say.
+
+        Raises:
+            PolicyError: a rule is unknown or out of its range, or the name is that of a built-in policy.
+        """
+        name = rules.get("name")
+        if name in BUILT_IN:
+            raise PolicyError(f"name: {name} is built in and stays as it is; give yours another name")
+        while True:
+            stored = await verdicts.list_policies(self._database, name) if isinstance(name, str) else []
+            version = max((one.version for one in stored), default=0) + 1
+            policy = Policy.from_json({**rules, "version": version})
+            document = policy.to_json() | {"author": clean(author)}
+            row = verdicts.StoredPolicy(policy.name, version, document, self._clock())
+            # Somebody else may have taken the version in between; then ours is the one after it.
+            if await verdicts.add_policy(self._database, row, actor=author):
+                return policy
+
+    async def add_waiver(self, waiver: Waiver) -> Waiver:
+        """Store a waiver.
+
+        Raises:
+            WaiverError: it cannot be one.
+        """
+        await add_waiver(self._database, checked(waiver))
+        return waiver
+
+    async def keys(self) -> list[SigningKey]:
+        """Every signing key, the one in use last."""
+        await self._key()
+        return await keys.list_keys(self._database)
+
+    async def rotate_key(self, actor: str) -> SigningKey:
+        """Sign with a new key from now on; what the old ones signed stays valid."""
+        return await keys.active_key(self._database, new_key(self._clock()), rotate=True, actor=actor)
+
+    async def revoke_key(self, key_id: str, actor: str, reason: str) -> bool:
+        """What this key signed counts no more; False if there is no such key."""
+        return await keys.revoke_key(self._database, key_id, now=self._clock(), actor=actor, reason=reason)
+
+    async def _key(self) -> SigningKey:
+        for key in reversed(await keys.list_keys(self._database)):
+            if key.private is not None:
+                return key
+        return await keys.active_key(self._database, new_key(self._clock()), rotate=False, actor="service")
 
     async def _previous_metrics(self, question: Question) -> dict[str, float]:
+        if not question.metrics:
+            return {}
         for verdict in await verdicts.list_verdicts(self._database, project=question.project, run=question.run):
             if verdict.outcome == "pass" and verdict.artifact_digest != question.artifact_digest:
                 prefix = "metric:"
@@ -128,9 +184,9 @@ class Gate:
         return {}
 
 
-def verdict_of(policy: Policy, facts: Facts, *, verdict_id: str, now: float) -> Verdict:
-    """The verdict that follows from the facts."""
-    checks = tuple(_bounded(check) for check in decide(policy, facts))
+def verdict_of(policy: Policy, facts: Facts, *, verdict_id: str, now: float, waivers: Sequence[Waiver] = ()) -> Verdict:
+    """The verdict that follows from the facts; `waivers` are those that count for this export."""
+    checks = tuple(_bounded(check) for check in waive(decide(policy, facts), waivers))
     return Verdict(
         id=verdict_id,
         project=facts.project,
@@ -143,6 +199,10 @@ def verdict_of(policy: Policy, facts: Facts, *, verdict_id: str, now: float) -> 
         checks=checks,
         created=now,
     )
+
+
+def _policy(stored: verdicts.StoredPolicy) -> Policy:
+    return Policy.from_json({key: value for key, value in stored.document.items() if key != "author"})
 
 
 def _bounded(check: Check) -> Check:

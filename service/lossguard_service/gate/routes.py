@@ -21,11 +21,13 @@ MAX_METRICS = 1_000
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """What all bodies have in common: nothing unknown in them, and no silent conversions."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class ScanBody(_Body):
+class ScanBody(Body):
     """What the agent found in the artifact's tensors."""
 
     kind: str = Field(max_length=50)
@@ -36,7 +38,7 @@ class ScanBody(_Body):
     note: str = Field("", max_length=2_000)
 
 
-class CanaryBody(_Body):
+class CanaryBody(Body):
     """What the exported model answered on the user's canary rows."""
 
     rows: int = Field(ge=0)
@@ -50,7 +52,7 @@ class CanaryBody(_Body):
         return from_json_number(value)
 
 
-class VerdictRequest(_Body):
+class VerdictRequest(Body):
     """The question: may this export be served?"""
 
     project: Name

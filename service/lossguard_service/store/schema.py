@@ -237,4 +237,4 @@ audit = sa.Table(
     sa.Column("document", Document, nullable=False),
     sa.Index(None, "project", "sequence"),
 )
-"""Append-only: verdicts, waivers, keys and policies, as they were made. Nothing in the service updates or deletes it."""
+"""Append-only: verdicts, waivers, keys and policies, as they were made; nothing updates or deletes it."""

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from lossguard.wire.verdict import Verdict
-from lossguard_service.store import schema
+from lossguard_service.store import audit, schema
 from lossguard_service.store.database import Database
 from lossguard_service.store.upsert import insert_or_ignore
 
@@ -41,6 +41,16 @@ async def add_verdict(database: Database, verdict: Verdict, signature: dict[str,
                 signature=signature,
             )
         )
+        told = {
+            "verdict": verdict.id,
+            "run": verdict.run,
+            "step": verdict.step,
+            "artifact_digest": verdict.artifact_digest,
+            "policy": f"{verdict.policy} {verdict.policy_version}",
+            "outcome": verdict.outcome,
+            "key": None if signature is None else signature["key"],
+        }
+        audit.append(connection, verdict.created, "verdict", verdict.project, "service", told)
 
     await database.write(write)
 
@@ -78,19 +88,25 @@ async def list_verdicts(
     return await database.read(read)
 
 
-async def add_policy(database: Database, policy: StoredPolicy) -> None:
-    """Store a version of a policy; a version that is there stays as it is."""
+async def add_policy(database: Database, policy: StoredPolicy, *, actor: str) -> bool:
+    """Store a version of a policy; a version that is there stays as it is, and the answer is False."""
 
-    def write(connection: Connection) -> None:
+    def write(connection: Connection) -> bool:
+        table = schema.policies
+        taken = sa.select(table.c.version).where(table.c.name == policy.name, table.c.version == policy.version)
+        if connection.execute(taken).one_or_none() is not None:
+            return False
         values = {
             "name": policy.name,
             "version": policy.version,
             "document": policy.document,
             "created": policy.created,
         }
-        insert_or_ignore(connection, schema.policies, values)
+        insert_or_ignore(connection, table, values)
+        audit.append(connection, policy.created, "policy_created", None, actor, policy.document)
+        return True
 
-    await database.write(write)
+    return await database.write(write)
 
 
 async def list_policies(database: Database, name: str | None = None) -> list[StoredPolicy]:

@@ -1,0 +1,184 @@
+"""`lossguard gate verify|guard|keys|waive|audit`: who trusts which verdict, and who answers for exceptions."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lossguard.cli.gate import (
+    SERVICE,
+    FormatOption,
+    KeyOption,
+    RunOption,
+    ServiceOption,
+    TokenOption,
+    gate_errors,
+    known_format,
+    names,
+    seconds_of,
+    usage,
+)
+
+AuthorOption = Annotated[str, typer.Option("--author", help="Who answers for it.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why, in a sentence.")]
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A published version's folder.")],
+    key: KeyOption = None,
+    unsigned: Annotated[bool, typer.Option("--unsigned", help="Compare digest and verdict only.")] = False,
+    format: FormatOption = "table",
+) -> None:
+    """Check offline that what lies in a folder is what a signed verdict passed; exit code 0 if it is, 1 if not.
+
+    Example: lossguard gate verify serving/ranker/7 --key gate.pub
+    """
+    from lossguard.gate.signature import read_keys
+    from lossguard.gate.verify import verify as verify_folder
+
+    known_format(format)
+    with gate_errors(format):
+        if not key and not unsigned:
+            usage("--key", "name the service's public key, or --unsigned to trust whoever wrote the folder", format)
+        answer = verify_folder(folder, read_keys(key or []))
+        if format == "json":
+            typer.echo(json.dumps(answer.document, indent=1, ensure_ascii=False))
+        else:
+            verdict = answer.verdict
+            typer.echo(
+                f"{folder} is what verdict {verdict.id} passed: {verdict.project}/{verdict.run} step {verdict.step}"
+            )
+
+
+def guard(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that TensorFlow Serving watches.")],
+    key: KeyOption = None,
+    unsigned: Annotated[bool, typer.Option("--unsigned", help="Compare digest and verdict only.")] = False,
+    every: Annotated[str, typer.Option("--every", metavar="TIME", help="Look again and again: 10s, 1m.")] = "0s",
+    dry: Annotated[bool, typer.Option("--dry", help="Say what would be moved away, and move nothing.")] = False,
+    format: FormatOption = "table",
+) -> None:
+    """Move every version without a valid verdict out of the serving folder's sight; exit code 1 if there was one.
+
+    Example: lossguard gate guard serving/ranker --key gate.pub --every 10s
+    """
+    from lossguard.gate.guard import Guard
+    from lossguard.gate.signature import read_keys
+
+    known_format(format)
+    pause = seconds_of(every, "--every", format)
+    with gate_errors(format):
+        if not key and not unsigned:
+            usage("--key", "name the service's public key, or --unsigned to trust whoever wrote the folder", format)
+        if not folder.is_dir():
+            usage("DIR", f"{folder} is not a folder: name the one that TensorFlow Serving watches", format)
+        watch = Guard(folder, read_keys(key or []), dry)
+        while True:
+            findings = watch.look()
+            bad = [finding for finding in findings if not finding.good]
+            if format == "json" and (bad or not pause):
+                typer.echo(json.dumps({"versions": [finding.to_json() for finding in findings]}))
+            for finding in bad:
+                where = f" Moved to {finding.moved_to}." if finding.moved_to else ""
+                typer.echo(f"version {finding.version}: {finding.reason}{where}", err=True)
+            sys.stdout.flush()
+            if not pause:
+                raise typer.Exit(1 if bad else 0)
+            time.sleep(pause)
+
+
+def keys(
+    rotate: Annotated[bool, typer.Option("--rotate", help="Sign with a new key from now on.")] = False,
+    revoke: Annotated[str | None, typer.Option("--revoke", metavar="ID", help="Trust this key no more.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the trusted keys there.")] = None,
+    author: AuthorOption = "",
+    reason: ReasonOption = "",
+    service: ServiceOption = SERVICE,
+    token: TokenOption = None,
+    format: FormatOption = "table",
+) -> None:
+    """List the service's public keys; rotate or revoke one; write those that are trusted to a file.
+
+    Example: lossguard gate keys --out gate.pub
+    """
+    from lossguard.gate.client import call, open_client
+
+    known_format(format)
+    if rotate and revoke:
+        usage("--revoke", "goes without --rotate: do one after the other", format)
+    if (rotate or revoke) and not (author and reason):
+        usage("--author", "and --reason: say who does it and why; both stand in the audit log", format)
+    said = {"author": author, "reason": reason}
+    with gate_errors(format), open_client(service, token=token) as client:
+        if rotate:
+            call(client, "POST", "/v1/keys/rotate", json=said)
+        if revoke:
+            call(client, "POST", f"/v1/keys/{revoke}/revoke", json=said)
+        found: list[dict[str, Any]] = call(client, "GET", "/v1/keys")["keys"]
+        if out is not None:
+            trusted = [
+                f"{one['public']}  # {one['key']} {one['state']}\n" for one in found if one["state"] != "revoked"
+            ]
+            out.write_text("".join(trusted), "utf-8")
+        if format == "json":
+            typer.echo(json.dumps({"keys": found}, indent=1))
+        else:
+            for one in found:
+                typer.echo(f"{one['key']}  {one['state']:8} {one['public']}")
+
+
+def waive(
+    run: RunOption,
+    checks: Annotated[list[str], typer.Option("--check", metavar="NAME", help="A check, as the verdict names it.")],
+    author: AuthorOption,
+    reason: ReasonOption,
+    lasts: Annotated[str, typer.Option("--for", metavar="TIME", help="For how long: 90m, 24h.")] = "24h",
+    step: Annotated[int | None, typer.Option("--step", min=1, help="For the export of this step only.")] = None,
+    service: ServiceOption = SERVICE,
+    token: TokenOption = None,
+    format: FormatOption = "table",
+) -> None:
+    """Let named checks of a run's exports pass for a while; every verdict that uses it says so.
+
+    Example: lossguard gate waive --run ranker --check quiet_period --author ann --reason "reviewed the curve by hand"
+    """
+    from lossguard.gate.client import call, open_client
+
+    known_format(format)
+    project, name = names(run, format)
+    body = {
+        "project": project, "run": name, "checks": list(checks), "author": author, "reason": reason,
+        "seconds": seconds_of(lasts, "--for", format), "first_step": step, "last_step": step,
+    }  # fmt: skip
+    with gate_errors(format), open_client(service, token=token) as client:
+        waiver = call(client, "POST", "/v1/waivers", json=body)
+        typer.echo(json.dumps(waiver, indent=1) if format == "json" else f"waiver {waiver['id']} counts from now on")
+
+
+def audit(
+    project: Annotated[str | None, typer.Option("--project", help="Only of this project.")] = None,
+    service: ServiceOption = SERVICE,
+    token: TokenOption = None,
+) -> None:
+    """Print the audit log, one JSON document a line: verdicts, waivers, keys, policies.
+
+    Example: lossguard gate audit > audit.jsonl
+    """
+    from lossguard.gate.client import call, open_client
+
+    after = 0
+    with gate_errors("table"), open_client(service, token=token) as client:
+        while True:
+            where = f"/v1/audit?after={after}" + (f"&project={project}" if project else "")
+            entries: list[dict[str, Any]] = call(client, "GET", where)["entries"]
+            for entry in entries:
+                typer.echo(json.dumps(entry, ensure_ascii=False))
+            if not entries:
+                return
+            after = entries[-1]["sequence"]
+
+
+COMMANDS = (verify, guard, keys, waive, audit)

@@ -1,0 +1,50 @@
+"""The audit log: what the gate said and who changed its rules, in order. Rows are added, never changed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from lossguard_service.store import schema
+from lossguard_service.store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that happened.
+
+    Attributes:
+        sequence: increases; gaps mean nothing.
+        time: Unix seconds by the service's clock.
+        kind: `verdict`, `waiver_created`, `waiver_revoked`, `key_created`, `key_revoked`, `policy_created`.
+        project: whose; None for what spans all projects.
+        actor: who did it, as they say; "service" for what it does by itself.
+        document: the particulars.
+    """
+
+    sequence: int
+    time: float
+    kind: str
+    project: str | None
+    actor: str
+    document: dict[str, Any]
+
+
+def append(
+    connection: Connection, time: float, kind: str, project: str | None, actor: str, document: dict[str, Any]
+) -> None:
+    """Add an entry, within the transaction of what it tells of."""
+    values = {"time": time, "kind": kind, "project": project, "actor": actor, "document": document}
+    connection.execute(sa.insert(schema.audit).values(**values))
+
+
+async def list_entries(
+    database: Database, *, project: str | None = None, after: int = 0, limit: int = 1000
+) -> list[Entry]:
+    """Entries after a sequence number, in order."""
+    table = schema.audit
+    query = sa.select(table).where(table.c.sequence > after).order_by(table.c.sequence).limit(limit)
+    if project is not None:
+        query = query.where(table.c.project == project)
+    return await database.read(lambda connection: [Entry(**row._mapping) for row in connection.execute(query)])
