@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 STEPS = 520
 LEARNING_RATE = 1.0
+SHOWN_REASONS = 4
 
 
 def demo(
@@ -137,8 +138,10 @@ def _explain(console: "Console", outcome: Any) -> None:
         console.print(f"[green]{outcome.run} passed[/green] and is published: {outcome.published}/")
     else:
         console.print(f"[red]{outcome.run} is not published[/red] ({outcome.verdict.replace('_', ' ')}), because:")
-        for reason in outcome.reasons:
+        for reason in outcome.reasons[:SHOWN_REASONS]:
             console.print(f"  • {reason}", highlight=False)
+        if len(outcome.reasons) > SHOWN_REASONS:
+            console.print(f"  and {len(outcome.reasons) - SHOWN_REASONS} reasons more, on the page and with --json")
     console.print(f"  {outcome.page}", style="dim")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -59,11 +60,12 @@ def write(path: Path, outcomes: Sequence[Outcome], service: str) -> None:
 def table(outcomes: Sequence[Outcome]) -> Table:
     """One row per run."""
     tasks = [task for task, kind in TASKS.items() if kind == "binary"]
-    found = Table(title="Two trainings of one ranker", title_justify="left")
-    for name in ("run", "status", "onset", "first layer"):
-        found.add_column(name)
+    found = Table(title="Two trainings of one ranker", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("run", "status", "onset"):
+        found.add_column(name, no_wrap=True)
+    found.add_column("first layer", overflow="fold")
     for task in tasks:
-        found.add_column(f"AUC {task.replace('_', ' ')}", justify="right")
+        found.add_column(f"AUC {task.replace('_', ' ')}", justify="right", width=6)
     found.add_column("verdict")
     for outcome in outcomes:
         incident = outcome.view.incident if outcome.view is not None else None
@@ -71,7 +73,7 @@ def table(outcomes: Sequence[Outcome]) -> Table:
         found.add_row(
             outcome.run,
             Text(status, style=_COLORS.get(status, "")),
-            f"step {incident.onset_step}" if incident is not None else "–",
+            str(incident.onset_step) if incident is not None else "–",
             (incident.first_layer or "–") if incident is not None else "–",
             *(f"{outcome.metrics[f'auc/{task}']:.3f}" for task in tasks),
             Text(outcome.verdict.replace("_", " "), style=_COLORS[outcome.verdict]),

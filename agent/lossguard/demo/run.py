@@ -22,9 +22,8 @@ from typing import Any, Final, Literal, Protocol
 from lossguard.demo.children import Child, ChildError, Children, wait_for_file
 from lossguard.demo.train import Spec
 from lossguard.demo.view import RunView, Service
-from lossguard.gate.client import Question, open_client, wait
-from lossguard.gate.digest import artifact_digest
-from lossguard.gate.errors import GateRefused, GateUnreachable
+from lossguard.gate.client import open_client, question_about, wait
+from lossguard.gate.errors import GateError, GateUnreachable
 from lossguard.gate.publish import publish
 from lossguard.wire.numbers import from_json_number
 
@@ -111,6 +110,14 @@ class Outcome:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """What a trainer said last."""
+
+    metrics: dict[str, float]
+    attempt: str | None
+
+
 class Stage(Protocol):
     """Where a person watches."""
 
@@ -182,22 +189,22 @@ def stage(options: Options, watcher: Stage) -> Iterator[tuple[str, list[Outcome]
 
 def _one(spec: Spec, children: Children, service: Service, watcher: Stage) -> Outcome:
     began = time.monotonic()
-    metrics = _train(spec, children, service, watcher)
+    trained = _train(spec, children, service, watcher)
     seconds = time.monotonic() - began
     watcher.waits(spec.run)
     view = service.wait(PROJECT, spec.run, spec.steps, ARRIVAL_SECONDS, children.check)
-    verdict, reasons, published = _judge(spec, service.url, metrics)
+    verdict, reasons, published = _judge(spec, service.url, trained)
     page = f"{service.url}/runs/{PROJECT}/{spec.run}"
-    return Outcome(spec.run, spec.treatment, view, metrics, verdict, reasons, published, page, seconds)
+    return Outcome(spec.run, spec.treatment, view, trained.metrics, verdict, reasons, published, page, seconds)
 
 
-def _train(spec: Spec, children: Children, service: Service, watcher: Stage) -> dict[str, float]:
+def _train(spec: Spec, children: Children, service: Service, watcher: Stage) -> _Trained:
     shutil.rmtree(spec.export, ignore_errors=True)
     file = HOME / "training.json"
     file.write_text(spec.dumps())
     child = children.start("trainer", ["-m", "lossguard.demo.train", str(file)], read=True)
     children.tell(run=spec.run, step=0)
-    metrics: dict[str, float] | None = None
+    trained: _Trained | None = None
     view: RunView | None = None
     looked = 0.0
     for line in _lines(child):
@@ -206,17 +213,18 @@ def _train(spec: Spec, children: Children, service: Service, watcher: Stage) -> 
             raise DemoError(str(line["error"]))
         if "metrics" in line:
             metrics = {name: from_json_number(value) for name, value in line["metrics"].items()}
+            trained = _Trained(metrics, line["attempt"])
         if time.monotonic() - looked >= _VIEW_SECONDS:
             view, looked = service.run(PROJECT, spec.run), time.monotonic()
             children.tell(step=line["step"])
         watcher.progress(spec.run, line["step"], spec.steps, view)
     code = child.process.wait()
     children.end("trainer")
-    if code != 0 or metrics is None:
+    if code != 0 or trained is None:
         raise DemoError(
             f"the training of {spec.run} ended with exit code {code}: {child.last_words} (log: {child.log})"
         )
-    return metrics
+    return trained
 
 
 def _lines(child: Child) -> Iterator[dict[str, Any]]:
@@ -225,20 +233,27 @@ def _lines(child: Child) -> Iterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-def _judge(spec: Spec, url: str, metrics: dict[str, float]) -> tuple[str, tuple[str, ...], Path | None]:
+def _judge(spec: Spec, url: str, trained: _Trained) -> tuple[str, tuple[str, ...], Path | None]:
     """Ask the gate, and publish what passes."""
-    digest = artifact_digest(spec.export)
-    question = Question(PROJECT, spec.run, spec.steps, digest, POLICY, metrics)
     try:
+        question = question_about(
+            spec.export,
+            PROJECT,
+            spec.run,
+            spec.steps,
+            policy=POLICY,
+            metrics=trained.metrics,
+            attempt=trained.attempt,
+        )
         with open_client(url) as client:
             answer = wait(client, question, 20.0, pause_seconds=2.0)
+        if answer.verdict.outcome != "pass":
+            return answer.verdict.outcome, answer.verdict.reasons, None
+        return "pass", (), publish(spec.export, SERVING, answer.verdict, document=answer.document)
     except GateUnreachable as error:
         return "insufficient_data", (str(error),), None
-    except GateRefused as error:
+    except GateError as error:
         raise DemoError(str(error)) from None
-    if answer.verdict.outcome != "pass":
-        return answer.verdict.outcome, answer.verdict.reasons, None
-    return "pass", (), publish(spec.export, SERVING, answer.verdict, document=answer.document)
 
 
 def _start_service(children: Children, port: int) -> str:

@@ -2,7 +2,7 @@
 
 Guarantees: the same specification gives the same weights, bit for bit, on one machine (one thread computes). Standard
 output carries one JSON object per line and nothing else: `{"step"}` as it goes, at the end `{"step",
-"metrics", "parameters"}`, or `{"error"}` with a sentence and exit code 2. The export is complete when the last line is
+"metrics", "attempt"}`, or `{"error"}` with a sentence and exit code 2. The export is complete when the last line is
 written. SIGTERM ends the training in good order, as an interrupted one.
 """
 
@@ -18,7 +18,7 @@ from lossguard.wire.numbers import to_json
 
 STEPS_PER_EXECUTION = 8
 PREDICTION_BATCH = 8192
-CHECKPOINTS = 5
+CHECKPOINTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Spec:
         data: folder of KuaiRand-Pure; None generates a stream.
         journal: folder of the journals.
         export: folder that the SavedModel goes to.
-        checkpoints: folder for the checkpoints, weights with optimizer slots; five in a training.
+        checkpoints: folder for the checkpoints, weights with optimizer slots; ten in a training.
     """
 
     project: str
@@ -103,10 +103,11 @@ def train(spec: Spec, say: Any) -> None:
     folder = Path(spec.checkpoints)
     folder.mkdir(parents=True, exist_ok=True)
     saved = 0
+    attempt: str | None = None
 
     def tell(batch: int, logs: Any = None) -> None:
-        nonlocal saved
-        step = batch + 1
+        nonlocal saved, attempt
+        step, attempt = batch + 1, watch.attempt or attempt
         say({"step": step})
         if step * CHECKPOINTS // spec.steps > saved:
             saved = step * CHECKPOINTS // spec.steps
@@ -132,7 +133,7 @@ def train(spec: Spec, say: Any) -> None:
     found = evaluate.metrics({task: values[held_out] for task, values in examples.labels.items()}, predicted)
     # Keras announces exports on standard output, which is ours.
     ranker.serving(model).export(spec.export, format="tf_saved_model", verbose=False)
-    say({"step": spec.steps, "metrics": found, "parameters": int(model.count_params())})
+    say({"step": spec.steps, "metrics": found, "attempt": attempt})
 
 
 def main(arguments: list[str]) -> int:
