@@ -24,6 +24,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from lossguard.wire.numbers import to_json
 
@@ -123,14 +124,50 @@ PROBLEM_SCHEMA: dict[str, Any] = {
 
 
 def install(app: FastAPI) -> None:
-    """Make `app` answer every failure as a problem document."""
+    """Make `app` answer every failure as a problem document, and say so in its OpenAPI document."""
     for kind in (Refusal, HTTPException, RequestValidationError, DBAPIError, PoolTimeoutError, OSError, Exception):
         app.add_exception_handler(kind, handle)
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            _describe(plain())
+        return plain()
+
+    app.openapi = described  # type: ignore[method-assign]
+
+
+def _describe(document: dict[str, Any]) -> None:
+    """Every operation may refuse what it cannot read, and every refusal is a problem document."""
+    schemas = document.get("components", {}).get("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    content = {MEDIA_TYPE: {"schema": PROBLEM_SCHEMA}}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            responses = operation["responses"]
+            for status in {*responses, "422"}:
+                if int(status) >= 400:
+                    said = responses.get(status, {}).get("description")
+                    responses[status] = {"description": said or "Refused; the document says why.", "content": content}
+
+
+def _allowed(app: FastAPI, path: str) -> str:
+    """The methods that some route has at a path: the framework's own answer names those of the first route only."""
+    found = {
+        method.upper()
+        for template, operations in app.openapi()["paths"].items()
+        if compile_path(template)[0].match(path)
+        for method in operations
+    }
+    return ", ".join(sorted(found))
 
 
 async def handle(request: Request, error: Exception) -> JSONResponse:
     """The one handler."""
     refusal = error if isinstance(error, Refusal) else _refusal(request, error)
+    if refusal.status == 405 and (methods := _allowed(request.app, request.url.path)):
+        refusal.headers["allow"] = methods
     document = {
         "type": TYPE_PREFIX + refusal.kind,
         "title": refusal.title,
@@ -166,10 +203,13 @@ def _plain(request: Request, error: HTTPException) -> Refusal:
         detail = f"there is nothing at {request.url.path}"
     else:
         detail = f"{request.method} {request.url.path}: {phrase.lower()}"
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
     named = {kind.status: kind for kind in (NotFound, TooLarge, BadRequest, NotAllowed)}
+    if error.status_code == 400:  # a body that is not JSON: the same situation as JSON that is not what is asked for
+        return BadRequest(detail)
     if error.status_code in named:
-        return named[error.status_code](detail, headers=dict(error.headers or {}))
-    refusal = Refusal(detail, headers=dict(error.headers or {}))
+        return named[error.status_code](detail, headers=headers)
+    refusal = Refusal(detail, headers=headers)
     refusal.status, refusal.title = error.status_code, phrase
     refusal.kind = phrase.lower().replace(" ", "-")
     return refusal

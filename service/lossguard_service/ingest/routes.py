@@ -40,7 +40,7 @@ class ChunkReplyModel(BaseModel):
 class Heartbeat(BaseModel):
     """The trainer's side lives."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     attempt: str = Field(pattern="^[0-9a-f]{32}$", description="The attempt's key.")
     last_step: int | None = Field(None, ge=0, lt=1 << 53, description="The last step that the trainer handed over.")
