@@ -154,3 +154,17 @@ def test_the_list_reads_a_loss_once_as_long_as_no_step_is_new(
     httpx.get(service.url)
     httpx.get(service.url)
     assert len(read) == len(set(read))
+
+
+def test_every_runbook_is_a_page_and_the_incident_leads_to_its_own(service: Service) -> None:
+    from lossguard_service.web.runbooks import FOR_KIND
+
+    for name in FOR_KIND.values():
+        page = service.client.get(f"/runbooks/{name}")
+        assert page.status_code == 200
+        assert "<h2>What to do</h2>" in page.text
+        assert len(re.findall("<li>", page.text)) >= 3
+        assert "`" not in page.text
+    assert service.client.get("/runbooks/..%2Fservice").status_code == 404
+    found = re.findall(r'href="(/runbooks/\w+)"', service.client.get("/runs/ranker/plain/incidents/1").text)
+    assert found == ["/runbooks/LossguardFullDivergence"]

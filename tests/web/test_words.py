@@ -2,7 +2,7 @@
 
 import doctest
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from lossguard_service.store.buckets import Buckets
 from lossguard_service.store.checkpoints import Checkpoint
 from lossguard_service.store.incidents import StoredIncident
 from lossguard_service.store.runs import Run
-from lossguard_service.web import charts, runs_view, spark, story, words
+from lossguard_service.web import charts, runbooks, runs_view, spark, story, words
 
 FULL = Incident(
     number=0,
@@ -31,27 +31,21 @@ FULL = Incident(
     explanation="Click collapsed.",
     advice="Go back to step 200.",
 )
-RUN = Run(
-    id=1,
-    project="ranker",
-    name="plain",
-    created=0.0,
-    config={},
-    status="diverged",
-    attempt=1,
-    stop_reason=None,
-    first_step=1,
-    last_step=420,
-    heard_step=None,
-    judged_step=420,
-    last_seen=1000.0,
-    last_progress=1000.0,
-    loss_last=1.0,
-    frames=420,
-    dropped_frames=0,
-    waiting_chunks=0,
-    summary={},
-)
+KNOWN = {
+    "id": 1,
+    "project": "ranker",
+    "name": "plain",
+    "config": {},
+    "status": "diverged",
+    "attempt": 1,
+    "first_step": 1,
+    "last_step": 420,
+    "judged_step": 420,
+    "last_seen": 1000.0,
+    "last_progress": 1000.0,
+    "summary": {},
+}
+RUN = Run(**{field.name: KNOWN.get(field.name) for field in fields(Run)})  # type: ignore[arg-type]
 
 
 def stored(incident: Incident, sequence: int = 1, *, superseded: bool = False) -> StoredIncident:
@@ -65,7 +59,7 @@ def series(values: list[float], first: int = 1) -> Buckets:
     return Buckets(steps, steps, np.ones_like(bad), bad, column, column, column)
 
 
-@pytest.mark.parametrize("module", [words, charts])
+@pytest.mark.parametrize("module", [words, charts, runbooks])
 def test_the_examples_in_the_docstrings_hold(module: object) -> None:
     assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
 

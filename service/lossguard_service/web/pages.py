@@ -28,6 +28,7 @@ from lossguard_service.store.verdicts import list_verdicts
 from lossguard_service.web import charts, runs_view, words
 from lossguard_service.web.assets import Assets
 from lossguard_service.web.run_view import RunFacts, incident_view, run_view
+from lossguard_service.web.runbooks import runbook
 from lossguard_service.web.spark import EMPTY, Spark, spark
 
 MOST_RUNS: Final = 2000
@@ -147,6 +148,13 @@ class Pages:
             return _json({"title": str(error)}, 404)
         return _json(charts.heat_document(heat))
 
+    async def runbook(self, name: str) -> Response:
+        """What to do about an alert."""
+        blocks = await asyncio.to_thread(runbook, name)
+        if blocks is None:
+            return self._missing(f"There is no runbook called {name}.")
+        return self._render("runbook.html", page="runbook", name=name, blocks=blocks)
+
     async def static(self, request: Request, digest: str, name: str) -> Response:
         """A static file."""
         return await asyncio.to_thread(self.assets.respond, request, digest, name)
@@ -203,6 +211,7 @@ def router(pages: Pages) -> APIRouter:
     routes = APIRouter(include_in_schema=False)
     run = "/runs/{project}/{run}"
     routes.add_api_route("/", pages.runs, methods=["GET"])
+    routes.add_api_route("/runbooks/{name}", pages.runbook, methods=["GET"])
     routes.add_api_route("/static/{digest}/{name}", pages.static, methods=["GET"])
     routes.add_api_route(f"{run}/charts.json", pages.charts, methods=["GET"])
     routes.add_api_route(f"{run}/heatmap.json", pages.heatmap, methods=["GET"])

@@ -19,6 +19,7 @@ from lossguard_service.store.incidents import StoredIncident
 from lossguard_service.store.lineage import Attempt
 from lossguard_service.store.runs import Run
 from lossguard_service.web import charts, story
+from lossguard_service.web.runbooks import FOR_KIND
 from lossguard_service.web.words import (
     KINDS,
     OUTCOMES,
@@ -168,6 +169,7 @@ class IncidentView:
     opened_seconds: float
     headline: story.Headline
     timeline: tuple[story.Moment, ...]
+    runbook: str
     tracks: Tracks
 
 
@@ -229,6 +231,7 @@ def incident_view(facts: RunFacts, stored: StoredIncident) -> IncidentView:
         opened_seconds=facts.now - stored.opened,
         headline=story.of_incident(stored, facts.target(), run.last_step),
         timeline=story.timeline(stored, run.judged_step),
+        runbook=FOR_KIND.get(incident.kind, ""),
         tracks=_tracks(
             facts,
             (
