@@ -18,6 +18,9 @@ LAMBDA_ABS: Final = 1e-2
 CHEAP: Final = (stats.GRADIENT_NORM, stats.UPDATE_NORM, stats.CLIPPING_FACTOR)
 REST: Final = tuple(name for name in stats.STAT_NAMES if name not in CHEAP)
 
+SAFE_NORM: Final = 1e-16
+"""A norm below this may have lost squares to underflow."""
+
 
 def norm(values: Any, axes: tuple[int, ...] | None = None) -> Any:
     """The Euclidean norm, over all entries or along axes that are kept."""
@@ -25,11 +28,13 @@ def norm(values: Any, axes: tuple[int, ...] | None = None) -> Any:
 
 
 def scaled_norm(values: Any) -> Any:
-    """The Euclidean norm without overflow or underflow of the squares."""
-    largest = ops.max(ops.abs(values))
-    usable = ops.logical_and(ops.isfinite(largest), ops.greater(largest, 0.0))
-    scale = ops.where(usable, largest, 1.0)
-    return scale * norm(values / scale)
+    """The Euclidean norm where squares leave the range of float32; slower, for the rare step that needs it.
+
+    With fixed scales: XLA merges a division by max |values| into the update's own and rounds the update differently.
+    """
+    plain = norm(values)
+    small, large = norm(values * 1e24) * 1e-24, norm(values * 1e-24) * 1e24
+    return ops.where(ops.less(plain, SAFE_NORM), small, ops.where(ops.isfinite(plain), plain, large))
 
 
 def clippy_ratio(weight: Any, update: Any, lambda_rel: float, lambda_abs: float) -> Any:

@@ -82,6 +82,7 @@ class Hook:
 
     # --- inside the train step
 
+    @tf.autograph.experimental.do_not_convert
     def _update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
         """In the place of `_backend_update_step`, in the replica context: what is summed over replicas is summed here.
 
@@ -95,6 +96,7 @@ class Hook:
         packed = (learning_rate, tf.stack(row) if row else tf.zeros([0]), position)
         self._bare_update(grads, trainable_variables, packed)
 
+    @tf.autograph.experimental.do_not_convert
     def _distributed(self, distribution: Any, grads_and_vars: Any, packed: Any) -> None:
         """In the place of `_distributed_tf_update_step`, in the cross-replica context."""
         ring = self._ring(distribution)

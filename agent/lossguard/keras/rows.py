@@ -5,16 +5,13 @@ marked by the row's `full` column, so that it comes out as absent.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import tensorflow as tf
 
 from lossguard.keras import cadence, measure, sparse
 from lossguard.keras.treatments.base import Proposal
 from lossguard.wire import stats
-
-_SAFE: Final = 1e-18
-"""A norm below this may have lost squares to underflow."""
 
 
 @dataclass(slots=True)
@@ -131,7 +128,7 @@ class RowMaker:
             rows.append(found)
         updates = tf.stack([one[stats.UPDATE_NORM] for one in cheap])
         largest = tf.stack([tf.cast(found[stats.GRADIENT_MAX], tf.float32) for found in rows])
-        doubtful = [~tf.math.is_finite(value) | (value < _SAFE) for value in (norms, updates)]
+        doubtful = [~tf.math.is_finite(value) | (value < measure.SAFE_NORM) for value in (norms, updates)]
         needed = tf.reduce_any((doubtful[0] | doubtful[1]) & (largest > 0.0))
 
         def scaled() -> Any:

@@ -1,0 +1,117 @@
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+keras = pytest.importorskip("keras")
+
+from lossguard.keras import Watch  # noqa: E402
+from lossguard.wire.chunk import Event  # noqa: E402
+from lossguard.wire.frame import Frames  # noqa: E402
+
+tf.config.threading.set_intra_op_parallelism_threads(1)
+tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/keras" in str(item.path.as_posix()):
+            item.add_marker(pytest.mark.tensorflow)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_hides(guard_raises: None) -> None:
+    """Errors of ours must not be swallowed here."""
+
+
+class MemorySink:
+    """A recorder that keeps what it gets."""
+
+    def __init__(self, directory: Any, project: str, run: str, **options: Any) -> None:
+        self.options = options
+        self.blocks: list[Frames] = []
+        self.events: list[Event] = []
+        self.drops: dict[str, int] = {}
+        self.ended: str | None = None
+
+    def record(self, frames: Frames) -> bool:
+        self.blocks.append(frames)
+        return True
+
+    def event(self, event: Event) -> bool:
+        self.events.append(event)
+        return True
+
+    def drop(self, reason: str, count: int) -> None:
+        self.drops[reason] = self.drops.get(reason, 0) + count
+
+    def close(self, reason: str = "finished", timeout_seconds: float = 30.0) -> None:
+        self.ended = reason
+
+    @property
+    def steps(self) -> list[int]:
+        return [int(step) for block in self.blocks for step in block.steps]
+
+    def scalar(self, name: str) -> np.ndarray:
+        return np.concatenate([block.scalars[:, block.schema.scalars.index(name)] for block in self.blocks])
+
+    def present(self, name: str) -> np.ndarray:
+        return np.concatenate([block.scalars_present[:, block.schema.scalars.index(name)] for block in self.blocks])
+
+    def stat(self, layer: str, stat: str) -> np.ndarray:
+        schema = self.blocks[0].schema
+        row, column = schema.layers.index(layer), schema.stats.index(stat)
+        return np.concatenate([block.stats[:, row, column] for block in self.blocks])
+
+    def measured(self, stat: str) -> np.ndarray:
+        column = self.blocks[0].schema.stats.index(stat)
+        return np.concatenate([block.stats_present[:, column] for block in self.blocks])
+
+
+@pytest.fixture
+def sinks() -> list[MemorySink]:
+    """The recorders that were opened, in order."""
+    return []
+
+
+@pytest.fixture
+def watch(sinks: list[MemorySink]) -> Callable[..., Watch]:
+    """Makes a Watch whose frames go to `sinks`."""
+
+    def opened(*args: Any, **options: Any) -> MemorySink:
+        sinks.append(MemorySink(*args, **options))
+        return sinks[-1]
+
+    return lambda **options: Watch("ads", "ranker", open_recorder=opened, **options)
+
+
+LOSSES: dict[str, Any] = {"click": keras.losses.BinaryCrossentropy(from_logits=True), "play": "mse"}
+
+
+def two_tasks() -> "keras.Model":
+    """A click and a play-time head over a shared layer and an embedding; smooth, so that jit agrees with no jit."""
+    keras.utils.set_random_seed(7)
+    numbers, codes = keras.Input((5,), name="numbers"), keras.Input((3,), dtype="int32", name="codes")
+    looked_up = keras.layers.Flatten()(keras.layers.Embedding(11, 2, name="embedding")(codes))
+    shared = keras.layers.Dense(6, activation="tanh", name="shared")(keras.layers.Concatenate()([numbers, looked_up]))
+    heads = {name: keras.layers.Dense(1, name=f"head_{name}")(shared) for name in ("click", "play")}
+    return keras.Model({"numbers": numbers, "codes": codes}, heads)
+
+
+def examples(count: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    random = np.random.default_rng(3)
+    inputs = {
+        "numbers": random.normal(size=(count, 5)).astype("float32"),
+        "codes": random.integers(0, 11, (count, 3)).astype("int32"),
+    }
+    labels = {
+        "click": (random.random((count, 1)) < 0.4).astype("float32"),
+        "play": random.normal(size=(count, 1)).astype("float32"),
+    }
+    return inputs, labels
