@@ -22,8 +22,8 @@ STEP_FRAMES = 5
 MINIMUM_FRAMES = 8
 """Frames before a voice is judged: below that a median of residuals is an accident."""
 TAIL_QUANTILE = 0.97
-TAIL_SCALE = 3.0
-"""The scale is at least the 97 % residual over 3: on Gaussian noise (1.9 sigma) that changes nothing, on heavy tails it
+TAIL_SCALE = 3.5
+"""The scale is at least the 97 % residual over 3.5: on Gaussian noise (1.9 sigma) that changes nothing, on heavy tails it
 is what keeps them quiet."""
 RANGE_FLOOR = 0.02
 RANGE_TRIM = 0.1

@@ -25,9 +25,9 @@ two may be news."""
 SPIKES_KEPT = 16
 DRIFT_SCALES = 2.0
 """The cumulative sum takes z - 2 per frame: noise and the centre's lag sink it, a level 3 scales up raises it."""
-SUM_CAP = 9.0
+SUM_CAP = 10.0
 SUM_LIMIT = 10.0
-"""It flags at 10, and no frame adds more than 9 - 2: it takes at least two high frames, however tall one is."""
+"""It flags at 10, and no frame adds more than 10 - 2: it takes at least two high frames, however tall one is."""
 
 
 @dataclass(slots=True)
