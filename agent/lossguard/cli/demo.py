@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from lossguard.demo import LEARNING_RATE, STEPS
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from lossguard.demo.view import RunView
 
-STEPS = 520
-LEARNING_RATE = 1.0
 SHOWN_REASONS = 4
 
 

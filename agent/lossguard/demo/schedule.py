@@ -10,10 +10,12 @@ import keras
 import numpy as np
 from keras import ops
 
-PEAK = 1.0
+from lossguard.demo import LEARNING_RATE, STEPS
+
 PLATEAU = 0.05
-_SHAPE = ((0, 0.0), (150, PLATEAU), (200, PLATEAU), (350, PEAK), (420, PEAK), (520, 0.1))
-STEPS = _SHAPE[-1][0]
+WARM_UP_END, RAMP_START, RAMP_END, COOL_DOWN_START = 150, 200, 350, 420
+COOLED = 0.1
+"""Where the corners lie in a training of `STEPS` updates, and the share of the peak that is left at the end."""
 
 
 @keras.saving.register_keras_serializable("lossguard.demo")
@@ -22,17 +24,24 @@ class Ramp(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         steps: of the training; the corners are stretched to it.
-        peak: the rate that the ramp leads to; the end of the cool-down is a tenth of it.
+        peak: the rate that the ramp leads to.
     """
 
-    def __init__(self, steps: int = STEPS, peak: float = PEAK) -> None:
+    def __init__(self, steps: int = STEPS, peak: float = LEARNING_RATE) -> None:
         self.steps, self.peak = steps, peak
 
     @property
     def corners(self) -> tuple[tuple[float, float], ...]:
         """Step and rate of each corner."""
         scale = self.steps / STEPS
-        return tuple((step * scale, rate * self.peak if step > 200 else rate) for step, rate in _SHAPE)
+        return (
+            (0.0, 0.0),
+            (WARM_UP_END * scale, PLATEAU),
+            (RAMP_START * scale, PLATEAU),
+            (RAMP_END * scale, self.peak),
+            (COOL_DOWN_START * scale, self.peak),
+            (float(self.steps), COOLED * self.peak),
+        )
 
     def __call__(self, step: Any) -> Any:
         """The rate of the update after `step` updates."""
