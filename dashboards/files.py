@@ -5,6 +5,8 @@ from typing import Any
 import yaml
 
 from dashboards.alerts import Rules
+from dashboards.boards import BOARDS
+from dashboards.panels import build
 
 _NOTE = "# Written by `python -m dashboards`; change dashboards/alerts.py instead.\n"
 
@@ -15,6 +17,7 @@ def files() -> dict[str, str]:
     return {
         "prometheus/lossguard.rules.yml": _yaml(rules.prometheus()),
         "grafana/provisioning/alerting/lossguard.yml": _yaml(rules.grafana()),
+        **{f"grafana/dashboards/{board.uid}.json": build(board) for board in BOARDS},
     }
 
 

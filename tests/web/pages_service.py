@@ -135,7 +135,7 @@ def ranker(
     names = ("loss", "learning_rate", f"loss/{task}", "loss/play", f"batch_auc/{task}", f"label_mean/{task}")
     columns = [click + play, np.full(steps, 0.1), click, play, auc, np.full(steps, 0.442)]
     schema = Schema(names, layers, ("gradient_norm", "clippy_ratio", "weight_norm"))
-    return Frames.of(schema, at, np.stack(columns, axis=1), stats)
+    return Frames.of(schema, at, np.stack(columns, axis=1), stats, times=NOW + 0.1 * at)
 
 
 TASKS = {"tasks": {"click": "binary", "play": "regression"}, "parameters_watched": 1.0, "optimizer": "Adagrad"}
