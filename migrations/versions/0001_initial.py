@@ -51,7 +51,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_runs"),
         sa.UniqueConstraint("project", "name", name="uq_runs_project_name"),
     )
-    op.create_index("ix_runs_last_seen", "runs", ["last_seen"])
     op.create_table(
         "tokens",
         sa.Column("id", sa.Text(), nullable=False),
@@ -97,6 +96,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name="fk_attempts_run_id", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("run_id", "number", name="pk_attempts"),
         sa.UniqueConstraint("run_id", "key", name="uq_attempts_run_id_key"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "checkpoints",
@@ -142,6 +142,7 @@ def upgrade() -> None:
         sa.Column("received", NUMBER, nullable=False),
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name="fk_chunks_run_id", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("run_id", "attempt", "index", name="pk_chunks"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "detector_states",

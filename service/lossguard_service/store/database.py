@@ -140,6 +140,10 @@ class SqliteDatabase:
         self._reader_engine.dispose()
 
     def _write_loop(self) -> None:
+        with self._writer_engine.connect() as connection:
+            self._write_until_closed(connection)
+
+    def _write_until_closed(self, connection: Connection) -> None:
         while (job := self._jobs.get()) is not None:
             group = [job]
             last = False
@@ -152,14 +156,14 @@ class SqliteDatabase:
                     last = True
                     break
                 group.append(more)
-            self._commit(group)
+            self._commit(connection, group)
             if last:
                 return
 
-    def _commit(self, group: list[_Job]) -> None:
+    def _commit(self, connection: Connection, group: list[_Job]) -> None:
         outcomes: list[tuple[_Job, Any, BaseException | None]] = []
         try:
-            with self._writer_engine.begin() as connection:
+            with connection.begin():
                 for job in group:
                     if not job.future.set_running_or_notify_cancel():
                         continue

@@ -45,7 +45,6 @@ runs = sa.Table(
     sa.Column("summary", Document, nullable=False),
     sa.Column("revision", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("project", "name"),
-    sa.Index(None, "last_seen"),
 )
 
 attempts = sa.Table(
@@ -62,6 +61,7 @@ attempts = sa.Table(
     sa.Column("last_step", sa.BigInteger),
     sa.Column("config", Document, nullable=False),
     sa.UniqueConstraint("run_id", "key"),
+    sqlite_with_rowid=False,
 )
 
 chunks = sa.Table(
@@ -78,6 +78,7 @@ chunks = sa.Table(
     sa.Column("drops", Document, nullable=False),
     sa.Column("sha256", sa.Text, nullable=False),
     sa.Column("received", Number, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 chunk_bytes = sa.Table(
