@@ -243,8 +243,9 @@ def describe(incident: Incident) -> str:
     Its own explanation follows where it says something else.
     """
     kind = incident.kind.replace("_", " ")
-    tasks = f"Task {', '.join(incident.tasks)}" if incident.tasks else "The run"
-    verb = "is hit by" if incident.kind not in BREAKING else "collapsed:"
+    many = len(incident.tasks) > 1
+    tasks = f"Task{'s' if many else ''} {', '.join(incident.tasks)}" if incident.tasks else "The run"
+    verb = "collapsed:" if incident.kind in BREAKING else "are hit by" if many else "is hit by"
     text = f"{tasks} {verb} a {kind} from step {incident.onset_step} on (seen at step {incident.detected_step})"
     if incident.first_layer:
         text += f"; the layer that moved first was {incident.first_layer}"
