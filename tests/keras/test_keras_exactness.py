@@ -127,4 +127,5 @@ def test_every_stat_equals_the_float64_oracle(jit: bool) -> None:
                     assert found == pytest.approx(expected[stat], rel=close, abs=1e-12), (name, step, layer, stat)
 
 
-TOLERANCE: dict[str, float] = {}
+# Writes w itself, so that u is the difference of two float32 numbers.
+TOLERANCE = {"ScheduleFreeAdamW": 1e-4}

@@ -1,0 +1,200 @@
+"""Laws of every treatment, and the worked numbers of their sources."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lossguard.keras import LAMB, AdaptiveGradientClipping, Clippy, GradientClipping, SkipNonFinite
+from lossguard.keras.optimizer import Hook
+from lossguard.keras.ring import frames_of
+from lossguard.keras.treatments.base import Proposal
+
+# Each with a twin so loose that it never acts.
+BOUNDED = {
+    "Clippy": (Clippy(), Clippy(lambda_abs=1e30)),
+    "GradientClipping": (GradientClipping(), GradientClipping(threshold=1e30)),
+    "AGC by layer": (AdaptiveGradientClipping(), AdaptiveGradientClipping(threshold=1e30)),
+    "AGC by unit": (AdaptiveGradientClipping(norms="unit"), AdaptiveGradientClipping(threshold=1e30, norms="unit")),
+}
+ALL: dict[str, Any] = {name: pair[0] for name, pair in BOUNDED.items()} | {"LAMB": LAMB(), "skip": SkipNonFinite()}
+
+
+def factor(treatment: Any, weight: Any, gradient: Any, update: Any, rate: float = 0.1) -> np.ndarray:
+    tensors = (tf.constant(value, tf.float32) for value in (weight, gradient, update))
+    return np.asarray(treatment.factor(Proposal(*tensors, tf.constant(rate))), "float64")
+
+
+def drawn(shape: tuple[int, ...], scale: float = 1.0, seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng(seed).normal(size=shape) * scale).astype("float32")
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_bounded_factor_lies_between_0_and_1_and_falls_as_the_gradient_grows(name: str) -> None:
+    treatment, loose = BOUNDED[name]
+    for shape in ((5, 4), (4,), (2, 3, 4), (2, 2, 3, 4)):
+        weight, gradient = drawn(shape), drawn(shape, seed=1)
+        before = np.inf
+        for scale in (1e-6, 1e-2, 1.0, 1e2, 1e6):
+            sigma = factor(treatment, weight, gradient * scale, gradient * scale)
+            assert np.all((sigma > 0) & (sigma <= 1))
+            assert np.all(sigma <= before + 1e-12)
+            before = sigma
+        assert np.all(before < 1e-3)
+        assert np.all(factor(loose, weight, gradient, gradient) == 1.0)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_zero_gradient_and_zero_weights_freeze_nothing(name: str) -> None:
+    zero, some = np.zeros((3, 2)), drawn((3, 2), 1e-3)
+    still = factor(ALL[name], drawn((3, 2)), zero, zero)
+    assert np.all(np.isfinite(still))
+    assert still == pytest.approx(LAMB().mu if name == "LAMB" else 1.0)
+    assert np.all(factor(ALL[name], zero, some, some) > 0)
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_nan_shows_in_the_factor(name: str) -> None:
+    broken = drawn((3, 2))
+    broken[1, 1] = np.nan
+    assert np.isnan(factor(BOUNDED[name][0], drawn((3, 2)), broken, broken)).any()
+
+
+def test_clippy_gives_the_published_reference_numbers() -> None:
+    # Its test vector: x = [1, 2], g = [10, 10], eta 0.2, accumulator 0.01, relative 0.4, absolute 0.1, and 0.01 on the
+    # accumulator, which Algorithm 1 does not have: r = g / 0.1 = 100, u = 20; without that term (0.4 + 0.1) / 20.
+    assert factor(Clippy(lambda_rel=0.4, lambda_abs=0.1), [1, 2], [10, 10], [20, 20]) == pytest.approx(0.025)
+    # Algorithm 1 by hand: allowances 0.51 and 0.01, updates 0.1 and 0.02.
+    assert factor(Clippy(), [1, 0], [1, 1], [0.1, 0.02]) == pytest.approx(0.5)
+    # With no absolute allowance, a zero weight that would move stops its layer; one that would not, does not.
+    assert factor(Clippy(lambda_abs=0.0), [1, 0], [1, 1], [0.1, 0.1]) == 0.0
+    assert factor(Clippy(lambda_abs=0.0), [1, 0], [1, 0], [0.1, 0.0]) == 1.0
+
+
+def test_adaptive_clipping_by_unit_gives_the_numbers_of_nfnets() -> None:
+    weight, gradient = np.array([[3.0, 0.0], [4.0, 0.0]]), np.array([[0.0, 3.0], [1.0, 4.0]])
+    by_unit = AdaptiveGradientClipping(threshold=0.01, norms="unit")
+    # Columns: ‖w‖ = 5 and 0 (floored at 1e-3), ‖g‖ = 1 and 5.
+    assert factor(by_unit, weight, gradient, gradient)[0] == pytest.approx([0.05, 0.01 * 1e-3 / 5])
+    by_layer = AdaptiveGradientClipping(threshold=0.01, epsilon=0.0)
+    assert factor(by_layer, weight, gradient, gradient) == pytest.approx(0.01 * 5 / np.sqrt(26))
+
+
+def test_lamb_makes_the_update_mu_eta_times_the_weight() -> None:
+    weight, update = drawn((4, 3)), drawn((4, 3), seed=1)
+    sigma = factor(LAMB(mu=0.01), weight, update, update, rate=0.5)
+    assert np.linalg.norm(sigma * update) == pytest.approx(0.01 * 0.5 * np.linalg.norm(weight), rel=1e-5)
+
+
+def run(treatments: Any, gradients: list[Any], make: Any = None, *, jit: bool = False) -> tuple[Any, Any, Any]:
+    """Weights, slots and frames after one update per gradient; one layer `dense/kernel`, [4, 3]."""
+    optimizer = make() if make else keras.optimizers.Adam(0.1)
+    variable = keras.Variable(drawn((4, 3)), name="kernel")
+    hook = Hook(optimizer, treatments, lambda eta: {"learning_rate": eta}, rows=16, full_every=4)
+    optimizer.build([variable])
+    step = tf.function(lambda given: optimizer.apply([given], [variable]), jit_compile=jit)
+    for gradient in gradients:
+        step(gradient)
+    assert hook.ring is not None
+    frames = frames_of(hook.ring.layout, 1, hook.ring.snapshot(1, len(gradients)).numpy(), 0.0)
+    slots = [slot.numpy() for slot in optimizer.variables if "iteration" not in slot.path]
+    return variable.numpy(), slots, frames
+
+
+def test_a_factor_of_1_is_bit_identical_to_no_treatment() -> None:
+    gradients = [tf.constant(drawn((4, 3), seed=number)) for number in range(4)]
+    for make in (lambda: keras.optimizers.Adam(0.1), lambda: keras.optimizers.Ftrl(0.1)):
+        bare, bare_slots, _ = run((), gradients, make)
+        treated, slots, _ = run((*(loose for _, loose in BOUNDED.values()), SkipNonFinite()), gradients, make)
+        assert np.array_equal(bare, treated)
+        assert all(np.array_equal(one, other) for one, other in zip(bare_slots, slots, strict=True))
+
+
+def test_factors_multiply_and_the_slots_see_the_original_gradient() -> None:
+    gradients = [tf.constant(drawn((4, 3), 10.0))]
+    bare, bare_slots, _ = run((), gradients)
+    both, slots, frames = run((GradientClipping(0.5), AdaptiveGradientClipping(0.5)), gradients)
+    start, gradient = drawn((4, 3)), np.linalg.norm(gradients[0])
+    expected = (0.5 / gradient) * (0.5 * np.linalg.norm(start) / gradient)
+    np.testing.assert_allclose(start - both, expected * (start - bare), rtol=1e-3, atol=1e-7)
+    assert all(np.array_equal(one, other) for one, other in zip(bare_slots, slots, strict=True))
+    assert frames.stats[0, 0, frames.schema.stats.index("clipping_factor")] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_skipping_keeps_weights_and_slots_and_leaves_a_record(jit: bool) -> None:
+    good = [tf.constant(drawn((4, 3), seed=number)) for number in range(2)]
+    bad = drawn((4, 3))
+    bad[0, 0], bad[2, 1] = np.inf, np.nan
+    alone, alone_slots, _ = run((SkipNonFinite(), Clippy()), good, keras.optimizers.Adagrad, jit=jit)
+    given = [good[0], tf.constant(bad), good[1]]
+    weights, slots, frames = run((SkipNonFinite(), Clippy()), given, keras.optimizers.Adagrad, jit=jit)
+    assert np.array_equal(alone, weights)
+    assert all(np.array_equal(one, other) for one, other in zip(alone_slots, slots, strict=True))
+    names = frames.schema.stats
+    assert frames.stats[1, 0, names.index("nonfinite_count")] == 2
+    assert frames.stats[1, 0, names.index("update_norm")] == 0
+    assert not np.isfinite(frames.stats[1, 0, names.index("gradient_norm")])
+    assert frames.stats_present[1].all()
+
+
+def test_a_nonfinite_step_is_measured_in_full_and_a_jump_begins_a_full_stretch() -> None:
+    given = [tf.constant(drawn((4, 3), 10.0 if number == 6 else 1.0)) for number in range(12)]
+    _, _, frames = run((), given)
+    full = frames.stats_present[:, frames.schema.stats.index("clippy_ratio")]
+    assert list(full) == [True, False, False, False, True, False] + [True] * 6
+    assert frames.stats_present[:, frames.schema.stats.index("gradient_norm")].all()
+    assert np.isnan(frames.stats[1, 0, frames.schema.stats.index("clippy_ratio")])
+
+
+def test_norms_beyond_the_squares_of_float32_are_measured() -> None:
+    for scale in (1e25, 1e-30):
+        gradient = drawn((4, 3), scale)
+        _, _, frames = run((), [tf.constant(gradient)], lambda: keras.optimizers.SGD(0.1))
+        row = dict(zip(frames.schema.stats, frames.stats[0, 0], strict=True))
+        assert row["gradient_norm"] == pytest.approx(np.linalg.norm(gradient.astype("float64")), rel=1e-5)
+        assert row["update_norm"] == pytest.approx(0.1 * np.linalg.norm(gradient.astype("float64")), rel=1e-5)
+        assert row["nonfinite_count"] == 0
+
+
+def test_an_excluded_layer_is_left_alone() -> None:
+    assert not Clippy().applies_to("ranker/embedding/embeddings")
+    assert Clippy().applies_to("shared/kernel")
+    given = [tf.constant(drawn((4, 3), 100.0))]
+    bare, _, _ = run((), given)
+    excluded, _, frames = run((Clippy(exclude=("kernel",)),), given)
+    assert np.array_equal(bare, excluded)
+    assert frames.stats[0, 0, frames.schema.stats.index("clipping_factor")] == 1.0
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_sparse_gradient_is_measured_as_the_dense_one_it_stands_for(jit: bool) -> None:
+    # Row 2 three times and row 0 once; SGD adds them up, so the dense gradient is the truth.
+    values, indices = drawn((4, 3)), [2, 0, 2, 2]
+    dense = np.zeros((4, 3), "float32")
+    np.add.at(dense, indices, values)
+    slices = tf.IndexedSlices(tf.constant(values), tf.constant(indices), tf.constant([4, 3]))
+    for treatment in ((), (Clippy(lambda_rel=0.01),)):
+        one, _, sparse = run(treatment, [slices], lambda: keras.optimizers.SGD(0.1), jit=jit)
+        other, _, full = run(treatment, [tf.constant(dense)], lambda: keras.optimizers.SGD(0.1), jit=jit)
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(sparse.stats, full.stats, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: Clippy(lambda_rel=-1.0), "lambda_rel"),
+        (lambda: Clippy(lambda_rel=0.0, lambda_abs=0.0), "lambda_rel, lambda_abs"),
+        (lambda: Clippy(exclude="embedding"), "exclude: must be a sequence"),
+        (lambda: Clippy(exclude=("(",)), "exclude: .* is not a regular expression"),
+        (lambda: GradientClipping(0.0), "threshold"),
+        (lambda: AdaptiveGradientClipping(norms="row"), "norms"),
+        (lambda: LAMB(float("nan")), "mu"),
+    ],
+)
+def test_wrong_settings_raise_with_their_name(make: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        make()
