@@ -23,8 +23,8 @@ MINIMUM_FRAMES = 8
 """Frames before a voice is judged: below that a median of residuals is an accident."""
 TAIL_QUANTILE = 0.97
 TAIL_SCALE = 3.5
-"""The scale is at least the 97 % residual over 3.5: on Gaussian noise (1.9 sigma) that changes nothing, on heavy tails it
-is what keeps them quiet."""
+"""The scale is at least the 97 % residual over 3.5: on Gaussian noise (1.9 sigma) that changes nothing, on heavy tails
+it is what keeps them quiet."""
 RANGE_FLOOR = 0.02
 RANGE_TRIM = 0.1
 """The scale is at least 2 % of the recent range, without its upper and lower tenth: a smooth curve's tiny residuals
@@ -127,6 +127,7 @@ def accept(base: Baseline, rows: Floats64) -> None:
     before = np.sort(np.lib.stride_tricks.sliding_window_view(history[:, :-1], STEP_FRAMES, axis=1), axis=2)
     residuals = columns - before[:, :, STEP_FRAMES // 2]
     residuals = np.where(np.isnan(before[:, :, -1]), np.nan, residuals)
+    residuals = np.minimum(residuals, CLIP_SCALES * base.scale[:, None])
     base.values = np.concatenate([base.values, columns], axis=1)[:, -VALUE_FRAMES:]
     base.residuals = np.concatenate([base.residuals, residuals], axis=1)[:, -RESIDUAL_FRAMES:]
     base.accepted = base.accepted + n

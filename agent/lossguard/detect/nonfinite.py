@@ -21,7 +21,7 @@ CLEAN_FRAMES = 50
 MOVING_SHARE = 0.2
 """Each layer's update over weight must be a fifth of what it was: poisoned accumulators leave a fiftieth (B3)."""
 MOTION_RATE = 0.05
-"""The memory of the usual motion: an exponential mean over about 20 frames."""
+"""The mean since the incident forgets after about 20 frames."""
 _WATCHED = (GRADIENT_NORM, WEIGHT_NORM, UPDATE_NORM)
 
 
@@ -32,13 +32,11 @@ class Nonfinite:
     Attributes:
         number: of the open incident.
         clean: frames since the last NaN or Inf, while an incident is open.
-        motion: the usual log of each layer's update over weight; empty where no layer is watched [L].
-        now: the same, over the frames since the incident [L].
+        now: the mean log of each layer's update over weight since the incident; empty where no layer is watched [L].
     """
 
     number: int | None = None
     clean: int = 0
-    motion: Floats64 = field(default_factory=lambda: np.empty(0))
     now: Floats64 = field(default_factory=lambda: np.empty(0))
 
 
@@ -79,44 +77,27 @@ def scan(frames: Frames, rows: Floats64, here: Bits) -> Bits:
     return np.asarray((here & ~np.isfinite(rows)).any(axis=1) | _layers(frames).any(axis=1))
 
 
-def _motion(frames: Frames, t: int) -> Floats64:
-    """The log of each layer's update over weight at a frame; empty where that was not measured [L]."""
-    names = frames.schema.stats
-    if UPDATE_NORM not in names or WEIGHT_NORM not in names:
-        return np.empty(0)
-    u, w = names.index(UPDATE_NORM), names.index(WEIGHT_NORM)
-    if not (frames.stats_present[t, u] and frames.stats_present[t, w]):
-        return np.empty(0)
-    with np.errstate(all="ignore"):
-        ratio = frames.stats[t, :, u].astype(np.float64) / frames.stats[t, :, w]
-        return np.log(np.maximum(ratio, 1e-30))
+def judge(watch: Nonfinite, frames: Frames, t: int, broken: bool, usual: Floats64, motion: Floats64) -> Finding | None:
+    """Take one frame.
 
-
-def _remember(old: Floats64, new: Floats64) -> Floats64:
-    if not len(new):
-        return old
-    if len(old) != len(new):
-        return new
-    moved = np.where(np.isfinite(old), old + MOTION_RATE * (new - old), new)
-    return np.where(np.isfinite(new), moved, old)
-
-
-def passed(watch: Nonfinite, frames: Frames, t: int, n: int) -> None:
-    """Take n ordinary frames."""
-    for k in range(n):
-        watch.motion = _remember(watch.motion, _motion(frames, t + k))
-
-
-def judge(watch: Nonfinite, frames: Frames, t: int, rows: Floats64, here: Bits, broken: bool) -> Finding | None:
-    """Take one frame."""
-    motion = _motion(frames, t)
+    Args:
+        watch: the memory, changed in place.
+        frames: the block.
+        t: the frame's place in it.
+        broken: whether it holds a NaN or Inf, as `scan` says.
+        usual: the log of each layer's update over weight by its baseline; empty where no layer is watched [L].
+        motion: the same at this frame [L].
+    """
     if not broken:
         if watch.number is None:
-            watch.motion = _remember(watch.motion, motion)
             return None
         watch.clean += 1
-        watch.now = _remember(watch.now, motion)
-        moves = len(watch.now) != len(watch.motion) or not (watch.now < watch.motion + math.log(MOVING_SHARE)).any()
+        if len(watch.now) != len(motion):
+            watch.now = motion
+        else:
+            moved = np.where(np.isfinite(watch.now), watch.now + MOTION_RATE * (motion - watch.now), motion)
+            watch.now = np.where(np.isfinite(motion), moved, watch.now)
+        moves = len(watch.now) != len(usual) or not (watch.now < usual + math.log(MOVING_SHARE)).any()
         return Finding(ended=True) if watch.clean >= CLEAN_FRAMES and moves else None
     watch.clean, watch.now = 0, np.empty(0)
     if watch.number is not None:

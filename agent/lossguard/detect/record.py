@@ -26,6 +26,7 @@ class Record:
         reason: why it was declared what it is: the key of a sentence in `words`.
         subject: the task, scalar or layer that the reason is about.
         value: the number that goes into the sentence.
+        movers: the layers in the order in which they moved: name, step, and how tall in scales.
         learning_rate: the factor by which the learning rate rose shortly before; 1 where it did not.
     """
 
@@ -45,3 +46,4 @@ class Record:
     subject: str = "loss"
     value: float = math.nan
     learning_rate: float = 1.0
+    movers: tuple[tuple[str, int, float], ...] = ()

@@ -1,0 +1,159 @@
+"""One block of frames on its way through the detectors.
+
+The columns are found once; frames are judged in groups between two renewals of the baselines. Ordinary frames (nothing
+open, everything measured, no loss high) pass together, all others one by one; both ways leave the same state to the
+bit, which is why the answer does not depend on how frames are cut into blocks.
+"""
+
+import math
+
+import numpy as np
+
+from lossguard.detect import baseline, course, episode, layers, nonfinite, slide, slow, trigger, voices
+from lossguard.detect.state import MonitorState
+from lossguard.wire.frame import Floats64, Frames, Schema
+
+JUDGE_FRAMES = 60
+"""AUC values in a task's baseline: its mean is then known to 0.003 at a batch of 512."""
+STEPS_KEPT = 64
+
+
+class Block:
+    """One block on its way through the detectors: the columns found once, the frames judged one group at a time."""
+
+    def __init__(self, state: MonitorState, frames: Frames) -> None:
+        self.state, self.frames = state, frames
+        schema = frames.schema
+        found = voices.roles(schema.scalars)
+        fresh = tuple(name for name in found.voices if name not in state.names)
+        if fresh:
+            state.names = state.names + fresh
+            state.base = baseline.extend(state.base, len(state.names))
+            state.trigger = trigger.extend(state.trigger, len(state.names))
+            state.first = np.concatenate([state.first, np.full(len(fresh), np.nan)])
+            if state.open is not None:
+                episode.widen(state.open, state.names)
+        for name in found.judges:
+            state.judges.setdefault(name, [])
+            state.recent.setdefault(name, [])
+        columns = {name: i for i, name in enumerate(schema.scalars)}
+        present = frames.scalars_present
+        self.rows = np.full((len(frames), len(state.names)), np.nan)
+        self.here = np.zeros((len(frames), len(state.names)), np.bool_)
+        for v, name in enumerate(state.names):
+            if name in columns:
+                self.rows[:, v] = frames.scalars[:, columns[name]]
+                self.here[:, v] = present[:, columns[name]]
+        self.rows[~self.here] = np.nan
+        self.whole = np.isfinite(self.rows).all(axis=1)
+        self.judged = {name: np.where(present[:, columns[name]], frames.scalars[:, columns[name]], np.nan)
+                       for name in found.judges}  # fmt: skip
+        self.label_columns = {task: columns[name] for task, name in found.labels.items()}
+        self.rates = self._column(schema, "learning_rate")
+        self.binary = voices.binary_tasks(state.tasks, schema.scalars)
+        self.broken = nonfinite.scan(frames, self.rows, self.here)
+        signals, self.logs = layers.logs(frames)
+        if signals:
+            layers.fit(state.layers, schema.layers, signals)
+        self.motion = signals.index(layers.MOTION) if layers.MOTION in signals else None
+
+    def _column(self, schema: Schema, name: str) -> Floats64 | None:
+        if name not in schema.scalars:
+            return None
+        i = schema.scalars.index(name)
+        return np.where(self.frames.scalars_present[:, i], self.frames.scalars[:, i], np.nan)
+
+    def run(self) -> None:
+        """Judge all frames."""
+        state, t, total = self.state, 0, len(self.frames)
+        while t < total:
+            if baseline.due(state.frame):
+                if state.open is None:
+                    baseline.refresh(state.base)
+                slow.watch(state, int(self.frames.steps[t]), self.binary)
+            n = min(baseline.until_due(state.frame), layers.room(state.layers), total - t)
+            z = (self.rows[t : t + n] - state.base.centre) / state.base.scale
+            quiet = self._quiet(t, n, z)
+            if quiet:
+                self._pass(t, quiet)
+            for k in range(quiet, n):
+                self._frame(t + k)
+            t += n
+        state.last_step = int(self.frames.steps[-1])
+
+    def _quiet(self, t: int, n: int, z: Floats64) -> int:
+        """How many of the next frames are ordinary: nothing open, everything measured and finite, no voice high."""
+        state = self.state
+        if state.open is not None or state.probations or state.ruined or state.frame < course.FIRST_FRAMES:
+            return 0
+        if not self.whole[t : t + n].all() or self.broken[t : t + n].any() or nonfinite.watching(state.nonfinite):
+            return 0
+        if not (z > -baseline.FALL_SCALES).all():
+            return 0
+        return trigger.calm(state.trigger, z)
+
+    def _pass(self, t: int, n: int) -> None:
+        """Take n ordinary frames at once."""
+        state = self.state
+        baseline.accept(state.base, self.rows[t : t + n])
+        for name, column in self.judged.items():
+            values = [v for v in column[t : t + n].tolist() if math.isfinite(v)]
+            state.judges[name] = [*state.judges[name], *values][-JUDGE_FRAMES:]
+            state.recent[name] = [*state.recent[name], *values][-episode.KEPT_FRAMES :]
+        self._rates(t, n)
+        self._labels(t + n - 1)
+        layers.look(state.layers, self.logs[t : t + n])
+        layers.learn(state.layers, self.logs[t : t + n])
+        slide.extend(state.slide, self.rows[t : t + n, 0])
+        state.steps = [*state.steps, *self.frames.steps[t : t + n].tolist()][-STEPS_KEPT:]
+        state.frame += n
+
+    def _rates(self, t: int, n: int) -> None:
+        state = self.state
+        if self.rates is None:
+            return
+        for k in range(n):
+            rate = float(self.rates[t + k])
+            if rate > 0 and math.isfinite(rate):
+                if rate > state.rate * 1.2:
+                    state.rate_rise, state.rate_frame = rate / state.rate, state.frame + k
+                state.rate = rate
+
+    def _labels(self, t: int) -> None:
+        for task, column in self.label_columns.items():
+            if self.frames.scalars_present[t, column]:
+                self.state.labels[task] = float(self.frames.scalars[t, column])
+
+    def _frame(self, t: int) -> None:
+        """Judge one frame with everything."""
+        state, step, row = self.state, int(self.frames.steps[t]), self.rows[t]
+        state.steps = [*state.steps, step][-STEPS_KEPT:]
+        self._rates(t, 1)
+        self._labels(t)
+        z = (row - state.base.centre) / state.base.scale
+        judged = {name: float(column[t]) for name, column in self.judged.items() if math.isfinite(column[t])}
+        for name, value in judged.items():
+            state.recent[name] = [*state.recent[name], value][-episode.KEPT_FRAMES :]
+        layers.look(state.layers, self.logs[t : t + 1])
+        usual = moves = np.empty(0)
+        if self.motion is not None:
+            usual, moves = state.layers.centre[:, self.motion], self.logs[t, :, self.motion].astype(np.float64)
+        found = nonfinite.judge(state.nonfinite, self.frames, t, bool(self.broken[t]), usual, moves)
+        if found is not None:
+            slow.broken(state, step, found)
+        slide.extend(state.slide, row[:1])
+        if state.open is None:
+            hits = course.first_hits(state, row) or trigger.test(state.trigger, state.frame, z)
+            if hits:
+                course.begin(state, step, row, z, hits, judged, self.binary)
+            else:
+                baseline.accept_one(state.base, row, z)
+                for name, value in judged.items():
+                    state.judges[name] = [*state.judges[name], value][-JUDGE_FRAMES:]
+                state.first = np.where(np.isnan(state.first) & np.isfinite(row), row, state.first)
+        else:
+            course.follow(state, step, row, judged, self.binary)
+        if state.open is None and not nonfinite.watching(state.nonfinite):
+            layers.learn(state.layers, self.logs[t : t + 1])
+        slow.probations(state, step)
+        state.frame += 1

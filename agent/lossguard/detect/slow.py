@@ -1,0 +1,109 @@
+"""What takes many frames to see: a model that never learns after a blow-up, a silent collapse, a slow slide; and NaN.
+
+These watches stand beside the episodes of `course` and use its words.
+"""
+
+import math
+
+import numpy as np
+
+from lossguard.detect import course, episode, nonfinite, slide, voices
+from lossguard.detect.state import MonitorState
+
+BLOWN_FRAMES = 100
+"""A total loss that reached 120 times its level (geometric mean of the two worst frames: one frame may be the batch's
+doing, two are the weights') before the model knew anything: if it knows nothing after 100 more frames either, it will
+not learn, because the accumulators have absorbed those gradients. Recorded runs that learned stayed below 80."""
+RUINED_RATIO = 500.0
+RUINED_FRAMES = 40
+"""From 500 times on, 40 frames are enough."""
+LEARNED_AUC = 0.55
+UNLEARNED_AUC = 0.54
+"""The mean AUC of 20 frames: above 0.55 a model learns, below 0.54 it does not yet."""
+COLLAPSE_FRAMES = 15
+COLLAPSE_SKILL = 0.3
+COLLAPSE_ERRORS = 6.0
+"""An AUC that loses 70 % of its skill (and 6 standard errors) over 15 frames is an episode, whatever the losses do:
+some models die in silence."""
+
+
+def probations(state: MonitorState, step: int) -> None:
+    """Blow-ups before anything was learned: did the model begin to learn?"""
+    for kept in list(state.probations):
+        age = state.frame - kept.frame
+        if age < 25 or not any(state.recent.values()):
+            continue
+        best = max(float(np.mean(values[-20:])) for values in state.recent.values() if values)
+        limit = RUINED_FRAMES if kept.ratio >= RUINED_RATIO else BLOWN_FRAMES
+        if best >= LEARNED_AUC:
+            state.probations.remove(kept)
+        elif age >= limit and best < UNLEARNED_AUC:
+            state.probations.remove(kept)
+            state.ruined.append(kept.number)
+            task = max(state.recent, key=lambda name: len(state.recent[name]))
+            course.full(step, state.records[kept.number], "unlearned", voices.task_of(task) or "loss", kept.ratio)
+    for number in list(state.ruined):
+        if all(len(v) >= 30 and sum(v) >= course.RETURNED_AUC * len(v) for v in state.recent.values()):
+            state.ruined.remove(number)
+            state.records[number].kind, state.records[number].end_step = "micro_divergence", step
+
+
+def watch(state: MonitorState, step: int, binary: frozenset[str]) -> None:
+    """What only shows over many frames: a silent collapse of the AUC, a slow slide of the loss."""
+    if not state.judges and len(state.names):
+        _slide(state, step)
+    if state.open is not None:
+        return
+    for name, values in state.judges.items():
+        recent = state.recent[name][-COLLAPSE_FRAMES:]
+        if len(values) < 40 or len(recent) < COLLAPSE_FRAMES:
+            continue
+        judge = course.judge(state, name)
+        judge.recent = recent
+        error = judge.scale * math.sqrt(1 / len(recent) + 1 / len(values))
+        fell = judge.centre - sum(recent) / len(recent) > COLLAPSE_ERRORS * error
+        if fell and judge.centre - voices.CHANCE > 0.04 and episode.skill(judge, 15) < COLLAPSE_SKILL:
+            nothing = np.full(len(state.names), np.nan)
+            record = course.begin(state, step, nothing, nothing, {}, {}, binary)
+            if record is not None:
+                task = voices.task_of(name) or name
+                record.kind, record.tasks, record.subject = "micro_divergence", (task,), task
+            return
+
+
+def _slide(state: MonitorState, step: int) -> None:
+    """The slow watch, where no metric is."""
+    verdict = slide.judge(state.slide, state.frame)
+    if state.slide.number is None and state.open is not None:
+        record = state.records[state.open.number]
+        if verdict.full and record.kind != "full_divergence":
+            course.full(step, record, "worse", "loss", verdict.lost)
+        return
+    if state.slide.number is None and verdict.flag:
+        record = course.note(state, step, course.step_of(state, verdict.since), "loss_spike")
+        state.slide.number = record.number
+    if state.slide.number is None:
+        return
+    record = state.records[state.slide.number]
+    if verdict.back:
+        record.end_step = step
+        if record.kind == "full_divergence":
+            record.kind = "micro_divergence"
+        state.slide.number = None
+    elif verdict.full and record.kind != "full_divergence":
+        course.full(step, record, "worse", "loss", verdict.lost)
+
+
+def broken(state: MonitorState, step: int, found: nonfinite.Finding) -> None:
+    """NaN or Inf began or ended."""
+    if found.ended:
+        if state.nonfinite.number is not None:
+            state.records[state.nonfinite.number].end_step = step
+            state.nonfinite.number = None
+        return
+    record = course.note(state, step, step, "nonfinite")
+    record.peak, record.residual = math.inf, math.inf
+    record.subject, record.first_layer = found.subject, found.layer
+    record.first_signal_step = step if found.layer else None
+    record.tasks = found.tasks
+    state.nonfinite.number = record.number
