@@ -18,7 +18,9 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from lossguard import drops
@@ -127,7 +129,9 @@ class Recorder:
         self._closed = False
         self._frames_in = self._bytes_in = 0
         self._frames_taken = self._bytes_taken = 0
-        self._wake = threading.Event()
+        # Tokens, not an Event: `put` is one C call, while `Event.set` takes a lock that the recorder's thread may hold
+        # when the operating system takes it off the core.
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._flush_asked = self._flush_done = 0
         self._flushed = threading.Condition()
         self._stopping = False
@@ -144,7 +148,7 @@ class Recorder:
         if service is not None:
             self._uploader = _make_uploader(self.directory / project / run, service, token)
         self._queue.append(start)
-        self._wake.set()
+        self._wake.put(None)
         self._thread = threading.Thread(target=self._work, name=f"lossguard-recorder-{run}", daemon=True)
         self._thread.start()
         if self._uploader is not None:
@@ -200,8 +204,8 @@ class Recorder:
             self._bytes_in += size
             self._frames_in += count
             self._queue.append(frames)
-        if self._frames_in - self._frames_taken >= self._seal_frames and not self._wake.is_set():
-            self._wake.set()
+        if self._frames_in - self._frames_taken >= self._seal_frames and self._wake.empty():
+            self._wake.put(None)
         return complete
 
     @guarded("Recorder.event", False)
@@ -215,7 +219,7 @@ class Recorder:
             if self._closed:
                 return False
             self._queue.append(event)
-        self._wake.set()
+        self._wake.put(None)
         return True
 
     @guarded("Recorder.drop", None)
@@ -233,7 +237,7 @@ class Recorder:
         with self._flushed:
             self._flush_asked += 1
             mine = self._flush_asked
-        self._wake.set()
+        self._wake.put(None)
         with self._flushed:
             self._flushed.wait_for(lambda: self._flush_done >= mine or not self._thread.is_alive(), timeout_seconds)
             done = self._flush_done >= mine
@@ -253,7 +257,7 @@ class Recorder:
             self._queue.append(AttemptStop(self._last_step, time.time(), reason))
             self._closed = True
         self._stopping = True
-        self._wake.set()
+        self._wake.put(None)
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._uploader is not None:
             self._uploader.close(max(0.0, deadline - time.monotonic()))
@@ -299,8 +303,7 @@ class Recorder:
             empty_since = time.monotonic()
             finished = False
             while not finished:
-                self._wake.wait(max(0.0, empty_since + self._seal_seconds - time.monotonic()))
-                self._wake.clear()
+                self._sleep(empty_since + self._seal_seconds - time.monotonic())
                 due = time.monotonic() >= empty_since + self._seal_seconds
                 finished = self._turn(due)
                 if due or not self._sealer.waiting:
@@ -314,6 +317,12 @@ class Recorder:
                 self._writer.close()
             with self._flushed:
                 self._flushed.notify_all()
+
+    def _sleep(self, seconds: float) -> None:
+        with suppress(Empty):
+            self._wake.get(timeout=max(0.0, seconds))
+            while True:
+                self._wake.get_nowait()
 
     def _turn(self, due: bool) -> bool:
         """Take what is queued and seal it: whole chunks, or all there is when due; True at the end of the attempt."""
@@ -358,7 +367,7 @@ class Recorder:
         self._closed = True
         self._producers = threading.RLock()
         self._flushed = threading.Condition()
-        self._wake = threading.Event()
+        self._wake = SimpleQueue()
         self._drops.forget_lock()
         self._queue.clear()
         if self._writer is not None:

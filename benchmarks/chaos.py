@@ -1,0 +1,345 @@
+"""Kills trainers, the sidecar and the service at random, and counts what is lost: it must be nothing.
+
+`python benchmarks/chaos.py [--rounds 30] [--seed N] [--trainers 3] [--json FILE]`
+
+Real processes: trainers that record (and write down, by a way of their own that survives `kill -9`, up to which step
+they were told that frames are sealed), one `lossguard sidecar`, one `lossguard serve` on SQLite, and between them a
+proxy that sometimes answers 500, 429 or garbage, or forwards a chunk and hangs up. Every round one thing goes wrong: a
+`kill -9` of a trainer, the sidecar or the service, a service that is stopped for a while, a full disk, a clock that
+jumped. In the end everybody may finish, and the service's database is compared with what the trainers wrote down.
+Exit code 1 if a sealed frame is missing, stands twice or differs. The seed is printed.
+"""
+
+import argparse
+import errno
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+
+LAYERS, STATS = 20, 9
+SLOW_SECONDS = 0.05
+PYTHON = sys.executable
+
+
+def numbers(step: int) -> np.ndarray:
+    """The stats of a step, which anybody can compute again."""
+    return ((np.arange(LAYERS * STATS, dtype=np.float32) + step) % 1024).reshape(1, LAYERS, STATS)
+
+
+# --- the trainer's process
+
+
+def train(journal: Path, truth: Path, run: str, start: int, clock_offset: float, disk_full: Path) -> None:
+    from lossguard.journal.files import LocalFiles
+    from lossguard.recorder import Recorder
+    from lossguard.wire.frame import Frames, Schema
+
+    class Disk(LocalFiles):
+        def append(self, file: int, data: memoryview) -> int:
+            if disk_full.exists():
+                raise OSError(errno.ENOSPC, "full")
+            return super().append(file, data)
+
+    real_time = time.time
+    time.time = lambda: real_time() + clock_offset
+    schema = Schema(("loss",), tuple(f"layer{i}" for i in range(LAYERS)), tuple(f"stat{k}" for k in range(STATS)))
+    recorder = Recorder(
+        journal, "chaos", run, start_step=start, seal_frames=16, seal_seconds=0.1, mantissa_bits=23, files=Disk()
+    )
+    file = os.open(truth, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    step, told, slow, control = start, -1, 0, 0
+    while not ended.is_set():
+        step += 1
+        # Making the frame takes longer than handing it over, without us: what the machine itself does to a thread.
+        before = time.perf_counter()
+        frames = Frames.of(schema, [step], [[float(step)]], numbers(step))
+        control += time.perf_counter() - before > SLOW_SECONDS
+        before = time.perf_counter()
+        recorder.record(frames)
+        slow += time.perf_counter() - before > SLOW_SECONDS
+        sealed = recorder.counters["last_sealed_step"]
+        if sealed != told:
+            told = sealed
+            os.write(file, f"{json.dumps([recorder.attempt, start, sealed, step, slow, control])}\n".encode())
+        time.sleep(0.001)
+    recorder.close()
+    dropped = sum(count for name, count in recorder.counters.items() if name.startswith("dropped"))
+    sealed = recorder.counters["last_sealed_step"]
+    os.write(file, f"{json.dumps([recorder.attempt, start, sealed, step, slow, control])}\n".encode())
+    sys.exit(1 if dropped else 0)
+
+
+# --- the proxy
+
+
+class Proxy:
+    """Forwards to the service, or does what a network and a tired service do."""
+
+    def __init__(self, target: str, chance: random.Random) -> None:
+        self.badly = 0.0
+        self.did: Counter[str] = Counter()
+        address = urlsplit(target).netloc
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_PUT(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                what = chance.choice(["500", "429", "garbage", "hang up"]) if chance.random() < proxy.badly else "pass"
+                proxy.did[what] += 1
+                if what in ("pass", "hang up"):
+                    try:
+                        connection = http.client.HTTPConnection(address, timeout=20)
+                        connection.request("PUT", self.path, body, dict(self.headers))
+                        answer = connection.getresponse()
+                        status, content = answer.status, answer.read()
+                        connection.close()
+                    except OSError:
+                        status, content = 502, b""
+                    if what == "hang up":
+                        self.close_connection = True
+                        self.connection.shutdown(socket.SHUT_RDWR)
+                        return
+                else:
+                    status = {"500": 500, "429": 429, "garbage": 200}[what]
+                    content = b"<html>hello</html>"
+                self.send_response(status)
+                if status == 429:
+                    self.send_header("retry-after", "0")
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request: object, client_address: object) -> None:
+                pass
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+# --- the rounds
+
+
+class World:
+    """All processes of one run of the benchmark."""
+
+    def __init__(self, folder: Path, seed: int, trainers: int) -> None:
+        self.folder = folder
+        self.chance = random.Random(seed)
+        self.port = free_port()
+        self.proxy = Proxy(f"http://127.0.0.1:{self.port}", random.Random(seed + 1))
+        self.disk_full = folder / "disk-full"
+        self.database = folder / "service.db"
+        self.log = (folder / "log").open("w")
+        (folder / "journal").mkdir()
+        self.runs = [f"run-{number}" for number in range(trainers)]
+        self.trainers = {run: self.start_trainer(run) for run in self.runs}
+        self.service = self.start_service()
+        self.sidecar = self.start_sidecar()
+
+    def spawn(self, *arguments: object) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([PYTHON, *map(str, arguments)], stdout=self.log, stderr=self.log, cwd=self.folder)
+
+    def start_trainer(self, run: str) -> subprocess.Popen[bytes]:
+        known = self.truth(run)
+        last = max((row[2] for row in known), default=0)
+        start = self.chance.randint(max(0, last - 50), last)
+        offset = self.chance.choice([0.0, 0.0, -86_400.0, 86_400.0])
+        paths = self.folder / "journal", self.folder / f"{run}.truth"
+        return self.spawn(Path(__file__).resolve(), "--train", *paths, run, start, offset, self.disk_full)
+
+    def start_service(self) -> subprocess.Popen[bytes]:
+        database = f"sqlite:///{self.database}"
+        return self.spawn("-m", "lossguard_service", "--port", self.port, "--database", database)
+
+    def start_sidecar(self) -> subprocess.Popen[bytes]:
+        main = "from lossguard.cli.main import main; main()"
+        options = "--poll-seconds", 0.05, "--drain-seconds", 300
+        return self.spawn("-c", main, "sidecar", self.folder / "journal", "--service", self.proxy.url, *options)
+
+    def truth(self, run: str) -> list[list[int]]:
+        path = self.folder / f"{run}.truth"
+        if not path.exists():
+            return []
+        # The last line may be cut by a kill.
+        return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("]")]
+
+    def stored(self) -> int:
+        """Chunks in the database now; -1 while there is none."""
+        try:
+            with sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=20) as database:
+                return int(database.execute("select count(*) from chunks").fetchone()[0])
+        except sqlite3.Error:
+            return -1
+
+    def wait_for_progress(self, timeout_seconds: float = 120.0) -> None:
+        before, until = self.stored(), time.monotonic() + timeout_seconds
+        while self.stored() <= before + 3:
+            assert time.monotonic() < until, "the service takes no more chunks: see the log"
+            time.sleep(0.02)
+
+    def round(self) -> str:
+        self.proxy.badly = self.chance.choice([0.0, 0.1, 0.4])
+        what = self.chance.choice(["trainer", "trainer", "sidecar", "service", "service", "all", "stop", "disk"])
+        time.sleep(self.chance.uniform(0.0, 0.3))
+        if what in ("trainer", "all"):
+            run = self.chance.choice(self.runs)
+            kill(self.trainers[run])
+            self.trainers[run] = self.start_trainer(run)
+        if what in ("service", "all"):
+            kill(self.service)
+            time.sleep(self.chance.uniform(0.0, 0.3))
+            self.service = self.start_service()
+        if what in ("sidecar", "all"):
+            kill(self.sidecar)
+            self.sidecar = self.start_sidecar()
+        if what == "stop":
+            self.service.send_signal(signal.SIGSTOP)
+            time.sleep(self.chance.uniform(0.2, 1.0))
+            self.service.send_signal(signal.SIGCONT)
+        if what == "disk":
+            self.disk_full.touch()
+            time.sleep(self.chance.uniform(0.2, 1.0))
+            self.disk_full.unlink()
+        self.wait_for_progress()
+        return what
+
+    def finish(self) -> None:
+        self.proxy.badly = 0.0
+        for trainer in self.trainers.values():
+            trainer.send_signal(signal.SIGTERM)
+        for run, trainer in self.trainers.items():
+            assert trainer.wait(60) == 0, f"{run} dropped frames"
+        self.sidecar.send_signal(signal.SIGTERM)
+        assert self.sidecar.wait(320) == 0, "the sidecar did not drain"
+        self.service.send_signal(signal.SIGTERM)
+        self.service.wait(30)
+
+    def kill_all(self) -> None:
+        for process in (*self.trainers.values(), self.sidecar, self.service):
+            if process.poll() is None:
+                kill(process)
+        self.proxy.server.shutdown()
+        self.proxy.server.server_close()
+        self.log.close()
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+# --- the reckoning
+
+
+def reckon(world: World) -> dict[str, int]:
+    from lossguard.wire.chunk import decode
+
+    found: Counter[str] = Counter()
+    query = (
+        "select runs.name, attempts.key, chunk_bytes.[index], chunk_bytes.data from chunk_bytes join attempts on "
+        "attempts.run_id = chunk_bytes.run_id and attempts.number = chunk_bytes.attempt join runs on "
+        "runs.id = chunk_bytes.run_id order by chunk_bytes.[index]"
+    )
+    stored: dict[tuple[str, str], list[int]] = {}
+    indices: dict[tuple[str, str], list[int]] = {}
+    with sqlite3.connect(world.database) as database:
+        for run, attempt, index, data in database.execute(query):
+            frames = decode(data).frames
+            stored.setdefault((run, attempt), []).extend(frames.steps.tolist())
+            indices.setdefault((run, attempt), []).append(index)
+            for row, step in enumerate(frames.steps.tolist()):
+                if not np.array_equal(frames.stats[row : row + 1], numbers(step)):
+                    found["frames that differ"] += 1
+    for run in world.runs:
+        attempts: dict[str, list[int]] = {}
+        for attempt, start, sealed, recorded, slow, control in world.truth(run):
+            attempts[str(attempt)] = [start, sealed, recorded, slow, control]
+        for attempt, (start, sealed, recorded, slow, control) in attempts.items():
+            steps = stored.get((run, attempt), [])
+            wanted = set(range(start + 1, sealed + 1))
+            found["attempts"] += 1
+            found["frames recorded, at least"] += recorded - start
+            found["frames sealed, as the trainers were told"] += len(wanted)
+            found["frames stored"] += len(steps)
+            found["sealed frames lost"] += len(wanted - set(steps))
+            found["frames stored twice"] += len(steps) - len(set(steps))
+            found["holes between stored frames"] += len(set(range(start + 1, start + 1 + len(steps))) ^ set(steps))
+            numbers_ = indices.get((run, attempt), [])
+            found["gaps between chunks"] += numbers_ != list(range(len(numbers_)))
+            found["calls above 50 ms"] += slow
+            found["as long without us (control)"] += control
+    left = list((world.folder / "journal").rglob("*.journal"))
+    found["journal files left"] = len(left)
+    found["chunks set aside"] = len(list((world.folder / "journal").rglob("rejected/*.chunk")))
+    return dict(found)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--train"]:
+        journal, truth, run, start, offset, disk_full = sys.argv[2:]
+        train(Path(journal), Path(truth), run, int(start), float(offset), Path(disk_full))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--trainers", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    print(f"seed {options.seed}, {options.rounds} rounds, {options.trainers} trainers", flush=True)
+    faults: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as name:
+        world = World(Path(name), options.seed, options.trainers)
+        try:
+            world.wait_for_progress()
+            for _ in range(options.rounds):
+                faults[world.round()] += 1
+            world.finish()
+            found = reckon(world)
+        except BaseException:
+            world.log.flush()
+            print("\n".join((Path(name) / "log").read_text().splitlines()[-40:]))
+            raise
+        finally:
+            world.kill_all()
+    print("faults:", dict(faults), "proxy:", dict(world.proxy.did))
+    for key, count in found.items():
+        print(f"{key:45} {count}")
+    if options.json:
+        options.json.write_text(json.dumps({"seed": options.seed, "faults": faults, "found": found}, indent=2) + "\n")
+    bad = "sealed frames lost", "frames stored twice", "frames that differ", "holes between stored frames"
+    sys.exit(1 if any(found.get(key) for key in (*bad, "gaps between chunks", "chunks set aside")) else 0)
+
+
+if __name__ == "__main__":
+    main()
