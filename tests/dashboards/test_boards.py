@@ -42,7 +42,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
         configuration["rule_files"] = [str(ROOT / "dashboards" / "generated" / "prometheus" / "*.rules.yml")]
         configuration["alerting"] = {}
         (job,) = configuration["scrape_configs"]
-        del job["dns_sd_configs"]
+        del job["dns_sd_configs"], job["authorization"]
         job["static_configs"] = [{"targets": [service.url.removeprefix("http://")]}]
         (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
         port = free_port()
