@@ -14,7 +14,7 @@ from fastapi.responses import PlainTextResponse, Response
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from lossguard_service import __doc__ as about
-from lossguard_service import errors, reading
+from lossguard_service import errors, exporting, reading
 from lossguard_service.auth import Guard, require
 from lossguard_service.gate.admin import router as gate_admin_routes
 from lossguard_service.gate.judge import Gate
@@ -78,6 +78,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     app.add_middleware(requests.wrap)
     app.include_router(ingest_routes)
     app.include_router(reading.router)
+    app.include_router(exporting.router)
     app.include_router(gate_routes)
     app.include_router(gate_admin_routes)
     app.include_router(

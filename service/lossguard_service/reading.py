@@ -39,14 +39,14 @@ async def get_runs(
     offset: Annotated[int, Query(ge=0, lt=1 << 31)] = 0,
 ) -> JSONResponse:
     """Runs, the one heard of last first."""
-    found = await runs.list_runs(_database(request), project=project, status=status, limit=limit, offset=offset)
+    found = await runs.list_runs(database_of(request), project=project, status=status, limit=limit, offset=offset)
     return JSONResponse({"runs": [_run(request, run) for run in found]})
 
 
 @router.get("/projects/{project}/runs/{run}")
 async def get_run(request: Request, project: Name, run: Name) -> JSONResponse:
     """A run with its attempts, its open incidents, its gaps and the names of what was measured."""
-    database, found = _database(request), await _find(request, project, run)
+    database, found = database_of(request), await find(request, project, run)
     names = await series.columns(database, found.id)
     stored = await incidents.list_incidents(database, found.id)
     document = _run(request, found) | {
@@ -64,8 +64,8 @@ async def get_run(request: Request, project: Name, run: Name) -> JSONResponse:
 @router.get("/projects/{project}/runs/{run}/incidents")
 async def get_incidents(request: Request, project: Name, run: Name, superseded: bool = False) -> JSONResponse:
     """The run's incidents by onset; with `superseded`, also those that a later attempt took back."""
-    found = await _find(request, project, run)
-    stored = await incidents.list_incidents(_database(request), found.id, superseded=superseded)
+    found = await find(request, project, run)
+    stored = await incidents.list_incidents(database_of(request), found.id, superseded=superseded)
     return JSONResponse({"incidents": [one.to_json() for one in stored]})
 
 
@@ -89,7 +89,7 @@ async def get_series(
     """
     if (name is None) == (layer is None and stat is None) or (layer is None) != (stat is None):
         raise BadRequest("ask for a scalar with ?name=, or for a layer's stat with ?layer= and &stat=")
-    database, found = _database(request), await _find(request, project, run)
+    database, found = database_of(request), await find(request, project, run)
     options: dict[str, Any] = {"first": first, "last": last, "points": points, "attempt": attempt}
     try:
         if name is not None:
@@ -113,7 +113,7 @@ async def get_heat_map(
     attempt: Annotated[int | None, Query(ge=1, lt=1 << 31)] = None,
 ) -> JSONResponse:
     """The largest value of one stat of every layer in each of at most `points` buckets of steps."""
-    database, found = _database(request), await _find(request, project, run)
+    database, found = database_of(request), await find(request, project, run)
     try:
         found_map = await series.heat_map(
             database, found.id, stat, first=first, last=last, points=points, attempt=attempt
@@ -136,8 +136,8 @@ async def get_step(
     request: Request, project: Name, run: Name, step: Annotated[int, Path(ge=1, lt=1 << 53)]
 ) -> JSONResponse:
     """Everything measured at one step: the scalars, and every stat of every layer."""
-    found = await _find(request, project, run)
-    frames = await series.frames_at(_database(request), found.id, step)
+    found = await find(request, project, run)
+    frames = await series.frames_at(database_of(request), found.id, step)
     if frames is None:
         raise NotFound(f"run {project}/{run} has no frame at step {step}")
     schema = frames.schema
@@ -157,7 +157,7 @@ async def get_step(
 @router.get("/projects/{project}/runs/{run}/checkpoints")
 async def get_checkpoints(request: Request, project: Name, run: Name) -> JSONResponse:
     """The run's checkpoints with how far each can be trusted: `good`, `suspect` or `bad`."""
-    database, found = _database(request), await _find(request, project, run)
+    database, found = database_of(request), await find(request, project, run)
     counted = [one.incident for one in await incidents.list_incidents(database, found.id)]
     listed = await list_checkpoints(database, found.id)
     return JSONResponse(to_json({"checkpoints": [asdict(one) | {"trust": trust(one.step, counted)} for one in listed]}))
@@ -166,26 +166,32 @@ async def get_checkpoints(request: Request, project: Name, run: Name) -> JSONRes
 @router.get("/projects/{project}/runs/{run}/verdicts")
 async def get_verdicts(request: Request, project: Name, run: Name) -> JSONResponse:
     """The gate's verdicts about exports of a run, newest first; also about a run of which no chunk ever came."""
-    found = await list_verdicts(_database(request), project=project, run=run)
+    found = await list_verdicts(database_of(request), project=project, run=run)
     return JSONResponse({"verdicts": [verdict.to_json() for verdict in found]})
 
 
 @router.get("/projects/{project}/runs/{run}/gaps")
 async def get_gaps(request: Request, project: Name, run: Name, until: Step = None) -> JSONResponse:
     """Steps of the run without a frame, up to step `until`."""
-    found = await _find(request, project, run)
+    found = await find(request, project, run)
     return JSONResponse(
-        {"gaps": [asdict(gap) for gap in await gaps.list_gaps(_database(request), found.id, until=until)]}
+        {"gaps": [asdict(gap) for gap in await gaps.list_gaps(database_of(request), found.id, until=until)]}
     )
 
 
-def _database(request: Request) -> Database:
+def database_of(request: Request) -> Database:
+    """The app's database."""
     database: Database = request.app.state.database
     return database
 
 
-async def _find(request: Request, project: str, name: str) -> Run:
-    run = await runs.find_run(_database(request), project, name)
+async def find(request: Request, project: str, name: str) -> Run:
+    """The run.
+
+    Raises:
+        NotFound: no chunk of it has come.
+    """
+    run = await runs.find_run(database_of(request), project, name)
     if run is None:
         raise NotFound(f"run {project}/{name} is not known: no chunk of it has come; GET /v1/runs lists those that are")
     return run

@@ -53,7 +53,7 @@ class HeatMap:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """A chunk and the last of its steps that counts."""
 
     row: ChunkRow
@@ -81,7 +81,7 @@ async def scalar_series(
     Raises:
         UnknownSeries: no chunk of the run has it.
     """
-    parts, schemas = await _parts(database, run_id, first, last, attempt)
+    parts, schemas = await parts_of(database, run_id, first, last, attempt)
     holders = {number: names.scalars.index(name) for number, names in schemas.items() if name in names.scalars}
     if not holders:
         raise UnknownSeries(_unknown("scalar", name, chunks.union(list(schemas.values())).scalars))
@@ -115,7 +115,7 @@ async def stat_series(
     Raises:
         UnknownSeries: no chunk of the run has it.
     """
-    parts, schemas = await _parts(database, run_id, first, last, attempt)
+    parts, schemas = await parts_of(database, run_id, first, last, attempt)
     holders = {
         number: (names.layers.index(layer), names.stats.index(stat))
         for number, names in schemas.items()
@@ -156,7 +156,7 @@ async def heat_map(
     Raises:
         UnknownSeries: no chunk of the run has the stat.
     """
-    parts, schemas = await _parts(database, run_id, first, last, attempt)
+    parts, schemas = await parts_of(database, run_id, first, last, attempt)
     known = chunks.union(list(schemas.values()))
     if stat not in known.stats:
         raise UnknownSeries(_unknown("stat", stat, known.stats))
@@ -192,9 +192,9 @@ async def heat_map(
 
 async def frames_at(database: Database, run_id: int, step: int, *, attempt: int | None = None) -> Frames | None:
     """The frame of one step (a block of length 1), or None: all its scalars and stats."""
-    parts, _ = await _parts(database, run_id, step, step, attempt)
+    parts, _ = await parts_of(database, run_id, step, step, attempt)
     for part in reversed(parts):
-        data = (await _bytes(database, run_id, [part]))[part.row.attempt, part.row.index]
+        data = (await bytes_of_parts(database, run_id, [part]))[part.row.attempt, part.row.index]
         frames = (await asyncio.to_thread(wire.decode, data)).frames
         place = int(frames.steps.searchsorted(step))
         if place < len(frames) and frames.steps[place] == step and step <= part.until:
@@ -202,10 +202,15 @@ async def frames_at(database: Database, run_id: int, step: int, *, attempt: int 
     return None
 
 
-async def _parts(
+async def parts_of(
     database: Database, run_id: int, first: int | None, last: int | None, attempt: int | None
-) -> tuple[list[_Part], dict[int, Schema]]:
-    def read(connection: Connection) -> tuple[list[_Part], dict[int, Schema]]:
+) -> tuple[list[Part], dict[int, Schema]]:
+    """The chunks that hold steps in [first, last], and the run's column names by number.
+
+    Of the lineage, or of one attempt with all that it did, also what a later one superseded.
+    """
+
+    def read(connection: Connection) -> tuple[list[Part], dict[int, Schema]]:
         limit = {one.number: one.superseded_after for one in attempts_of(connection, run_id)}
         parts = []
         for row in chunks.rows_of(connection, run_id, first=first, last=last, attempt=attempt):
@@ -213,7 +218,7 @@ async def _parts(
             until = limit[row.attempt] if attempt is None else None
             until = end if until is None else min(end, until)
             if until >= begin:
-                parts.append(_Part(row, until))
+                parts.append(Part(row, until))
         return parts, chunks.schemas_of(connection, run_id)
 
     return await database.read(read)
@@ -222,7 +227,7 @@ async def _parts(
 async def _collect(
     database: Database,
     run_id: int,
-    parts: Sequence[_Part],
+    parts: Sequence[Part],
     points: int,
     first: int | None,
     last: int | None,
@@ -242,9 +247,9 @@ async def _collect(
         if whole:
             found.extend(await _from_summaries(database, run_id, batch, from_frames, from_summary))
             continue
-        data = await _bytes(database, run_id, batch)
+        data = await bytes_of_parts(database, run_id, batch)
 
-        def work(batch: Sequence[_Part] = batch, data: dict[tuple[int, int], bytes] = data) -> list[Buckets]:
+        def work(batch: Sequence[Part] = batch, data: dict[tuple[int, int], bytes] = data) -> list[Buckets]:
             result = []
             for part in batch:
                 frames = wire.decode(data[part.row.attempt, part.row.index]).frames
@@ -266,7 +271,7 @@ async def _collect(
 async def _from_summaries(
     database: Database,
     run_id: int,
-    batch: Sequence[_Part],
+    batch: Sequence[Part],
     from_frames: Callable[[Frames, int, Steps], Buckets],
     from_summary: Callable[[bytes, ChunkRow], Buckets],
 ) -> list[Buckets]:
@@ -278,7 +283,7 @@ async def _from_summaries(
 
     summaries = await database.read(read)
     rest = [part for part in batch if part.row.index not in summaries or part.until < _span(part.row)[1]]
-    data = await _bytes(database, run_id, rest) if rest else {}
+    data = await bytes_of_parts(database, run_id, rest) if rest else {}
 
     def work() -> list[Buckets]:
         result = []
@@ -295,7 +300,9 @@ async def _from_summaries(
     return await asyncio.to_thread(work)
 
 
-async def _bytes(database: Database, run_id: int, parts: Sequence[_Part]) -> dict[tuple[int, int], bytes]:
+async def bytes_of_parts(database: Database, run_id: int, parts: Sequence[Part]) -> dict[tuple[int, int], bytes]:
+    """The chunks' bytes by (attempt, index)."""
+
     def read(connection: Connection) -> dict[tuple[int, int], bytes]:
         found = {}
         for attempt, group in groupby(parts, key=lambda part: part.row.attempt):
@@ -317,7 +324,7 @@ def _runs(indexes: list[int]) -> list[list[int]]:
     return [indexes[start:end] for start, end in pairwise([0, *breaks, len(indexes)])]
 
 
-def _batches(parts: Sequence[_Part]) -> Iterator[list[_Part]]:
+def _batches(parts: Sequence[Part]) -> Iterator[list[Part]]:
     for _, group in groupby(parts, key=lambda part: part.row.attempt):
         members = list(group)
         for start in range(0, len(members), _BATCH):
