@@ -4,10 +4,12 @@ Guarantees. A verdict is stored before it is answered, and never changed. What i
 incidents a run had, the document stays small enough to lie beside a model.
 """
 
+import json
 import secrets
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from lossguard.wire.verdict import Check, Verdict, outcome_of
 from lossguard_service.gate.decide import decide
@@ -22,7 +24,9 @@ from lossguard_service.store.database import Database
 from lossguard_service.store.keys import SigningKey
 from lossguard_service.store.waivers import Waiver, add_waiver, list_waivers
 
-MAX_TEXT = 2_000
+_REMEMBERED: Final = 2_048
+"""Verdicts whose JSON a replica keeps: some 10 KB each."""
+MAX_TEXT: Final = 2_000
 """Characters of an explanation; a run's own texts (layer paths, advice) are from outside and may be longer."""
 
 
@@ -69,6 +73,7 @@ class Gate:
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
         self._clock = clock
+        self._answers: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
 
     async def judge(self, question: Question) -> Judgement:
         """The verdict about one export, stored.
@@ -99,10 +104,22 @@ class Gate:
         await verdicts.add_verdict(self._database, verdict, signature)
         return Judgement(verdict, signature)
 
-    async def find(self, verdict_id: str) -> Judgement | None:
-        """The verdict of that id, as it was given."""
-        found = await verdicts.find_verdict(self._database, verdict_id)
-        return None if found is None else Judgement(*found)
+    async def find(self, verdict_id: str) -> tuple[str, bytes] | None:
+        """The project and the JSON of the verdict of that id, as it was given.
+
+        Remembered: a verdict never changes, so every replica may keep what it has read.
+        """
+        answer = self._answers.get(verdict_id)
+        if answer is None:
+            found = await verdicts.find_verdict(self._database, verdict_id)
+            if found is None:
+                return None
+            document = json.dumps(Judgement(*found).to_json(), separators=(",", ":"), allow_nan=False)
+            answer = found[0].project, document.encode()
+            while len(self._answers) >= _REMEMBERED:
+                self._answers.popitem(last=False)
+            self._answers[verdict_id] = answer
+        return answer
 
     async def policies(self) -> list[Policy]:
         """Every version of every policy, the built-in ones first."""

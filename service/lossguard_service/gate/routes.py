@@ -6,7 +6,7 @@ cannot be read is refused with the field and a sentence, before anything is stor
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lossguard.wire.numbers import from_json_number, to_json
@@ -97,18 +97,18 @@ async def ask(body: VerdictRequest, request: Request) -> dict[str, Any]:
     return judgement.to_json()
 
 
-@router.get("/verdicts/{verdict_id}", responses=refusals(401, 403, 404, 503))
-async def find(verdict_id: Annotated[str, Path(max_length=100)], request: Request) -> dict[str, Any]:
+@router.get("/verdicts/{verdict_id}", responses=refusals(401, 403, 404, 503), response_model=dict[str, Any])
+async def find(verdict_id: Annotated[str, Path(max_length=100)], request: Request) -> Response:
     """The verdict as it was given."""
-    judgement = await gate(request).find(verdict_id)
-    project = None if judgement is None else judgement.verdict.project
+    found = await gate(request).find(verdict_id)
+    project = None if found is None else found[0]
     try:
         await guard(request, "read", project)
     except NotAllowed:
         await guard(request, "gate", project)
-    if judgement is None:
+    if found is None:
         raise NotFound("no verdict has this id; ids have 32 hex digits and stand in the gate's answers")
-    return judgement.to_json()
+    return Response(found[1], media_type="application/json")
 
 
 @router.get("/policies", dependencies=[Depends(require("read"))], responses=refusals(401, 403, 503))

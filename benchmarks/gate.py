@@ -1,0 +1,222 @@
+"""The gate's speed: a first decision, a repeated question, the scan of an artifact; and its limits on recorded runs.
+
+`python benchmarks/gate.py` prints the table; `--quality` judges the recorded runs in ../shared by their quality alone.
+"""
+
+import argparse
+import asyncio
+import csv
+import hashlib
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import httpx
+import numpy as np
+import sqlalchemy as sa
+from rich.console import Console
+from rich.table import Table
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY / "tests" / "gate"))
+
+from gate_runs import DIGEST, LAYERS, SCALARS, TASKS, frames_of, incident, write_bundle  # noqa: E402
+
+from lossguard.gate.digest import artifact_digest  # noqa: E402
+from lossguard.gate.scan import scan_artifact  # noqa: E402
+from lossguard.wire.chunk import Chunk, ChunkId, encode  # noqa: E402
+from lossguard.wire.stats import STAT_NAMES  # noqa: E402
+from lossguard.wire.verdict import outcome_of  # noqa: E402
+from lossguard_service.app import create_app  # noqa: E402
+from lossguard_service.gate.facts import Facts, Window  # noqa: E402
+from lossguard_service.gate.policy import BUILT_IN  # noqa: E402
+from lossguard_service.gate.quality import quality_checks  # noqa: E402
+from lossguard_service.settings import Settings  # noqa: E402
+from lossguard_service.store import chunks, record, schema  # noqa: E402
+from lossguard_service.store import incidents as incident_store  # noqa: E402
+from lossguard_service.store.database import open_database  # noqa: E402
+from lossguard_service.store.migrate import migrate  # noqa: E402
+
+STEPS, FRAMES, INCIDENTS = 1_000_000, 64, 50
+BODY = {
+    "project": "default", "run": "long", "step": STEPS, "artifact_digest": DIGEST, "policy": "tolerant",
+    "scan": {"kind": "savedmodel", "tensors": 12, "values": 1000, "nonfinite": {}, "complete": True},
+}  # fmt: skip
+
+
+def fill(connection: sa.Connection) -> None:
+    """A finished run of a million steps: every chunk's row, and the bytes of the last chunks."""
+    now = time.time()
+    run = record.lock_or_open_run(connection, "default", "long", now)
+    record.open_attempt(connection, run.id, 1, "a" * 32)
+    count = -(-STEPS // FRAMES)
+    values = {"start_step": 0, "next_index": count, "last_step": STEPS, "stop_reason": "finished"}
+    record.update_attempt(connection, run.id, 1, values)
+    config = {"tasks": TASKS, "parameters_watched": 1.0}
+    values = {"config": config, "attempt": 1, "last_step": STEPS, "judged_step": STEPS, "stop_reason": "finished"}
+    record.update_run(connection, run.id, values)
+    rows = []
+    for index in range(count):
+        first, last = index * FRAMES + 1, min((index + 1) * FRAMES, STEPS)
+        rows.append(
+            {"run_id": run.id, "attempt": 1, "index": index, "first_step": first, "last_step": last,
+             "frames": last - first + 1, "schema": 1, "missing": [], "drops": {}, "sha256": "0" * 64, "received": now}
+        )  # fmt: skip
+        if index >= count - 4:
+            data = encode(Chunk(ChunkId("default", "long", "a" * 32, index), frames_of(first, last)))
+            values = {"run_id": run.id, "attempt": 1, "index": index, "data": data}
+            connection.execute(sa.insert(schema.chunk_bytes).values(**values))
+    connection.execute(sa.insert(schema.chunks), rows)
+    chunks.add_schema(connection, run.id, 1, frames_of(1, 2).schema)
+    found = [incident("micro_divergence", 1000 * (n + 1), end=1000 * (n + 1) + 30, number=n) for n in range(INCIDENTS)]
+    incident_store.insert(connection, run.id, found, now)
+
+
+async def decisions(folder: Path) -> list[tuple[str, float, str]]:
+    """Milliseconds of the first decision, and CPU of the repeated question beside a bare endpoint's."""
+    database = open_database(f"sqlite:///{folder}/gate.db")
+    await migrate(database)
+    await database.write(fill)
+    await database.close()
+    app = create_app(Settings(database=f"sqlite:///{folder}/gate.db"))
+    firsts = []
+    async with app.router.lifespan_context(app):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gate") as client:
+            rules = {"name": "tolerant", "recovered_budget": INCIDENTS}
+            (await client.post("/v1/policies", json={"author": "benchmark", "rules": rules})).raise_for_status()
+            for _ in range(20):
+                start = time.perf_counter()
+                answer = await client.post("/v1/verdicts", json=BODY)
+                firsts.append(time.perf_counter() - start)
+                assert answer.json()["outcome"] == "pass", answer.json()["reasons"]
+        document = answer.json()
+
+        async def bare(_: Request) -> JSONResponse:
+            return JSONResponse(document)
+
+        peer = await cpu(Starlette(routes=[Route("/verdict", bare)]), "/verdict")
+        ours = await cpu(app, f"/v1/verdicts/{document['id']}")
+    return [
+        ("first decision, median", statistics.median(firsts) * 1e3, "ms"),
+        ("first decision, worst of 20", max(firsts) * 1e3, "ms"),
+        ("bare Starlette JSON endpoint", peer * 1e6, "us of CPU"),
+        ("repeated question, GET /v1/verdicts/{id}", ours * 1e6, "us of CPU"),
+        ("ratio", ours / peer, "x (budget 1.5)"),
+    ]
+
+
+async def cpu(app: object, path: str) -> float:
+    """CPU seconds of the process a request, best of 5 rounds, through ASGI alone."""
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "path": path,
+        "raw_path": path.encode(), "query_string": b"", "headers": [(b"host", b"gate")], "scheme": "http",
+        "server": ("gate", 80), "client": ("127.0.0.1", 1), "root_path": "",
+    }  # fmt: skip
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict[str, object]) -> None:
+        assert message.get("status", 200) == 200
+
+    best = float("inf")
+    for _ in range(5):
+        start = time.process_time()
+        for _ in range(300):
+            await app(dict(scope), receive, send)  # type: ignore[operator]
+        best = min(best, (time.process_time() - start) / 300)
+    return best
+
+
+def scanning(folder: Path, megabytes: int) -> list[tuple[str, float, str]]:
+    """Scan and digest of an artifact beside reading and hashing its data file; everything in the page cache."""
+    artifact = folder / "artifact"
+    (artifact / "variables").mkdir(parents=True)
+    (artifact / "saved_model.pb").write_bytes(b"x")
+    weights = np.random.default_rng(1).normal(size=(megabytes, 1 << 18)).astype(np.float32)
+    write_bundle(artifact / "variables", {f"layer_{n}": weights[n::8] for n in range(8)})
+    data = artifact / "variables" / "variables.data-00000-of-00001"
+
+    def hashing() -> None:
+        with open(data, "rb") as stream:
+            hashlib.file_digest(stream, "sha256")
+
+    speeds = {}
+    for name, work in (("read and hash", hashing), ("scan", lambda: scan_artifact(artifact)),
+                       ("digest", lambda: artifact_digest(artifact))):  # fmt: skip
+        best = float("inf")
+        for _ in range(3):
+            start = time.perf_counter()
+            work()
+            best = min(best, time.perf_counter() - start)
+        speeds[name] = megabytes / best
+    return [
+        *((f"{name}, {megabytes} MiB", speed, "MiB/s") for name, speed in speeds.items()),
+        ("scan over read and hash", speeds["scan"] / speeds["read and hash"], "x (budget 0.7)"),
+    ]
+
+
+def quality(root: Path, console: Console) -> None:
+    """The recorded runs, judged by the quality checks of their click task alone."""
+    labels = {row["name"]: row["status"] for row in csv.DictReader((root / "labels.csv").open())}
+    for policy in BUILT_IN.values():
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        for path in sorted((root / "runs").glob("*.npz")):
+            trace = np.load(path)
+            meta = json.loads(str(trace["meta"]))
+            rate = next(task["label_mean"] for task in meta["tasks"] if task["name"] == "click")
+            names = [str(name) for name in trace["scalar_names"]]
+            last = trace["scalars"][-policy.quality_steps :]
+            steps = trace["step"][-policy.quality_steps :] + 1
+            values = {
+                name: last[:, n] for n, name in enumerate(names) if name in ("loss", "loss/click", "batch_auc/click")
+            }
+            values["label_mean/click"] = np.full(len(last), rate)
+            window = Window(steps, values, {name: np.ones(len(last), bool) for name in values})
+            facts = Facts("traces", path.stem, int(steps[-1]), DIGEST, run_known=True, tasks={"click": "binary"},
+                          window=window)  # fmt: skip
+            counts[labels[path.stem]][outcome_of(quality_checks(policy, facts))] += 1
+        table = Table(title=f"quality checks of policy {policy.name}, click task, last {policy.quality_steps} steps")
+        for column in ("label", "pass", "block", "insufficient_data"):
+            table.add_column(column)
+        for label, found in sorted(counts.items()):
+            table.add_row(label, *(str(found[outcome]) for outcome in ("pass", "block", "insufficient_data")))
+        console.print(table)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quality", action="store_true", help="judge the recorded runs instead")
+    parser.add_argument("--megabytes", type=int, default=512, help="size of the artifact that is scanned")
+    arguments = parser.parse_args()
+    console = Console()
+    if arguments.quality:
+        shared = Path(os.environ.get("LOSSGUARD_SHARED", REPOSITORY.parent / "shared"))
+        if not (shared / "traces" / "labels.csv").is_file():
+            sys.exit(f"no recorded runs in {shared}: set LOSSGUARD_SHARED to the folder that holds traces/")
+        quality(shared / "traces", console)
+        return
+    size = f"{len(SCALARS)} scalars, {len(LAYERS)} layers, {len(STAT_NAMES)} stats"
+    title = f"gate: {STEPS:,} steps, {INCIDENTS} incidents, {size}"
+    table = Table(title=title)
+    for column in ("measure", "value", "unit"):
+        table.add_column(column, justify="right" if column == "value" else "left")
+    with tempfile.TemporaryDirectory() as folder:
+        rows = asyncio.run(decisions(Path(folder))) + scanning(Path(folder), arguments.megabytes)
+    for name, value, unit in rows:
+        table.add_row(name, f"{value:.2f}" if value < 100 else f"{value:.0f}", unit)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
