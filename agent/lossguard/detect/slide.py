@@ -17,6 +17,8 @@ LEVEL_FRAMES = (5, 20)
 NOISE_SCALES = (5.0, 2.0)
 """A lost level is also this many scales above the best one, 7 to 9 of its own deviations: a run that made no progress
 has none to lose. The scale is that of the differences from frame to frame around the best level."""
+PROGRESS_SCALES = 3.0
+"""Progress is progress from 3 scales on."""
 FLAG_FRAMES = (5, 20)
 """Frames for which a level must have been lost before it is flagged: as long as the level, so that the two share no
 frame."""
@@ -110,7 +112,7 @@ def judge(slide: Slide, frame: int) -> Verdict:
             slide.noise[k] = _scale(slide.recent)
         made = progress(slide)
         lost = (level - slide.best[k]) / made if made > 0 else 0.0
-        clear = level - slide.best[k] > NOISE_SCALES[k] * slide.noise[k]
+        clear = level - slide.best[k] > NOISE_SCALES[k] * slide.noise[k] and made > PROGRESS_SCALES * slide.noise[k]
         if lost < BACK_SHARE:
             slide.since[k] = -1
             continue

@@ -1,0 +1,180 @@
+"""The laws of every detector, on the composed monitor: it is what the service and the replay run."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lossguard.detect import monitor
+from lossguard.wire.frame import Frames, Schema
+
+from .runs import LAYERS, curve, decay, ranker
+
+RUNS = {
+    "healthy": ranker(),
+    "full": ranker(onset=150),
+    "micro": ranker(onset=150, recovers_after=40),
+    "silent": ranker(nan_at=120),
+    "curve": curve(np.concatenate([decay(200), decay(30) + 6, decay(170)])),
+}
+
+
+def judged(frames: Frames, cuts: list[int] | None = None) -> monitor.MonitorState:
+    state = monitor.init()
+    edges = [0, *sorted(set(cuts or [])), len(frames)]
+    for start, stop in zip(edges, edges[1:], strict=False):
+        state = monitor.update(state, frames[start:stop])
+    return state
+
+
+@pytest.mark.parametrize("name", RUNS)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(cuts=st.lists(st.integers(0, 300), max_size=8))
+def test_the_answer_does_not_depend_on_how_frames_are_cut_into_blocks(name: str, cuts: list[int]) -> None:
+    frames = RUNS[name]
+    assert monitor.dumps(judged(frames, cuts)) == monitor.dumps(judged(frames))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_one_frame_at_a_time_gives_the_same_state(name: str) -> None:
+    frames = RUNS[name]
+    assert monitor.dumps(judged(frames, list(range(len(frames))))) == monitor.dumps(judged(frames))
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("at", [1, 37, 151, 160, 250])
+def test_a_round_trip_through_bytes_changes_nothing(name: str, at: int) -> None:
+    frames = RUNS[name]
+    state = monitor.loads(monitor.dumps(monitor.update(monitor.init(), frames[:at])))
+    assert monitor.dumps(monitor.update(state, frames[at:])) == monitor.dumps(judged(frames))
+
+
+def test_update_leaves_the_old_state_as_it_was() -> None:
+    old = judged(RUNS["full"][:160])
+    before = monitor.dumps(old)
+    monitor.update(old, RUNS["full"][160:])
+    assert monitor.dumps(old) == before
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    where=st.lists(st.tuples(st.integers(0, 299), st.integers(0, 5)), max_size=6),
+    value=st.sampled_from([np.nan, np.inf, -np.inf, 0.0, 1e300, -1e300]),
+)
+def test_nan_and_absurd_values_anywhere_are_judged_and_never_crash(where: list[tuple[int, int]], value: float) -> None:
+    frames = RUNS["healthy"]
+    scalars = frames.scalars.copy()
+    for t, i in where:
+        scalars[t, i] = value
+    broken = dataclasses.replace(frames, scalars=scalars)
+    report = monitor.report(judged(broken), "x")
+    losses = {i for _, i in where} & {0, 2, 3}
+    if losses and not np.isfinite(value):
+        assert any(incident.kind == "nonfinite" for incident in report.incidents)
+    report.to_json()
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.7, -3.0, 1e20])
+def test_a_constant_loss_is_quiet(constant: float) -> None:
+    assert monitor.report(judged(curve(np.full(500, constant))), "x").incidents == ()
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_the_unit_of_the_loss_makes_no_difference(factor: float) -> None:
+    frames = RUNS["curve"]
+    scaled = dataclasses.replace(frames, scalars=frames.scalars * factor)
+    one, other = (monitor.report(judged(f), "x").incidents for f in (frames, scaled))
+    facts = [(i.kind, i.onset_step, i.detected_step, i.declared_full_step, i.end_step) for i in one]
+    assert facts == [(i.kind, i.onset_step, i.detected_step, i.declared_full_step, i.end_step) for i in other]
+
+
+def test_a_shift_of_the_loss_leaves_the_verdict() -> None:
+    frames = RUNS["curve"]
+    shifted = dataclasses.replace(frames, scalars=frames.scalars - 2.5)
+    one, other = (monitor.report(judged(f), "x").incidents for f in (frames, shifted))
+    assert [i.kind for i in one] == [i.kind for i in other]
+    assert [i.onset_step for i in one] == [i.onset_step for i in other]
+
+
+def test_the_order_of_the_layers_makes_no_difference() -> None:
+    frames = RUNS["full"]
+    order = [2, 0, 3, 1]
+    permuted = dataclasses.replace(
+        frames,
+        schema=Schema(frames.schema.scalars, tuple(LAYERS[i] for i in order), frames.schema.stats),
+        stats=frames.stats[:, order],
+    )
+    assert monitor.report(judged(frames), "x") == monitor.report(judged(permuted), "x")
+
+
+def test_absent_values_are_no_events() -> None:
+    frames = RUNS["healthy"]
+    present = np.ones_like(frames.scalars_present)
+    present[::3, 2:] = False
+    scalars = np.where(present, frames.scalars, np.nan)
+    gappy = dataclasses.replace(frames, scalars=scalars, scalars_present=present)
+    assert monitor.report(judged(gappy), "x").status == "healthy"
+
+
+def test_scalars_may_come_and_go_between_blocks() -> None:
+    frames = RUNS["healthy"]
+    less = Frames.of(Schema(("loss",)), frames.steps[100:200], frames.scalars[100:200, :1])
+    state = judged(frames[:100])
+    state = monitor.update(monitor.update(state, less), frames[200:])
+    assert monitor.report(state, "x").status == "healthy"
+
+
+def test_one_step_is_a_run() -> None:
+    report = monitor.report(judged(RUNS["full"][:1]), "x")
+    assert (report.steps, report.status, report.incidents) == ((1, 1), "healthy", ())
+
+
+def test_no_step_is_a_run() -> None:
+    assert monitor.report(monitor.init(), "x").steps is None
+
+
+def test_a_step_that_was_judged_is_refused_with_a_sentence() -> None:
+    state = judged(RUNS["healthy"][:10])
+    with pytest.raises(ValueError, match="call new_attempt first"):
+        monitor.update(state, RUNS["healthy"][5:20])
+
+
+def test_a_restart_in_the_middle_ends_what_is_open_and_begins_anew() -> None:
+    state = judged(RUNS["full"][:200])
+    assert monitor.report(state, "x").status == "diverged"
+    state = monitor.new_attempt(state, 140)
+    assert monitor.report(state, "x").status == "recovered"
+    state = monitor.update(state, ranker()[140:])
+    report = monitor.report(state, "x")
+    assert report.status == "recovered"
+    assert all(incident.end_step is not None for incident in report.incidents)
+
+
+def test_memory_is_bounded_over_many_steps() -> None:
+    rng = np.random.default_rng(1)
+    state = monitor.init()
+    sizes = []
+    for block in range(20):
+        values = 1 + 0.05 * rng.standard_t(3, 5000)
+        schema = Schema(("loss",))
+        steps = np.arange(block * 5000 + 1, (block + 1) * 5000 + 1)
+        state = monitor.update(state, Frames.of(schema, steps, values[:, None]))
+        sizes.append(len(monitor.dumps(dataclasses.replace(state, records=[]))))
+    assert max(sizes[5:]) < 2 * sizes[5]
+
+
+def test_damaged_bytes_are_refused_by_name() -> None:
+    data = monitor.dumps(judged(RUNS["full"]))
+    with pytest.raises(monitor.StateError, match="does not begin"):
+        monitor.loads(b"xyz" + data)
+    with pytest.raises(monitor.StateError, match="version"):
+        monitor.loads(data[:3] + bytes([250]) + data[4:])
+    with pytest.raises(monitor.StateError, match="damaged"):
+        monitor.loads(data[: len(data) // 2])
+
+
+def test_a_task_of_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="'ranking'"):
+        monitor.init({"click": "ranking"})
