@@ -28,7 +28,7 @@ from lossguard.guard import guarded, swallow, swallowed
 from lossguard.journal.files import Files
 from lossguard.journal.sealer import Journal, Sealer, frame_bytes
 from lossguard.journal.writer import JournalWriter
-from lossguard.wire.chunk import AttemptEnd, AttemptStart, AttemptStop, ChunkId, Event
+from lossguard.wire.chunk import AttemptEnd, AttemptStart, AttemptStop, ChunkId, Event, check_config, check_event
 from lossguard.wire.frame import Frames
 from lossguard.wire.names import check_name
 from lossguard.wire.numbers import to_json
@@ -213,8 +213,9 @@ class Recorder:
         """Hand an event over, after the frames recorded so far; it is sealed at once.
 
         Returns:
-            False after `close`.
+            False after `close`, or if no chunk can carry it (which is logged).
         """
+        check_event(event)
         with self._producers:
             if self._closed:
                 return False
@@ -389,6 +390,7 @@ def _checked_config(config: Mapping[str, Any] | None) -> dict[str, Any]:
         raise ValueError(f"config: must be a JSON-like mapping: {error}") from None
     if len(json.dumps(checked)) > 256 << 10:
         raise ValueError("config: at most 256 KiB of JSON")
+    check_config(checked)
     return checked
 
 

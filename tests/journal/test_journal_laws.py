@@ -42,7 +42,14 @@ class JournalMachine(RuleBasedStateMachine):
         attempt = f"{len(self.attempts):032x}"
         self.files = FaultyFiles()
         self.writer = JournalWriter(
-            self.root, "p", "r", attempt, started=0.0, journal_bytes=BOUND, segment_bytes=segment_bytes, files=self.files
+            self.root,
+            "p",
+            "r",
+            attempt,
+            started=0.0,
+            journal_bytes=BOUND,
+            segment_bytes=segment_bytes,
+            files=self.files,
         )
         self.attempts.append(attempt)
         self.sealed[attempt], self.shipped[attempt] = [], {}

@@ -231,6 +231,16 @@ def test_an_error_of_ours_never_reaches_the_trainer(tmp_path: Path) -> None:
     assert recorder.counters["errors_swallowed"] >= 1
 
 
+def test_an_event_that_no_chunk_can_carry_is_refused_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = Recorder(tmp_path, "p", "r")
+    assert not recorder.event(Checkpoint(1, 1.0, "two\nlines", True))
+    recorder.close()
+    assert "printable" in caplog.text
+    assert not any(isinstance(event, Checkpoint) for chunk in sealed(tmp_path) for event in chunk.events)
+
+
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
@@ -247,6 +257,8 @@ def test_an_error_of_ours_never_reaches_the_trainer(tmp_path: Path) -> None:
         ("queue_bytes", 0),
         ("config", {"a": object()}),
         ("config", {"a": "x" * (1 << 20)}),
+        ("config", {"seed": 1 << 63}),
+        ("config", {"text": "nul \0"}),
         ("service", "localhost:8080"),
         ("token", "two\nlines"),
     ],

@@ -93,6 +93,9 @@ class RunShipper:
                 self.failing = None
                 sent += 1
             self._finish(reader)
+        if not self._readers:
+            # A pod that trains for years has thousands of finished runs: they keep no descriptor open.
+            self._lock.release()
         return Turn()
 
     def _attempts(self) -> list[AttemptReader]:

@@ -488,6 +488,15 @@ def _events(header: dict[str, Any]) -> tuple[Event, ...]:
     return tuple(_event(event) for event in events)
 
 
+def check_event(event: Event) -> None:
+    """Refuse an event that no chunk can carry.
+
+    Raises:
+        CorruptChunk: says why.
+    """
+    _event(_event_to_json(event))
+
+
 def _event(event: Any) -> Event:
     if not isinstance(event, dict):
         raise CorruptChunk("an event must be an object")
@@ -495,7 +504,7 @@ def _event(event: Any) -> Event:
     if isinstance(time, bool) or not isinstance(time, (int, float)) or not abs(time) < MAX_INTEGER:
         raise CorruptChunk("an event's time must be a finite number of seconds")
     if kind == "attempt_start" and isinstance(event.get("config"), dict):
-        _check_config(event["config"])
+        check_config(event["config"])
         return AttemptStart(step=step, time=float(time), config=event["config"])
     if kind == "attempt_stop" and event.get("reason") in _ENDS:
         return AttemptStop(step=step, time=float(time), reason=event["reason"])
@@ -509,8 +518,12 @@ def _event(event: Any) -> Event:
     raise CorruptChunk(f"an event of type {str(kind)[:80]!r} is not one this version knows, or it lacks a field")
 
 
-def _check_config(value: Any, depth: int = 0) -> None:
-    """Only what every database and every JSON parser behind us can hold."""
+def check_config(value: Any, depth: int = 0) -> None:
+    """Refuse what some database or JSON parser behind us cannot hold.
+
+    Raises:
+        CorruptChunk: the value is no JSON, or holds NUL, a lone surrogate, a non-finite or a very large number.
+    """
     if depth > 32:
         raise CorruptChunk("config: nested deeper than 32 levels")
     if isinstance(value, str):
@@ -521,14 +534,14 @@ def _check_config(value: Any, depth: int = 0) -> None:
             raise CorruptChunk('config: numbers must be finite; write "NaN", "Infinity" or "-Infinity" as text')
     elif isinstance(value, int):
         if not -MAX_INTEGER <= value <= MAX_INTEGER:
-            raise CorruptChunk("config: whole numbers must have at most 53 bits")
+            raise CorruptChunk("config: whole numbers must have at most 53 bits; write larger ones as text")
     elif isinstance(value, dict):
         for key, item in value.items():
-            _check_config(key, depth)
-            _check_config(item, depth + 1)
+            check_config(key, depth)
+            check_config(item, depth + 1)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            _check_config(item, depth + 1)
+            check_config(item, depth + 1)
     elif value is not None:
         raise CorruptChunk(f"config: must be JSON-like, {type(value).__name__} is not")
 
