@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import zstandard
 
 from lossguard.journal.segment import SegmentHeader, pack_record
 from lossguard.wire.chunk import AttemptStart, AttemptStop, Checkpoint, Chunk, ChunkId, encode
@@ -64,7 +65,7 @@ def with_crc(data: bytes) -> bytes:
 
 def broken(data: bytes) -> dict[str, bytes]:
     """By the error that they must end in."""
-    bomb = zlib.compress(bytes(1 << 24))
+    bomb = zstandard.compress(bytes(1 << 24))
     flipped = bytearray(data)
     flipped[len(data) // 2] ^= 4
     return {

@@ -1,9 +1,11 @@
 """Hypothesis strategies for chunks, and the tools to break them."""
 
+import json
 import struct
 import zlib
 
 import numpy as np
+import zstandard
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -65,21 +67,17 @@ def with_valid_crc(data: bytes) -> bytes:
 
 def sections_of(data: bytes) -> tuple[int, list[int]]:
     """Where the sections begin, and their sizes."""
-    import json
-
     packed = struct.unpack_from("<I", data, 8)[0]
-    header = json.loads(zlib.decompress(data[16 : 16 + packed]))
+    header = json.loads(zstandard.decompress(data[16 : 16 + packed]))
     return 16 + packed, header["sections"]
 
 
 def with_header(data: bytes, **changes: object) -> bytes:
     """The chunk with keys of its header replaced (None removes one) and a valid checksum."""
-    import json
-
     begin, _ = sections_of(data)
     packed = struct.unpack_from("<I", data, 8)[0]
-    header = json.loads(zlib.decompress(data[16 : 16 + packed])) | changes
+    header = json.loads(zstandard.decompress(data[16 : 16 + packed])) | changes
     header = {key: value for key, value in header.items() if value is not None}
     plain = json.dumps(header).encode()
-    new = zlib.compress(plain)
+    new = zstandard.compress(plain)
     return with_valid_crc(data[:8] + struct.pack("<II", len(new), len(plain)) + new + data[begin:])

@@ -3,10 +3,10 @@
 import json
 import math
 import struct
-import zlib
 
 import numpy as np
 import pytest
+import zstandard
 from chunks import CHUNKS, EVENTS, sections_of, with_header, with_valid_crc
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -192,7 +192,7 @@ def test_a_lie_in_the_header_is_a_corrupt_chunk(changes: dict[str, object]) -> N
 @pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": 1e999}', "[" * 100_000, "[]", "", "\ufffe", '"x"'])
 def test_a_header_that_is_no_plain_json_object_is_refused(text: str) -> None:
     plain = text.encode()
-    packed = zlib.compress(plain)
+    packed = zstandard.compress(plain)
     with pytest.raises(CorruptChunk):
         decode(with_valid_crc(b"LGC\x01" + bytes(4) + struct.pack("<II", len(packed), len(plain)) + packed))
 
@@ -201,8 +201,8 @@ def test_infinite_config_numbers_do_not_get_in() -> None:
     start = encode(small(events=(AttemptStart(0, 1.0, {"rate": 12345.5}),)))
     begin, _ = sections_of(start)
     packed = struct.unpack_from("<I", start, 8)[0]
-    plain = zlib.decompress(start[16 : 16 + packed]).replace(b"12345.5", b"1e99999")
-    new = zlib.compress(plain)
+    plain = zstandard.decompress(start[16 : 16 + packed]).replace(b"12345.5", b"1e99999")
+    new = zstandard.compress(plain)
     with pytest.raises(CorruptChunk, match="finite"):
         decode(with_valid_crc(start[:8] + struct.pack("<II", len(new), len(plain)) + new + start[begin:]))
 
@@ -226,7 +226,7 @@ def test_a_newer_version_says_update() -> None:
 
 
 def test_a_header_bomb_is_too_large_before_it_is_unpacked() -> None:
-    packed = zlib.compress(bytes(1 << 28))
+    packed = zstandard.compress(bytes(1 << 28))
     bomb = b"LGC\x01" + bytes(4) + struct.pack("<II", len(packed), 1 << 28) + packed
     with pytest.raises(ChunkTooLarge):
         decode(with_valid_crc(bomb))
@@ -285,4 +285,4 @@ def test_unknown_keys_of_the_header_are_passed_over() -> None:
 def test_the_json_of_the_header_is_ascii() -> None:
     data = encode(small(frames=Frames.of(Schema(("perte/é",)), [1], [[0.0]])))
     packed = struct.unpack_from("<I", data, 8)[0]
-    assert json.loads(zlib.decompress(data[16 : 16 + packed]))["schema"]["scalars"] == ["perte/é"]
+    assert json.loads(zstandard.decompress(data[16 : 16 + packed]))["schema"]["scalars"] == ["perte/é"]

@@ -4,10 +4,10 @@ Guarantees. `unpack` gives back what `pack` was given, bit for bit. For bytes fr
 `ArrayError`; nothing is allocated before the bytes have said the size that the caller expects, and everything in the
 array was written by the decoder.
 
-Layout: one byte P, the number of byte planes kept; then, unless P or the array's size is 0, one Zstandard frame (level
-1, content size stated, no dictionary) of P times n bytes: plane 0 holds the most significant byte of every number
-(little-endian numbers' last byte), plane 1 the next one, and so on. The planes left out are zero. An empty array is no
-bytes at all.
+Layout: one byte P, the number of byte planes kept; then, unless P is 0, P times n bytes: plane 0 holds the most
+significant byte of every number (little-endian numbers' last byte), plane 1 the next one, and so on. The planes left
+out are zero. Up to 64 bytes of planes stand as they are, more are one Zstandard frame (level 1, content size stated, no
+dictionary). An empty array is no bytes at all.
 
 The odd choice: planes made by NumPy and not by a compressor with a shuffle filter (docs/decisions/0301-byte-planes.md).
 Rounded stats have an empty lowest plane, which is then not even looked at.
@@ -21,6 +21,8 @@ import zstandard
 from numpy.typing import NDArray
 
 LEVEL: Final = 1
+PLAIN_BYTES: Final = 64
+"""Planes of so many bytes are not compressed: it would make them longer."""
 
 _local = threading.local()  # contexts are costly to make and belong to one thread each
 
@@ -43,7 +45,9 @@ def pack(array: NDArray[Any]) -> bytes:
     planes = np.empty((kept, len(words)), np.uint8)
     for plane in range(kept):
         planes[plane] = places[:, size - 1 - plane]
-    return bytes([kept]) + _compressor().compress(planes.data)
+    if planes.size <= PLAIN_BYTES:
+        return bytes([kept]) + planes.tobytes()
+    return bytes([kept]) + compress(planes.data)
 
 
 def unpack(data: bytes | memoryview, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
@@ -64,7 +68,11 @@ def unpack(data: bytes | memoryview, dtype: np.dtype[Any], shape: tuple[int, ...
         return np.zeros(shape, dtype)
     if not 1 <= kept <= size:
         raise ArrayError(f"{kept} byte planes of numbers of {size} bytes")
-    planes = np.frombuffer(_decompress(data[1:], kept * count), np.uint8).reshape(kept, count)
+    total = kept * count
+    plain = data[1:] if total <= PLAIN_BYTES else decompress(data[1:], total)
+    if len(plain) != total:
+        raise ArrayError(f"{len(plain)} bytes of planes, {total} are expected")
+    planes = np.frombuffer(plain, np.uint8).reshape(kept, count)
     if size == 4:
         # Shifts of whole words: 1.6 against 1.9 ns a number for writing every fourth byte.
         words = planes[0].astype("<u4")
@@ -81,12 +89,22 @@ def unpack(data: bytes | memoryview, dtype: np.dtype[Any], shape: tuple[int, ...
     return array
 
 
-def _decompress(data: bytes | memoryview, expected: int) -> bytes:
+def compress(data: bytes | memoryview) -> bytes:
+    """One Zstandard frame that states its size."""
+    return _compressor().compress(data)
+
+
+def decompress(data: bytes | memoryview, expected: int) -> bytes:
+    """The `expected` bytes in one Zstandard frame.
+
+    Raises:
+        ArrayError: it is no such frame, or states another size; then nothing was allocated.
+    """
     try:
         about = zstandard.get_frame_parameters(data)
         if about.content_size != expected:
             raise ArrayError(f"a frame claims {about.content_size} bytes, {expected} are expected")
-        found = _decompressor().decompress(data, allow_extra_data=False)
+        found: bytes = _decompressor().decompress(data, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ArrayError(f"a frame does not decompress: {error}") from None
     if len(found) != expected:

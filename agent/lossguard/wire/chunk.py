@@ -16,7 +16,7 @@ Layout, version 1, integers little-endian:
     4       4     CRC-32 of everything after this field
     8       4     H, bytes of the compressed header
     12      4     h, bytes of the header before compression
-    16      H     zlib: JSON {project, run, attempt, index, schema, frames, drops, events, sections}
+    16      H     Zstandard: JSON {project, run, attempt, index, schema, frames, drops, events, sections}
     16+H          the sections, one after the other, sizes in `sections`
 
 Sections, in this order, series-major (each series' values side by side, which is what makes them compress):
@@ -40,7 +40,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from lossguard.wire.arrays import ArrayError, pack, unpack
+from lossguard.wire.arrays import ArrayError, compress, decompress, pack, unpack
 from lossguard.wire.frame import Floats32, Frames, Schema, Steps
 from lossguard.wire.names import check_name
 
@@ -243,25 +243,33 @@ def encode(chunk: Chunk, *, mantissa_bits: int = 10) -> bytes:
         "run": chunk.id.run,
         "attempt": chunk.id.attempt,
         "index": chunk.id.index,
-        "schema": {
-            "scalars": list(frames.schema.scalars),
-            "layers": list(frames.schema.layers),
-            "stats": list(frames.schema.stats),
-        },
         "frames": len(frames),
         "drops": chunk.drops,
         "events": [_event_to_json(event) for event in chunk.events],
         "sections": [len(section) for section in sections],
     }
-    _identity(header), _schema(header), _drops(header), _events(header)
-    plain = json.dumps(header, separators=(",", ":")).encode()
+    _identity(header), _drops(header), _events(header)
+    plain = _header_json(header, frames.schema)
     if len(plain) > MAX_HEADER_BYTES:
         raise ChunkTooLarge(
             f"the header has {len(plain)} bytes, at most {MAX_HEADER_BYTES} are allowed: shorten names or config"
         )
-    packed = zlib.compress(plain, 6)
+    packed = compress(plain)
     body = b"".join([struct.pack("<II", len(packed), len(plain)), packed, *sections])
     return MAGIC + bytes([VERSION]) + struct.pack("<I", zlib.crc32(body)) + body
+
+
+def _header_json(header: dict[str, Any], schema: Schema) -> bytes:
+    rest = json.dumps(header, separators=(",", ":"))
+    return (rest[:-1] + ',"schema":' + _schema_json(schema) + "}").encode()
+
+
+@functools.lru_cache(maxsize=64)
+def _schema_json(schema: Schema) -> str:
+    # Cached like `_checked_schema`: writing 212 names costs 21 us of a chunk's 150.
+    _checked_schema(schema.scalars, schema.layers, schema.stats)
+    columns = {"scalars": schema.scalars, "layers": schema.layers, "stats": schema.stats}
+    return json.dumps(columns, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,13 +416,10 @@ def _header(data: bytes) -> tuple[dict[str, Any], int]:
         raise TruncatedChunk("the header is cut off")
     if zlib.crc32(memoryview(data)[8:]) != crc:
         raise CorruptChunk("the checksum does not match: the bytes were changed or cut")
-    unzip = zlib.decompressobj()
     try:
-        plain = unzip.decompress(data[_PREFIX.size : _PREFIX.size + packed_size], plain_size + 1)
-    except zlib.error as error:
+        plain = decompress(memoryview(data)[_PREFIX.size : _PREFIX.size + packed_size], plain_size)
+    except ArrayError as error:
         raise CorruptChunk(f"the header does not decompress: {error}") from None
-    if len(plain) != plain_size or not unzip.eof or unzip.unused_data:
-        raise CorruptChunk("the header's size is not what the prefix says")
     try:
         header = json.loads(plain, parse_constant=_no_constant)
     except (ValueError, RecursionError):
