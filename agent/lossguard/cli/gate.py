@@ -35,6 +35,10 @@ MetricsOption = Annotated[
     Path | None,
     typer.Option("--metrics", metavar="FILE", help='JSON from held-out data: {"auc/click": 0.67, ...}.'),
 ]
+CanaryOption = Annotated[
+    Path | None,
+    typer.Option("--canary", metavar="FILE", help="Rows (.npz or JSON) that the exported model must answer."),
+]
 AttemptOption = Annotated[
     str | None, typer.Option("--attempt", metavar="HEX", help="The attempt that exported, where it is known.")
 ]
@@ -63,6 +67,7 @@ def check(
     service: ServiceOption = SERVICE,
     token: TokenOption = None,
     metrics: MetricsOption = None,
+    canary: CanaryOption = None,
     attempt: AttemptOption = None,
     wait: WaitOption = "0s",
     publish_to: Annotated[
@@ -84,7 +89,7 @@ def check(
         usage("--version", "goes with --publish-to", format)
     with gate_errors(format):
         trusted = read_keys(key or [])
-        question = _question(run, step, artifact, policy, metrics, attempt, format)
+        question = _question(run, step, artifact, policy, metrics, canary, attempt, format)
         answer = _ask(question, service, token, seconds_of(wait, "--wait", format), format)
         if trusted:
             check_signature(answer.verdict, answer.document, trusted)
@@ -106,6 +111,7 @@ def publish(
     service: ServiceOption = SERVICE,
     token: TokenOption = None,
     metrics: MetricsOption = None,
+    canary: CanaryOption = None,
     attempt: AttemptOption = None,
     wait: WaitOption = "0s",
     version: VersionOption = None,
@@ -116,7 +122,7 @@ def publish(
 
     Example: lossguard gate publish --run ranker --step 5000 --artifact export/ --to serving/ranker
     """
-    check(run, step, artifact, policy, service, token, metrics, attempt, wait, to, version, key, format)
+    check(run, step, artifact, policy, service, token, metrics, canary, attempt, wait, to, version, key, format)
 
 
 @app.command()
@@ -150,7 +156,14 @@ def explain(
 
 
 def _question(
-    run: str, step: int, artifact: Path, policy: str, metrics: Path | None, attempt: str | None, format: str
+    run: str,
+    step: int,
+    artifact: Path,
+    policy: str,
+    metrics: Path | None,
+    canary: Path | None,
+    attempt: str | None,
+    format: str,
 ) -> "Question":
     from lossguard.gate.client import question_about
 
@@ -159,7 +172,9 @@ def _question(
     if step < 1:
         usage("--step", f"must be 1 or more, got {step}: name the last step trained into the export", format)
     values = _metrics(metrics, format)
-    return question_about(artifact, project, name, step, policy=policy, metrics=values, attempt=attempt)
+    return question_about(
+        artifact, project, name, step, policy=policy, metrics=values, attempt=attempt, canary_rows=canary
+    )
 
 
 def _metrics(path: Path | None, format: str) -> dict[str, float]:

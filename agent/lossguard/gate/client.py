@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import httpx
 
+from lossguard.gate.canary import run_canary
 from lossguard.gate.digest import digest_of, list_files
 from lossguard.gate.errors import ArtifactChanged, GateRefused, GateUnreachable
 from lossguard.gate.scan import scan_artifact
@@ -107,15 +108,16 @@ def question_about(
     policy: str = "default",
     metrics: Mapping[str, float] | None = None,
     attempt: str | None = None,
-    canary: Mapping[str, Any] | None = None,
+    canary_rows: str | Path | None = None,
 ) -> Question:
-    """The question about an export, with its digest and what a scan finds in its tensors.
+    """The question about an export, with its digest, what a scan finds in its tensors, and what a canary answers.
 
     Raises:
         NotAModel, ArtifactUnreadable, ArtifactChanged: see `lossguard.gate.errors`.
     """
     files = list_files(Path(artifact)) if Path(artifact).exists() else []
     scan = scan_artifact(artifact)
+    canary = None if canary_rows is None else run_canary(artifact, canary_rows)
     digest = digest_of(files)
     # What was scanned must be what was hashed.
     if list_files(Path(artifact)) != files:
