@@ -168,3 +168,15 @@ def test_every_runbook_is_a_page_and_the_incident_leads_to_its_own(service: Serv
     assert service.client.get("/runbooks/..%2Fservice").status_code == 404
     found = re.findall(r'href="(/runbooks/\w+)"', service.client.get("/runs/ranker/plain/incidents/1").text)
     assert found == ["/runbooks/LossguardFullDivergence"]
+
+
+def test_a_chart_shows_what_the_series_of_the_interface_says(service: Service) -> None:
+    charts = {one["id"]: one for one in service.client.get("/runs/ranker/poisoned/charts.json").json()["charts"]}
+    path = "/v1/projects/ranker/runs/poisoned/series"
+    for line in charts["loss"]["lines"]:
+        name = "loss" if line["label"] == "total" else f"loss/{line['label']}"
+        series = service.client.get(path, params={"name": name, "points": 600}).json()
+        assert line["first"] == series["first"]
+        assert line["nonfinite"] == series["nonfinite"]
+        for drawn, told in zip(line["mean"], series["mean"], strict=True):
+            assert drawn == told or drawn == pytest.approx(told, rel=1e-5)
