@@ -39,8 +39,10 @@ FALL_FRAMES = 3
 cadence changed): the centre moves there at once instead of lagging by half its window."""
 SETTLED_FRAMES = 128
 REFRESH_FRAMES = 8
-"""Centre and scale are renewed at each frame until 128 frames, then at every 8th, counted from the attempt's first
-frame, so that a block of frames can be judged at once and the answer does not depend on where blocks are cut."""
+LONG_FRAMES = 1024
+LONG_REFRESH_FRAMES = 16
+"""Centre and scale are renewed at each frame until 128 frames, then at every 8th, from 1024 on at every 16th, counted
+from the attempt's first frame: a block of frames can be judged at once, wherever blocks are cut."""
 
 
 @dataclass(slots=True)
@@ -86,12 +88,16 @@ def extend(base: Baseline, voices: int) -> Baseline:
 
 def due(frame: int) -> bool:
     """Whether centre and scale are renewed before this frame (0, 1, 2, ... of the attempt)."""
-    return frame < SETTLED_FRAMES or frame % REFRESH_FRAMES == 0
+    return frame < SETTLED_FRAMES or frame % _every(frame) == 0
 
 
 def until_due(frame: int) -> int:
     """How many frames from this one on are judged by the same centre and scale."""
-    return 1 if frame < SETTLED_FRAMES else REFRESH_FRAMES - frame % REFRESH_FRAMES
+    return 1 if frame < SETTLED_FRAMES else _every(frame) - frame % _every(frame)
+
+
+def _every(frame: int) -> int:
+    return REFRESH_FRAMES if frame < LONG_FRAMES else LONG_REFRESH_FRAMES
 
 
 def refresh(base: Baseline) -> None:

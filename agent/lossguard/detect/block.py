@@ -72,25 +72,29 @@ class Block:
                     baseline.refresh(state.base)
                 slow.watch(state, int(self.frames.steps[t]), self.binary)
             n = min(baseline.until_due(state.frame), layers.room(state.layers), total - t)
-            z = (self.rows[t : t + n] - state.base.centre) / state.base.scale
-            quiet = self._quiet(t, n, z)
-            if quiet:
-                self._pass(t, quiet)
-            for k in range(quiet, n):
-                self._frame(t + k)
+            passed, hits = self._ordinary(t, n)
+            if passed:
+                self._pass(t, passed)
+            for k in range(passed, n):
+                self._frame(t + k, hits if k == passed else None)
             t += n
         state.last_step = int(self.frames.steps[-1])
 
-    def _quiet(self, t: int, n: int, z: Floats64) -> int:
-        """How many of the next frames are ordinary: nothing open, everything measured and finite, no voice high."""
+    def _ordinary(self, t: int, n: int) -> tuple[int, dict[int, int] | None]:
+        """How many of the next frames are ordinary, and what flags the one after them, if that was found here.
+
+        Ordinary: nothing open, everything measured and finite, no loss falling to a new level, no test flagging.
+        """
         state = self.state
         if state.open is not None or state.probations or state.ruined or state.frame < course.FIRST_FRAMES:
-            return 0
+            return 0, None
         if not self.whole[t : t + n].all() or self.broken[t : t + n].any() or nonfinite.watching(state.nonfinite):
-            return 0
+            return 0, None
+        z = (self.rows[t : t + n] - state.base.centre) / state.base.scale
         if not (z > -baseline.FALL_SCALES).all():
-            return 0
-        return trigger.calm(state.trigger, z)
+            return 0, None
+        passed, hits = trigger.until_hit(state.trigger, state.frame, z)
+        return passed, hits or None
 
     def _pass(self, t: int, n: int) -> None:
         """Take n ordinary frames at once."""
@@ -124,8 +128,8 @@ class Block:
             if self.frames.scalars_present[t, column]:
                 self.state.labels[task] = float(self.frames.scalars[t, column])
 
-    def _frame(self, t: int) -> None:
-        """Judge one frame with everything."""
+    def _frame(self, t: int, hits: dict[int, int] | None) -> None:
+        """Judge one frame with everything; the tests are not run again where they flagged it already."""
         state, step, row = self.state, int(self.frames.steps[t]), self.rows[t]
         state.steps = [*state.steps, step][-STEPS_KEPT:]
         self._rates(t, 1)
@@ -143,7 +147,8 @@ class Block:
             slow.broken(state, step, found)
         slide.extend(state.slide, row[:1])
         if state.open is None:
-            hits = course.first_hits(state, row) or trigger.test(state.trigger, state.frame, z)
+            if hits is None:
+                hits = course.first_hits(state, row) or trigger.test(state.trigger, state.frame, z)
             if hits:
                 course.begin(state, step, row, z, hits, judged, self.binary)
             else:

@@ -17,8 +17,8 @@ LEVEL_FRAMES = (5, 20)
 NOISE_SCALES = (5.0, 2.0)
 """A lost level is also this many scales above the best one, 7 to 9 of its own deviations: a run that made no progress
 has none to lose. The scale is that of the differences from frame to frame around the best level."""
-PROGRESS_SCALES = 3.0
-"""Progress is progress from 3 scales on."""
+PROGRESS_SCALES = 1.0
+"""Progress is progress when it is more than the noise."""
 FLAG_FRAMES = (5, 20)
 """Frames for which a level must have been lost before it is flagged: as long as the level, so that the two share no
 frame."""

@@ -60,12 +60,23 @@ def extend(trigger: Trigger, voices: int) -> Trigger:
     )
 
 
-def calm(trigger: Trigger, z: Floats64) -> int:
-    """How many of the first frames change nothing here [n, V]: no sum is up, and no voice is above the drift."""
-    if trigger.sums.any():
-        return 0
-    loud = np.flatnonzero(~(z < DRIFT_SCALES).all(axis=1))
-    return int(loud[0]) if len(loud) else len(z)
+def until_hit(trigger: Trigger, frame: int, z: Floats64) -> tuple[int, dict[int, int]]:
+    """Run the tests over frames [n, V] up to the first that flags.
+
+    Returns:
+        How many frames did not flag, and what `test` said of the one that did; empty if none did.
+    """
+    loud = np.asarray((z >= DRIFT_SCALES).any(axis=1))
+    up = bool(trigger.sums.any())
+    if not up and not loud.any():
+        return len(z), {}
+    for k in range(len(z)):
+        if up or loud[k]:
+            hits = test(trigger, frame + k, z[k])
+            if hits:
+                return k, hits
+            up = bool(trigger.sums.any())
+    return len(z), {}
 
 
 def test(trigger: Trigger, frame: int, z: Floats64) -> dict[int, int]:
