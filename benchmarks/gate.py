@@ -1,13 +1,13 @@
-"""The gate's speed: a first decision, a repeated question, the scan of an artifact; and its limits on recorded runs.
+"""The gate's speed: a first decision, a repeated question, the scan of an artifact; and its verdicts on recorded runs.
 
-`python benchmarks/gate.py` prints the table; `--quality` judges the recorded runs in ../shared by their quality alone.
+`python benchmarks/gate.py` prints the table; `--recorded` judges the recorded runs in ../shared instead.
 """
 
 import argparse
 import asyncio
 import csv
+import dataclasses
 import hashlib
-import json
 import os
 import statistics
 import sys
@@ -29,7 +29,7 @@ from starlette.routing import Route
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "tests" / "gate"))
 
-from gate_runs import DIGEST, LAYERS, SCALARS, TASKS, frames_of, incident, write_bundle  # noqa: E402
+from gate_runs import DIGEST, LAYERS, SCALARS, TASKS, facts_of_trace, frames_of, incident, write_bundle  # noqa: E402
 
 from lossguard.gate.digest import artifact_digest  # noqa: E402
 from lossguard.gate.scan import scan_artifact  # noqa: E402
@@ -37,9 +37,8 @@ from lossguard.wire.chunk import Chunk, ChunkId, encode  # noqa: E402
 from lossguard.wire.stats import STAT_NAMES  # noqa: E402
 from lossguard.wire.verdict import outcome_of  # noqa: E402
 from lossguard_service.app import create_app  # noqa: E402
-from lossguard_service.gate.facts import Facts, Window  # noqa: E402
+from lossguard_service.gate.decide import decide  # noqa: E402
 from lossguard_service.gate.policy import BUILT_IN  # noqa: E402
-from lossguard_service.gate.quality import quality_checks  # noqa: E402
 from lossguard_service.settings import Settings  # noqa: E402
 from lossguard_service.store import chunks, record, schema  # noqa: E402
 from lossguard_service.store import incidents as incident_store  # noqa: E402
@@ -165,30 +164,20 @@ def scanning(folder: Path, megabytes: int) -> list[tuple[str, float, str]]:
     ]
 
 
-def quality(root: Path, console: Console) -> None:
-    """The recorded runs, judged by the quality checks of their click task alone."""
+def recorded(root: Path, console: Console, *, incidents: bool) -> None:
+    """The recorded runs as the gate judges them at their last step, by label."""
     labels = {row["name"]: row["status"] for row in csv.DictReader((root / "labels.csv").open())}
-    for policy in BUILT_IN.values():
-        counts: dict[str, Counter[str]] = defaultdict(Counter)
-        for path in sorted((root / "runs").glob("*.npz")):
-            trace = np.load(path)
-            meta = json.loads(str(trace["meta"]))
-            rate = next(task["label_mean"] for task in meta["tasks"] if task["name"] == "click")
-            names = [str(name) for name in trace["scalar_names"]]
-            last = trace["scalars"][-policy.quality_steps :]
-            steps = trace["step"][-policy.quality_steps :] + 1
-            values = {
-                name: last[:, n] for n, name in enumerate(names) if name in ("loss", "loss/click", "batch_auc/click")
-            }
-            values["label_mean/click"] = np.full(len(last), rate)
-            window = Window(steps, values, {name: np.ones(len(last), bool) for name in values})
-            facts = Facts("traces", path.stem, int(steps[-1]), DIGEST, run_known=True, tasks={"click": "binary"},
-                          window=window)  # fmt: skip
-            counts[labels[path.stem]][outcome_of(quality_checks(policy, facts))] += 1
-        table = Table(title=f"quality checks of policy {policy.name}, click task, last {policy.quality_steps} steps")
+    counts: dict[str, dict[str, Counter[str]]] = {name: defaultdict(Counter) for name in BUILT_IN}
+    for path in sorted((root / "runs").glob("*.npz")):
+        facts = facts_of_trace(path, incidents)
+        for name, policy in BUILT_IN.items():
+            policy = dataclasses.replace(policy, metrics_required=False)
+            counts[name][labels[path.stem]][outcome_of(decide(policy, facts))] += 1
+    for name, by_label in counts.items():
+        table = Table(title=f"policy {name}, {'all checks' if incidents else 'without incidents'}, at the last step")
         for column in ("label", "pass", "block", "insufficient_data"):
             table.add_column(column)
-        for label, found in sorted(counts.items()):
+        for label, found in sorted(by_label.items()):
             table.add_row(label, *(str(found[outcome]) for outcome in ("pass", "block", "insufficient_data")))
         console.print(table)
 
@@ -196,15 +185,16 @@ def quality(root: Path, console: Console) -> None:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quality", action="store_true", help="judge the recorded runs instead")
+    parser.add_argument("--recorded", action="store_true", help="judge the recorded runs in ../shared instead")
     parser.add_argument("--megabytes", type=int, default=512, help="size of the artifact that is scanned")
     arguments = parser.parse_args()
     console = Console()
-    if arguments.quality:
+    if arguments.recorded:
         shared = Path(os.environ.get("LOSSGUARD_SHARED", REPOSITORY.parent / "shared"))
         if not (shared / "traces" / "labels.csv").is_file():
             sys.exit(f"no recorded runs in {shared}: set LOSSGUARD_SHARED to the folder that holds traces/")
-        quality(shared / "traces", console)
+        for incidents in (True, False):
+            recorded(shared / "traces", console, incidents=incidents)
         return
     size = f"{len(SCALARS)} scalars, {len(LAYERS)} layers, {len(STAT_NAMES)} stats"
     title = f"gate: {STEPS:,} steps, {INCIDENTS} incidents, {size}"

@@ -1,5 +1,6 @@
 """Runs and facts for the gate's tests: healthy, to be spoiled one thing at a time."""
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -10,11 +11,12 @@ import httpx
 import numpy as np
 from fastapi import FastAPI
 
+from lossguard.detect import monitor
 from lossguard.wire.chunk import AttemptStart, AttemptStop, Checkpoint, Chunk, ChunkId, Event, encode
 from lossguard.wire.frame import Frames, Schema
 from lossguard.wire.incident import Incident
 from lossguard.wire.stats import STAT_NAMES
-from lossguard_service.gate.facts import Attempt, Facts, Scan, Span, window_of
+from lossguard_service.gate.facts import Attempt, Facts, Scan, Span, Window, window_of
 
 SCALARS = (
     "loss", "learning_rate", "loss/click", "label_mean/click", "prediction_mean/click", "prediction_std/click",
@@ -222,4 +224,38 @@ def healthy(step: int = 400, edit: Callable[[dict[str, np.ndarray]], None] | Non
         tasks=TASKS,
         window=window_of([frames_of(step - 99, step, edit=edit)], 1, step) if step >= 100 else None,
         scan=Scan("savedmodel", 12, 100_000, {}, complete=True),
+    )
+
+
+def facts_of_trace(path: Path, incidents: bool = True) -> Facts:
+    """A recorded run as the gate would know it at its last step: its click task, and what the detectors say of it.
+
+    The traces hold each task's mean label once, which stands in for `label_mean/<task>`.
+    """
+    trace = np.load(path)
+    meta = json.loads(str(trace["meta"]))
+    rates = {f"label_mean/{task['name']}": task["label_mean"] for task in meta["tasks"] if task["kind"] == "binary"}
+    names = [str(name) for name in trace["scalar_names"]]
+    scalars = np.concatenate(
+        [trace["scalars"], *(np.full((len(trace["step"]), 1), rate) for rate in rates.values())], 1
+    )
+    columns = (tuple(str(name) for name in trace[f"{kind}_names"]) for kind in ("layer", "stat"))
+    frames = Frames.of(Schema((*names, *rates), *columns), trace["step"] + 1, scalars, trace["stats"])
+    last = int(frames.steps[-1])
+    kept = {"loss", "loss/click", "batch_auc/click", "label_mean/click"}
+    values = {name: scalars[:, n] for n, name in enumerate((*names, *rates)) if name in kept}
+    found: tuple[Incident, ...] = ()
+    if incidents:
+        tasks = {task["name"]: task["kind"] for task in meta["tasks"]}
+        found = monitor.report(monitor.update(monitor.init(tasks), frames), path.stem).incidents
+    return replace(
+        healthy(),
+        run=path.stem,
+        step=last,
+        attempts=(Attempt(1, "a" * 32, 0, last, "finished"),),
+        spans=(Span(1, 1, last),),
+        judged_step=last,
+        tasks={"click": "binary"},
+        incidents=found,
+        window=Window(frames.steps, values, {name: np.ones(len(frames), bool) for name in values}),
     )

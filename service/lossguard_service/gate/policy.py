@@ -59,7 +59,7 @@ class Policy:
     blocking_kinds: tuple[str, ...] = (*BREAKING, "micro_divergence")
     signal_blocks: bool = False
     recovered_budget: int = 5
-    residual_limit: float = 0.1
+    residual_limit: float = 0.3
     quiet_steps: int = 50
     quality_steps: int = 50
     batch_auc_floor: float = 0.52
@@ -158,7 +158,7 @@ STRICT = Policy(
     blocking_kinds=(*BREAKING, "micro_divergence", "stalled", "overclipped"),
     signal_blocks=True,
     recovered_budget=0,
-    residual_limit=0.03,
+    residual_limit=0.1,
     quiet_steps=500,
     quality_steps=100,
     batch_auc_floor=0.55,
