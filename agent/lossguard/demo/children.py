@@ -147,6 +147,7 @@ class Children:
         if child.restarts is None or child.restarts >= ENOUGH_RESTARTS:
             self._failure = f"the {child.name} ended again and again: {child.last_words} (log: {child.log})"
             child.restarts = None
+            self._say(self._failure)
             return
         self._say(f"the {child.name} ended ({_how(code)}); starting it again in {self._restart_seconds:g} s")
         if self._ending.wait(self._restart_seconds):

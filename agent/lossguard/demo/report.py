@@ -60,12 +60,12 @@ def write(path: Path, outcomes: Sequence[Outcome], service: str) -> None:
 def table(outcomes: Sequence[Outcome]) -> Table:
     """One row per run."""
     tasks = [task for task, kind in TASKS.items() if kind == "binary"]
-    found = Table(title="Two trainings of one ranker", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    found = Table(title="Two trainings of one ranker", title_justify="left", box=SIMPLE_HEAD, padding=0)
     for name in ("run", "status", "onset"):
         found.add_column(name, no_wrap=True)
     found.add_column("first layer", overflow="fold")
     for task in tasks:
-        found.add_column(f"AUC {task.replace('_', ' ')}", justify="right", width=6)
+        found.add_column(f"AUC {task.replace('_', ' ')}", justify="right", max_width=6)
     found.add_column("verdict")
     for outcome in outcomes:
         incident = outcome.view.incident if outcome.view is not None else None
