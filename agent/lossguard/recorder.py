@@ -374,6 +374,8 @@ class Recorder:
         if self._writer is not None:
             # The child's copy of the lock's descriptor would keep the attempt alive after the parent's death.
             self._writer.close()
+        if self._uploader is not None:
+            self._uploader.forget_in_child()
 
 
 def _make_uploader(run_folder: Path, service: str, token: str | None) -> "Uploader":

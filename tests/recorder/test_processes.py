@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lossguard.journal.layout import attempt_folders
-from lossguard.journal.reader import AttemptReader
+from lossguard.journal.reader import AttemptReader, RunLock
 from lossguard.wire.chunk import AttemptStop, Chunk, decode
 
 PRELUDE = """
@@ -104,9 +104,11 @@ def test_a_forked_child_records_nothing_and_takes_nothing_with_it(tmp_path: Path
     assert steps_in(chunks) == list(range(1, 9))
 
 
-def test_a_child_that_outlives_its_parent_does_not_keep_the_attempt_alive(tmp_path: Path) -> None:
+def test_a_child_that_outlives_its_parent_keeps_neither_the_attempt_nor_the_run(tmp_path: Path) -> None:
     script = """
     assert recorder.flush()
+    while recorder.counters["upload_retries"] == 0:
+        pass
     if os.fork() == 0:
         print("child", flush=True)
         sys.stdin.read()
@@ -114,7 +116,7 @@ def test_a_child_that_outlives_its_parent_does_not_keep_the_attempt_alive(tmp_pa
     sys.stdout.flush()
     os.kill(os.getpid(), signal.SIGKILL)
     """
-    process = trainer(script, tmp_path)
+    process = trainer(script, tmp_path, "http://127.0.0.1:9")
     assert process.stdout is not None
     assert process.stdout.readline() == "child\n"
     process.wait(60)
@@ -122,6 +124,9 @@ def test_a_child_that_outlives_its_parent_does_not_keep_the_attempt_alive(tmp_pa
     reader = AttemptReader(attempt)
     assert not reader.alive()
     reader.close()
+    lock = RunLock(tmp_path / "p" / "r")
+    assert lock.acquire()
+    lock.release()
     process.communicate()
 
 

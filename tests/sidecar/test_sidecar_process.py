@@ -1,6 +1,7 @@
 """`lossguard sidecar` as its own process, against a service on loopback."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from service_on_loopback import Answer, LoopbackService
 
 from lossguard.recorder import Recorder
+from lossguard.sidecar.status import exposition
 from lossguard.wire.frame import Frames, Schema
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "guard_raises")
@@ -249,3 +251,10 @@ def read(url: str) -> tuple[int, str]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="asks promtool")
+def test_prometheus_reads_the_metrics() -> None:
+    text = exposition([], None)
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

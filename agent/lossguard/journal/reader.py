@@ -183,7 +183,7 @@ class AttemptReader:
     def alive(self) -> bool:
         """True while the attempt's writer lives and has not closed."""
         try:
-            lock = os.open(self.folder / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+            lock = os.open(self.folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         try:

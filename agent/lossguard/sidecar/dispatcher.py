@@ -161,6 +161,11 @@ class Dispatcher:
                 run.shipper.close()
         return ended
 
+    def forget_in_child(self) -> None:
+        """After a fork, in the child: let the copies of the descriptors go, which would keep the runs' locks."""
+        for run in self._runs.values():
+            run.shipper.close()
+
     def status(self) -> list[RunStatus]:
         """All runs, in the order of their names."""
         with self._changed:

@@ -74,12 +74,17 @@ class RunShipper:
         self._lock = RunLock(run_folder)
         self._readers: dict[str, AttemptReader] = {}
         self._finished: set[str] = set()
+        self._elsewhere = False
         remove_stillborn(run_folder, time.time())
 
     def turn(self, stop: Callable[[], bool] = lambda: False) -> Turn:
         """Send what there is, up to `CHUNKS_PER_TURN` chunks; `stop` ends it between two chunks."""
         if not self._lock.acquire():
+            if not self._elsewhere:
+                _log.info("%s/%s: is shipped by another process, its trainer for example", self.project, self.run)
+            self._elsewhere = True
             return Turn()
+        self._elsewhere = False
         sent = 0
         for reader in self._attempts():
             while (record := self._next(reader)) is not None:

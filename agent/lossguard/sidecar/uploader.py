@@ -44,6 +44,10 @@ class Uploader:
             self._client.close()
         return complete
 
+    def forget_in_child(self) -> None:
+        """After a fork, in the child: see `Dispatcher.forget_in_child`."""
+        self._dispatcher.forget_in_child()
+
     @property
     def counters(self) -> dict[str, int]:
         """Chunks shipped, refused and tried again so far, and the bytes that wait."""
