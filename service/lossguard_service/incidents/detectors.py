@@ -167,6 +167,5 @@ def _blocks(
         end = index
         while end < stretch.next_index and (stretch.attempt, end) not in fresh:
             end += 1
-        for chunk in chunks.decoded(connection, run_id, stretch.attempt, index, end):
-            yield chunk.id.index, chunk.frames
+        yield from chunks.decoded(connection, run_id, stretch.attempt, index, end)
         index = end

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from lossguard.wire import chunk as wire
 from lossguard.wire.frame import Frames, Schema
-from lossguard_service.store import schema
+from lossguard_service.store import schema, segments
 
 _INSERT = sa.insert(schema.chunks)
 _INSERT_BYTES = sa.insert(schema.chunk_bytes)
@@ -45,8 +45,9 @@ def rows_of(
     first: int | None = None,
     last: int | None = None,
     attempt: int | None = None,
+    from_index: int = 0,
 ) -> list[ChunkRow]:
-    """Index rows with frames in [first, last], by attempt and index."""
+    """Index rows with frames in [first, last], by attempt and index; those before `from_index` are left out."""
     table = schema.chunks
     columns = [table.c[name] for name in ChunkRow.__slots__]
     query = (
@@ -58,6 +59,8 @@ def rows_of(
         query = query.where(table.c.first_step <= last)
     if attempt is not None:
         query = query.where(table.c.attempt == attempt)
+    if from_index:
+        query = query.where(table.c.index >= from_index)
     return [ChunkRow(*row) for row in connection.execute(query)]
 
 
@@ -81,12 +84,45 @@ def summaries_of(connection: Connection, run_id: int, attempt: int, first: int, 
     return {row[0]: row[1] for row in connection.execute(query)}
 
 
-def decoded(connection: Connection, run_id: int, attempt: int, first: int, end: int) -> Iterator[wire.Chunk]:
-    """Chunks `first` to `end - 1` of an attempt, a few at a time so that memory stays flat."""
-    step = 16
-    for start in range(first, end, step):
-        for _, data in sorted(bytes_of(connection, run_id, attempt, start, min(start + step, end) - 1).items()):
-            yield wire.decode(data)
+def decoded(connection: Connection, run_id: int, attempt: int, first: int, end: int) -> Iterator[tuple[int, Frames]]:
+    """Index and frames of chunks `first` to `end - 1` of an attempt, a few at a time so that memory stays flat.
+
+    Chunks whose bytes have become a segment come out of it, as they were; those that retention has dropped do not come.
+    """
+    held = [row for row in segments.rows_of(connection, run_id, attempt=attempt) if row.next_index > first]
+    index = first
+    while index < end:
+        segment = next((row for row in held if row.first_index <= index < row.next_index), None)
+        if segment is not None:
+            for place, frames in _out_of(connection, run_id, segment):
+                if index <= place < end:
+                    yield place, frames
+            index = segment.next_index
+            continue
+        stop = min((row.first_index for row in held if row.first_index > index), default=end)
+        stop = min(stop, end, index + 16)
+        for place, data in sorted(bytes_of(connection, run_id, attempt, index, stop - 1).items()):
+            yield place, wire.decode(data).frames
+        index = stop
+
+
+def _out_of(connection: Connection, run_id: int, segment: segments.SegmentRow) -> Iterator[tuple[int, Frames]]:
+    if not segment.is_full:
+        return
+    names = schemas_of(connection, run_id)[segment.schema]
+    parts = segments.parts_of(connection, schema.segment_parts, run_id, segment)
+    whole = segments.load(parts, names)
+    table = schema.chunks
+    query = (
+        sa.select(table.c.index, table.c.frames)
+        .where(table.c.run_id == run_id, table.c.attempt == segment.attempt)
+        .where(table.c.index >= segment.first_index, table.c.index < segment.next_index)
+        .order_by(table.c.index)
+    )
+    start = 0
+    for index, count in connection.execute(query):
+        yield index, whole[start : start + count]
+        start += count
 
 
 def digest_of(connection: Connection, run_id: int, attempt: int, index: int) -> str | None:

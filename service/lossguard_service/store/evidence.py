@@ -170,10 +170,11 @@ def _frames(
         until = last if part.limit is None else min(last, part.limit)
         if part.start_step >= until:
             continue
-        for row in rows_of(connection, run_id, first=max(first, part.start_step + 1), last=until, attempt=part.attempt):
-            if row.index >= part.next_index:
-                continue
-            for chunk in decoded(connection, run_id, part.attempt, row.index, row.index + 1):
-                frames = cut(chunk.frames, after=max(first - 1, part.start_step), until=until)
-                if len(frames):
-                    yield frames
+        rows = rows_of(connection, run_id, first=max(first, part.start_step + 1), last=until, attempt=part.attempt)
+        wanted = [row.index for row in rows if row.index < part.next_index]
+        if not wanted:
+            continue
+        for _, block in decoded(connection, run_id, part.attempt, wanted[0], wanted[-1] + 1):
+            frames = cut(block, after=max(first - 1, part.start_step), until=until)
+            if len(frames):
+                yield frames

@@ -1,32 +1,23 @@
-"""A run's frames as its lineage has them: attempt by attempt, chunk by chunk, superseded ones left out."""
+"""A run's frames as its lineage has them: attempt by attempt, piece by piece, superseded ones left out."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
-from itertools import islice
 
 import numpy as np
 
-from lossguard.wire.chunk import decode
 from lossguard.wire.frame import Frames, Schema
 from lossguard_service.store import chunks
 from lossguard_service.store.database import Database
-from lossguard_service.store.series import bytes_of_parts, parts_of
-
-_BATCH = 16
+from lossguard_service.store.pieces import batches, frames_in, pieces_of
 
 
 async def frames_of(
     database: Database, run_id: int, *, first: int | None = None, last: int | None = None, attempt: int | None = None
 ) -> AsyncIterator[Frames]:
-    """The frames in [first, last], a chunk at a time, so that memory stays flat however long the run is."""
-    parts, _ = await parts_of(database, run_id, first, last, attempt)
-    left = iter(parts)
-    while batch := list(islice(left, _BATCH)):
-        data = await bytes_of_parts(database, run_id, batch)
-        for part in batch:
-            frames = (await asyncio.to_thread(decode, data[part.row.attempt, part.row.index])).frames
-            until = part.until if last is None else min(part.until, last)
-            frames = chunks.cut(frames, after=None if first is None else first - 1, until=until)
+    """The frames in [first, last], a piece at a time, so that memory stays flat however long the run is."""
+    pieces, schemas = await pieces_of(database, run_id, first=first, last=last, attempt=attempt)
+    for batch in batches(pieces):
+        for block in await frames_in(database, run_id, batch, schemas):
+            frames = chunks.cut(block, after=None if first is None else first - 1, until=last)
             if len(frames):
                 yield frames
 
@@ -34,10 +25,15 @@ async def frames_of(
 async def values_between(
     database: Database, run_id: int, *, first: int | None = None, last: int | None = None, attempt: int | None = None
 ) -> int:
-    """At most how many values `frames_of` gives: what to ask before holding them all."""
-    parts, schemas = await parts_of(database, run_id, first, last, attempt)
+    """About how many values `frames_of` gives, never too few: what to ask before holding them all."""
+    pieces, schemas = await pieces_of(database, run_id, first=first, last=last, attempt=attempt)
     width = {n: len(names.scalars) + len(names.layers) * len(names.stats) for n, names in schemas.items()}
-    return sum(part.row.frames * width[part.row.schema] for part in parts)
+    total = 0
+    for piece in pieces:
+        low = piece.first if first is None else max(first, piece.first)
+        high = piece.until if last is None else min(last, piece.until)
+        total += min(piece.row.frames, high - low + 1) * width[piece.row.schema]
+    return total
 
 
 def joined(blocks: Sequence[Frames], schema: Schema) -> Frames:

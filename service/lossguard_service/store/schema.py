@@ -100,6 +100,42 @@ chunk_summaries = sa.Table(
 )
 """Apart from the bytes: SQLite would have to walk past 200 KB of them to reach a column behind."""
 
+segments = sa.Table(
+    "segments",
+    metadata,
+    sa.Column("run_id", Big, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("first_index", sa.Integer, primary_key=True),
+    sa.Column("next_index", sa.Integer, nullable=False),
+    sa.Column("first_step", sa.BigInteger, nullable=False),
+    sa.Column("last_step", sa.BigInteger, nullable=False),
+    sa.Column("frames", sa.Integer, nullable=False),
+    sa.Column("schema", sa.Integer, nullable=False),
+    sa.Column("is_full", sa.Boolean, nullable=False),
+    sa.Column("created", Number, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+segment_parts = sa.Table(
+    "segment_parts",
+    metadata,
+    sa.Column("run_id", Big, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("first_index", sa.Integer, primary_key=True),
+    sa.Column("part", sa.Integer, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+
+pyramid = sa.Table(
+    "pyramid",
+    metadata,
+    sa.Column("run_id", Big, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("first_index", sa.Integer, primary_key=True),
+    sa.Column("part", sa.Integer, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+
 schemas = sa.Table(
     "schemas",
     metadata,

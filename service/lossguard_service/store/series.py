@@ -1,31 +1,32 @@
 """Series, heat maps and single steps of a run, at any zoom.
 
-A series over few chunks is read from the chunks and cut into buckets of equal width in steps; over many, neighbouring
-chunks' summaries are merged, so that a bucket begins and ends where a chunk does. Superseded frames are left out,
-unless one attempt is asked for by its number. Decoding happens outside the transaction, in a worker thread.
+A bucket's width in steps follows from the points asked for. Where many chunks lie in the range their summaries are
+read, where much of it is in segments the pyramid for heat maps; then a bucket begins and ends where a chunk does.
+Superseded frames are left out, unless one attempt is asked for by its number. Where retention has dropped the frames,
+the pyramid answers, whatever the zoom.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
-from lossguard.wire import chunk as wire
 from lossguard.wire.frame import Floats64, Frames, Schema, Steps
-from lossguard_service.store import buckets, chunks, summary
+from lossguard_service.store import buckets, chunks, schema, segments, summary
 from lossguard_service.store.buckets import Buckets
 from lossguard_service.store.chunks import ChunkRow
 from lossguard_service.store.database import Database
-from lossguard_service.store.runs import attempts_of
+from lossguard_service.store.pieces import Piece, batches, frames_in, pieces_of
+from lossguard_service.store.segments import SegmentRow
 
 RAW_CHUNKS: Final = 96
 """Up to so many chunks are decoded for one plot; more are read from their summaries."""
-_BATCH: Final = 32
+RAW_SEGMENTS: Final = 1
+"""Up to so many segments are decoded for one heat map; more are read from the pyramid."""
 
 
 class UnknownSeries(LookupError):
@@ -53,11 +54,71 @@ class HeatMap:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A chunk and the last of its steps that counts."""
+class _Question:
+    """Scalars, one layer's stat, or (with `layers`) a stat of all those layers; each a column of the answer."""
 
-    row: ChunkRow
-    until: int
+    scalars: tuple[str, ...] = ()
+    stat: str | None = None
+    layer: str | None = None
+    layers: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        return len(self.layers) or len(self.scalars) or 1
+
+    def is_in(self, names: Schema) -> bool:
+        if self.scalars:
+            return not set(self.scalars).isdisjoint(names.scalars)
+        return self.stat in names.stats and (self.layer is None or self.layer in names.layers)
+
+    def of_frames(self, frames: Frames, edges: Steps) -> Buckets:
+        names = frames.schema
+        if self.scalars:
+            have = [name for name in self.scalars if name in names.scalars]
+            at = [names.scalars.index(name) for name in have]
+            found = buckets.bucket(frames.steps, frames.scalars[:, at], frames.scalars_present[:, at], edges)
+            return _spread(found, tuple(have), self.scalars)
+        k = names.stats.index(self.stat or "")
+        here = frames.stats_present[:, k : k + 1]
+        if self.layer is not None:
+            place = names.layers.index(self.layer)
+            return buckets.bucket(frames.steps, frames.stats[:, place : place + 1, k], here, edges)
+        here = np.broadcast_to(here, frames.stats.shape[:2])
+        return _spread(buckets.bucket(frames.steps, frames.stats[:, :, k], here, edges), names.layers, self.layers)
+
+    def of_summary(self, data: bytes, names: Schema, first: int, last: int) -> Buckets:
+        if self.scalars:
+            return _spread(summary.load_scalars(data, first, last), names.scalars, self.scalars)
+        held = summary.load(data)
+        k = names.stats.index(self.stat or "")
+        if self.layer is not None:
+            return held.stat(k, names.layers.index(self.layer), first, last)
+        return _spread(held.layers(k, first, last), names.layers, self.layers)
+
+    def parts(self, names: Schema) -> list[int]:
+        return [segments.COMMON] if self.scalars else [segments.COMMON, names.stats.index(self.stat or "")]
+
+    def of_pyramid(self, parts: dict[int, bytes], names: Schema) -> Buckets:
+        if self.scalars:
+            return _spread(segments.load_pyramid(parts, names), names.scalars, self.scalars)
+        k = names.stats.index(self.stat or "")
+        if self.layer is not None:
+            return segments.load_pyramid(parts, names, stat=k, layer=names.layers.index(self.layer))
+        return _spread(segments.load_pyramid(parts, names, stat=k), names.layers, self.layers)
+
+
+def _spread(found: Buckets, have: tuple[str, ...], wanted: tuple[str, ...]) -> Buckets:
+    """The columns of `wanted`; those that are not among `have` were not measured."""
+    if have == wanted:
+        return found
+    here = [name for name in wanted if name in have]
+    taken, put = [have.index(name) for name in here], [wanted.index(name) for name in here]
+    arrays = {}
+    for name in ("count", "nonfinite", "minimum", "maximum", "mean"):
+        old = getattr(found, name)
+        arrays[name] = np.full((len(found), len(wanted)), 0 if old.dtype == np.int64 else np.nan, old.dtype)
+        arrays[name][:, put] = old[:, taken]
+    return Buckets(found.first, found.last, **arrays)
 
 
 async def columns(database: Database, run_id: int) -> Schema:
@@ -81,22 +142,27 @@ async def scalar_series(
     Raises:
         UnknownSeries: no chunk of the run has it.
     """
-    parts, schemas = await parts_of(database, run_id, first, last, attempt)
-    holders = {number: names.scalars.index(name) for number, names in schemas.items() if name in names.scalars}
-    if not holders:
+    pieces, schemas = await pieces_of(database, run_id, first=first, last=last, attempt=attempt)
+    question = _Question(scalars=(name,))
+    if not any(question.is_in(names) for names in schemas.values()):
         raise UnknownSeries(_unknown("scalar", name, chunks.union(list(schemas.values())).scalars))
+    return await _answer(database, run_id, question, pieces, schemas, points, first, last)
 
-    def from_frames(frames: Frames, number: int, edges: Steps) -> Buckets:
-        at = holders[number]
-        return buckets.bucket(
-            frames.steps, frames.scalars[:, at : at + 1], frames.scalars_present[:, at : at + 1], edges
-        )
 
-    def from_summary(data: bytes, row: ChunkRow) -> Buckets:
-        return summary.load(data).scalar(holders[row.schema], *_span(row))
-
-    parts = [part for part in parts if part.row.schema in holders]
-    return await _collect(database, run_id, parts, points, first, last, 1, from_frames, from_summary)
+async def scalar_columns(
+    database: Database,
+    run_id: int,
+    names: Sequence[str],
+    *,
+    first: int | None = None,
+    last: int | None = None,
+    points: int = 1000,
+    attempt: int | None = None,
+) -> Buckets:
+    """Some scalars over the same buckets, a column each; one that the run does not have was never measured."""
+    pieces, schemas = await pieces_of(database, run_id, first=first, last=last, attempt=attempt)
+    question = _Question(scalars=tuple(names))
+    return await _answer(database, run_id, question, pieces, schemas, points, first, last)
 
 
 async def stat_series(
@@ -115,30 +181,14 @@ async def stat_series(
     Raises:
         UnknownSeries: no chunk of the run has it.
     """
-    parts, schemas = await parts_of(database, run_id, first, last, attempt)
-    holders = {
-        number: (names.layers.index(layer), names.stats.index(stat))
-        for number, names in schemas.items()
-        if layer in names.layers and stat in names.stats
-    }
-    if not holders:
+    pieces, schemas = await pieces_of(database, run_id, first=first, last=last, attempt=attempt)
+    question = _Question(stat=stat, layer=layer)
+    if not any(question.is_in(names) for names in schemas.values()):
         known = chunks.union(list(schemas.values()))
         raise UnknownSeries(
             _unknown("layer", layer, known.layers) if layer not in known.layers else _unknown("stat", stat, known.stats)
         )
-
-    def from_frames(frames: Frames, number: int, edges: Steps) -> Buckets:
-        place, k = holders[number]
-        return buckets.bucket(
-            frames.steps, frames.stats[:, place : place + 1, k], frames.stats_present[:, k : k + 1], edges
-        )
-
-    def from_summary(data: bytes, row: ChunkRow) -> Buckets:
-        place, k = holders[row.schema]
-        return summary.load(data).stat(k, place, *_span(row))
-
-    parts = [part for part in parts if part.row.schema in holders]
-    return await _collect(database, run_id, parts, points, first, last, 1, from_frames, from_summary)
+    return await _answer(database, run_id, question, pieces, schemas, points, first, last)
 
 
 async def heat_map(
@@ -156,185 +206,111 @@ async def heat_map(
     Raises:
         UnknownSeries: no chunk of the run has the stat.
     """
-    parts, schemas = await parts_of(database, run_id, first, last, attempt)
+    pieces, schemas = await pieces_of(database, run_id, first=first, last=last, attempt=attempt)
     known = chunks.union(list(schemas.values()))
     if stat not in known.stats:
         raise UnknownSeries(_unknown("stat", stat, known.stats))
-    holders = {number: names.stats.index(stat) for number, names in schemas.items() if stat in names.stats}
-    places = {number: [known.layers.index(layer) for layer in schemas[number].layers] for number in holders}
-    width = len(known.layers)
-
-    def spread(found: Buckets, number: int) -> Buckets:
-        if places[number] == list(range(width)):
-            return found
-        wide = buckets.join([], width)
-        n, at = len(found), places[number]
-        arrays = {}
-        for name in ("count", "nonfinite", "minimum", "maximum", "mean"):
-            empty = getattr(wide, name)
-            array = np.full((n, width), 0 if empty.dtype == np.int64 else np.nan, empty.dtype)
-            array[:, at] = getattr(found, name)
-            arrays[name] = array
-        return Buckets(found.first, found.last, **arrays)
-
-    def from_frames(frames: Frames, number: int, edges: Steps) -> Buckets:
-        k = holders[number]
-        here = np.broadcast_to(frames.stats_present[:, k : k + 1], frames.stats.shape[:2])
-        return spread(buckets.bucket(frames.steps, frames.stats[:, :, k], here, edges), number)
-
-    def from_summary(data: bytes, row: ChunkRow) -> Buckets:
-        return spread(summary.load(data).layers(holders[row.schema], *_span(row)), row.schema)
-
-    parts = [part for part in parts if part.row.schema in holders]
-    found = await _collect(database, run_id, parts, points, first, last, width, from_frames, from_summary)
+    question = _Question(stat=stat, layers=known.layers)
+    found = await _answer(database, run_id, question, pieces, schemas, points, first, last)
     return HeatMap(stat, known.layers, found.first, found.last, found.maximum.T, found.nonfinite.T)
 
 
 async def frames_at(database: Database, run_id: int, step: int, *, attempt: int | None = None) -> Frames | None:
     """The frame of one step (a block of length 1), or None: all its scalars and stats."""
-    parts, _ = await parts_of(database, run_id, step, step, attempt)
-    for part in reversed(parts):
-        data = (await bytes_of_parts(database, run_id, [part]))[part.row.attempt, part.row.index]
-        frames = (await asyncio.to_thread(wire.decode, data)).frames
-        place = int(frames.steps.searchsorted(step))
-        if place < len(frames) and frames.steps[place] == step and step <= part.until:
-            return frames[place : place + 1]
+    pieces, schemas = await pieces_of(database, run_id, first=step, last=step, attempt=attempt)
+    for piece in reversed(pieces):
+        for frames in await frames_in(database, run_id, [piece], schemas):
+            place = int(frames.steps.searchsorted(step))
+            if place < len(frames) and frames.steps[place] == step:
+                return frames[place : place + 1]
     return None
 
 
-async def parts_of(
-    database: Database, run_id: int, first: int | None, last: int | None, attempt: int | None
-) -> tuple[list[Part], dict[int, Schema]]:
-    """The chunks that hold steps in [first, last], and the run's column names by number.
-
-    Of the lineage, or of one attempt with all that it did, also what a later one superseded.
-    """
-
-    def read(connection: Connection) -> tuple[list[Part], dict[int, Schema]]:
-        limit = {one.number: one.superseded_after for one in attempts_of(connection, run_id)}
-        parts = []
-        for row in chunks.rows_of(connection, run_id, first=first, last=last, attempt=attempt):
-            begin, end = _span(row)
-            until = limit[row.attempt] if attempt is None else None
-            until = end if until is None else min(end, until)
-            if until >= begin:
-                parts.append(Part(row, until))
-        return parts, chunks.schemas_of(connection, run_id)
-
-    return await database.read(read)
-
-
-async def _collect(
+async def _answer(
     database: Database,
     run_id: int,
-    parts: Sequence[Part],
+    question: _Question,
+    pieces: Sequence[Piece],
+    schemas: dict[int, Schema],
     points: int,
     first: int | None,
     last: int | None,
-    width: int,
-    from_frames: Callable[[Frames, int, Steps], Buckets],
-    from_summary: Callable[[bytes, ChunkRow], Buckets],
 ) -> Buckets:
-    if not parts:
-        return buckets.join([], width)
-    low = max(_span(parts[0].row)[0], first if first is not None else 0)
-    high = parts[-1].until if last is None else min(parts[-1].until, last)
-    step_width = max(1, -(-(high - low + 1) // points))
-    # A bucket narrower than a chunk can only come from frames; a wider one from summaries, unless the chunks are few.
-    whole = len(parts) > max(RAW_CHUNKS, points)
+    pieces = [piece for piece in pieces if question.is_in(schemas[piece.row.schema])]
+    if not pieces:
+        return buckets.join([], question.width)
+    low = pieces[0].first if first is None else max(pieces[0].first, first)
+    high = pieces[-1].until if last is None else min(pieces[-1].until, last)
+    width = max(1, -(-(high - low + 1) // points))
+    from_summaries = sum(isinstance(piece.row, ChunkRow) for piece in pieces) > max(RAW_CHUNKS, points)
+    held = [piece.row for piece in pieces if isinstance(piece.row, SegmentRow)]
+    per_chunk = sum(row.frames for row in held) / max(1, sum(row.next_index - row.first_index for row in held))
+    from_pyramid = len(question.layers) > 0 and len(held) > RAW_SEGMENTS and width >= per_chunk
     found: list[Buckets] = []
-    for batch in _batches(parts):
-        if whole:
-            found.extend(await _from_summaries(database, run_id, batch, from_frames, from_summary))
-            continue
-        data = await bytes_of_parts(database, run_id, batch)
+    for batch in batches(pieces):
+        row = batch[0].row
+        if isinstance(row, SegmentRow) and (not row.is_full or (from_pyramid and batch[0].is_whole)):
+            found.append(await _from_pyramid(database, run_id, question, row, batch[0].until, schemas))
+        elif isinstance(row, ChunkRow) and from_summaries:
+            found.extend(await _from_summaries(database, run_id, question, batch, schemas))
+        else:
+            blocks = await frames_in(
+                database, run_id, batch, schemas, layer=question.layer, scalars_only=bool(question.scalars)
+            )
+            found.extend(await asyncio.to_thread(_from_frames, question, blocks, low, high, width))
+    joined = buckets.join(found, question.width)
+    # A bucket may have begun in one piece and ended in the next.
+    return buckets.merge(joined, buckets.edges_by_width(np.maximum(joined.first, low), low, width))
 
-        def work(batch: Sequence[Part] = batch, data: dict[tuple[int, int], bytes] = data) -> list[Buckets]:
-            result = []
-            for part in batch:
-                frames = wire.decode(data[part.row.attempt, part.row.index]).frames
-                frames = chunks.cut(frames, after=None if first is None else first - 1, until=min(part.until, high))
-                if len(frames):
-                    edges = buckets.edges_by_width(frames.steps, low, step_width)
-                    result.append(from_frames(frames, part.row.schema, edges))
-            return result
 
-        found.extend(await asyncio.to_thread(work))
-    joined = buckets.join(found, width)
-    if whole:
-        group = -(-len(joined) // points)
-        return buckets.merge(joined, np.arange(0, len(joined), max(1, group)))
-    # A bucket may have begun in one chunk and ended in the next.
-    return buckets.merge(joined, buckets.edges_by_width(joined.first, low, step_width))
+def _from_frames(question: _Question, blocks: Sequence[Frames], low: int, high: int, width: int) -> list[Buckets]:
+    found = []
+    for block in blocks:
+        frames = chunks.cut(block, after=low - 1, until=high)
+        if len(frames):
+            found.append(question.of_frames(frames, buckets.edges_by_width(frames.steps, low, width)))
+    return found
+
+
+async def _from_pyramid(
+    database: Database,
+    run_id: int,
+    question: _Question,
+    row: SegmentRow,
+    until: int,
+    schemas: dict[int, Schema],
+) -> Buckets:
+    names = schemas[row.schema]
+
+    def read(connection: Connection) -> dict[int, bytes]:
+        return segments.parts_of(connection, schema.pyramid, run_id, row, question.parts(names))
+
+    found = await asyncio.to_thread(question.of_pyramid, await database.read(read), names)
+    counted = int(found.last.searchsorted(until, "right"))
+    return Buckets(*(getattr(found, name)[:counted] for name in Buckets.__slots__))
 
 
 async def _from_summaries(
-    database: Database,
-    run_id: int,
-    batch: Sequence[Part],
-    from_frames: Callable[[Frames, int, Steps], Buckets],
-    from_summary: Callable[[bytes, ChunkRow], Buckets],
+    database: Database, run_id: int, question: _Question, batch: Sequence[Piece], schemas: dict[int, Schema]
 ) -> list[Buckets]:
     """One bucket per chunk; a chunk without a summary, or of which only a part counts, is decoded."""
     attempt = batch[0].row.attempt
+    rows = [piece.row for piece in batch if isinstance(piece.row, ChunkRow)]
 
     def read(connection: Connection) -> dict[int, bytes]:
-        return chunks.summaries_of(connection, run_id, attempt, batch[0].row.index, batch[-1].row.index)
+        return chunks.summaries_of(connection, run_id, attempt, rows[0].index, rows[-1].index)
 
-    summaries = await database.read(read)
-    rest = [part for part in batch if part.row.index not in summaries or part.until < _span(part.row)[1]]
-    data = await bytes_of_parts(database, run_id, rest) if rest else {}
-
-    def work() -> list[Buckets]:
-        result = []
-        for part in batch:
-            if (part.row.attempt, part.row.index) in data:
-                frames = wire.decode(data[part.row.attempt, part.row.index]).frames
-                frames = chunks.cut(frames, until=part.until)
-                if len(frames):
-                    result.append(from_frames(frames, part.row.schema, np.zeros(1, np.int64)))
-            else:
-                result.append(from_summary(summaries[part.row.index], part.row))
-        return result
-
-    return await asyncio.to_thread(work)
-
-
-async def bytes_of_parts(database: Database, run_id: int, parts: Sequence[Part]) -> dict[tuple[int, int], bytes]:
-    """The chunks' bytes by (attempt, index)."""
-
-    def read(connection: Connection) -> dict[tuple[int, int], bytes]:
-        found = {}
-        for attempt, group in groupby(parts, key=lambda part: part.row.attempt):
-            for indexes in _runs([part.row.index for part in group]):
-                data = chunks.bytes_of(connection, run_id, attempt, indexes[0], indexes[-1])
-                found.update({(attempt, index): value for index, value in data.items()})
-        return found
-
-    return await database.read(read)
-
-
-def _runs(indexes: list[int]) -> list[list[int]]:
-    """Indexes split where they are not consecutive.
-
-    >>> _runs([1, 2, 4])
-    [[1, 2], [4]]
-    """
-    breaks = [place for place, (one, two) in enumerate(pairwise(indexes), start=1) if two != one + 1]
-    return [indexes[start:end] for start, end in pairwise([0, *breaks, len(indexes)])]
-
-
-def _batches(parts: Sequence[Part]) -> Iterator[list[Part]]:
-    for _, group in groupby(parts, key=lambda part: part.row.attempt):
-        members = list(group)
-        for start in range(0, len(members), _BATCH):
-            yield members[start : start + _BATCH]
-
-
-def _span(row: ChunkRow) -> tuple[int, int]:
-    if row.first_step is None or row.last_step is None:
-        raise ValueError(f"chunk {row.index} of attempt {row.attempt} holds no frames")
-    return row.first_step, row.last_step
+    held = await database.read(read)
+    found: list[Buckets] = []
+    for piece, row in zip(batch, rows, strict=True):
+        if row.index in held and piece.is_whole:
+            found.append(question.of_summary(held[row.index], schemas[row.schema], piece.first, piece.until))
+            continue
+        blocks = await frames_in(
+            database, run_id, [piece], schemas, layer=question.layer, scalars_only=bool(question.scalars)
+        )
+        found += [question.of_frames(frames, np.zeros(1, np.int64)) for frames in blocks if len(frames)]
+    return found
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> str:

@@ -104,6 +104,18 @@ def load(data: bytes) -> Summary:
     return Summary(t, scalars, flat[:k], flat[k:split].reshape(4, k, n_layers), flat[split:].reshape(k, t))
 
 
+def load_scalars(data: bytes, first: int, last: int) -> Buckets:
+    """All scalars as a bucket that spans the chunk, without unpacking the stats."""
+    version, _, s, _, _, size, _ = _PREFIX.unpack_from(data)
+    if version != VERSION:
+        raise ValueError(f"a chunk summary of version {version}: update this replica")
+    scalars = unpack(data[_PREFIX.size : _PREFIX.size + size], np.dtype("<f8"), (5, s))
+    count, nonfinite, low, high, mean = scalars[:, None, :]
+    return Buckets(
+        np.array([first]), np.array([last]), count.astype(np.int64), nonfinite.astype(np.int64), low, high, mean
+    )
+
+
 def _one(first: int, last: int, count: float, nonfinite: float, low: float, high: float, mean: float) -> Buckets:
     number = [np.array([[value]], np.float64) for value in (low, high, mean)]
     whole = [np.array([[int(value)]], np.int64) for value in (count, nonfinite)]

@@ -1,0 +1,161 @@
+"""What a run's frames lie in, chunks and segments alike, and how to get them out.
+
+A piece is a chunk or a segment with the last of its steps that counts. Readers ask for pieces and never care which of
+the two they got. Decoding happens outside the transaction, in a worker thread.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+from sqlalchemy.engine import Connection
+
+from lossguard.wire.chunk import decode
+from lossguard.wire.frame import Frames, Schema
+from lossguard_service.store import chunks, schema, segments
+from lossguard_service.store.chunks import ChunkRow
+from lossguard_service.store.database import Database
+from lossguard_service.store.runs import attempts_of
+from lossguard_service.store.segments import SegmentRow
+
+BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A chunk or a segment.
+
+    Attributes:
+        row: which one.
+        first: its first step.
+        until: the last of its steps that counts.
+        is_whole: True if all its steps count.
+    """
+
+    row: ChunkRow | SegmentRow
+    first: int
+    until: int
+    is_whole: bool
+
+
+async def pieces_of(
+    database: Database, run_id: int, *, first: int | None = None, last: int | None = None, attempt: int | None = None
+) -> tuple[list[Piece], dict[int, Schema]]:
+    """The pieces that hold steps in [first, last], in order, and the run's column names by number.
+
+    Of the lineage, or of one attempt with all that it did, also what a later one superseded.
+    """
+
+    def read(connection: Connection) -> tuple[list[Piece], dict[int, Schema]]:
+        found: list[Piece] = []
+        ends = segments.ends_of(connection, run_id)
+        for one in attempts_of(connection, run_id):
+            if attempt is not None and one.number != attempt:
+                continue
+            limit = one.superseded_after if attempt is None else None
+            window = {"first": first, "last": last, "attempt": one.number}
+            rows: list[ChunkRow | SegmentRow] = [
+                *segments.rows_of(connection, run_id, **window),
+                *chunks.rows_of(connection, run_id, **window, from_index=ends.get(one.number, 0)),
+            ]
+            for row in rows:
+                if row.first_step is None or row.last_step is None:
+                    continue
+                until = row.last_step if limit is None else min(row.last_step, limit)
+                if until >= row.first_step:
+                    found.append(Piece(row, row.first_step, until, until == row.last_step))
+        return found, chunks.schemas_of(connection, run_id)
+
+    return await database.read(read)
+
+
+def batches(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+    """The pieces in order, a segment alone, chunks of one attempt together up to `BATCH`."""
+    for (_, is_chunk), group in groupby(pieces, key=lambda one: (one.row.attempt, isinstance(one.row, ChunkRow))):
+        members = list(group)
+        size = BATCH if is_chunk else 1
+        for start in range(0, len(members), size):
+            yield members[start : start + size]
+
+
+async def frames_in(
+    database: Database,
+    run_id: int,
+    batch: Sequence[Piece],
+    schemas: dict[int, Schema],
+    *,
+    layer: str | None = None,
+    scalars_only: bool = False,
+) -> list[Frames]:
+    """The frames of the pieces of one batch that count; those that retention has dropped are left out.
+
+    Args:
+        database: where.
+        run_id: which run.
+        batch: one of `batches`.
+        schemas: from `pieces_of`.
+        layer: from a segment only this layer is read.
+        scalars_only: from a segment no layer is read.
+    """
+    first = batch[0].row
+    if isinstance(first, SegmentRow):
+        if not first.is_full:
+            return []
+        names = schemas[first.schema]
+        wanted = [] if scalars_only else None if layer is None else [names.layers.index(layer)]
+
+        def read_segment(connection: Connection) -> dict[int, bytes]:
+            parts = None if wanted is None else [segments.COMMON, *wanted]
+            return segments.parts_of(connection, schema.segment_parts, run_id, first, parts)
+
+        parts = await database.read(read_segment)
+        frames = await asyncio.to_thread(segments.load, parts, names, wanted)
+        return [chunks.cut(frames, until=batch[0].until)]
+    indexes = [piece.row.index for piece in batch if isinstance(piece.row, ChunkRow)]
+
+    def read(connection: Connection) -> dict[int, bytes]:
+        found: dict[int, bytes] = {}
+        for run in _runs(indexes):
+            found |= chunks.bytes_of(connection, run_id, first.attempt, run[0], run[-1])
+        return found
+
+    data = await database.read(read)
+    gone = [index for index in indexes if index not in data]
+    if gone:
+        # They became a segment between the two reads.
+        return await _again(database, run_id, batch, schemas, layer=layer, scalars_only=scalars_only)
+
+    def work() -> list[Frames]:
+        found = zip(batch, indexes, strict=True)
+        return [chunks.cut(decode(data[index]).frames, until=piece.until) for piece, index in found]
+
+    return await asyncio.to_thread(work)
+
+
+async def _again(
+    database: Database,
+    run_id: int,
+    batch: Sequence[Piece],
+    schemas: dict[int, Schema],
+    *,
+    layer: str | None,
+    scalars_only: bool,
+) -> list[Frames]:
+    low, high = batch[0].first, batch[-1].until
+    pieces, _ = await pieces_of(database, run_id, first=low, last=high, attempt=batch[0].row.attempt)
+    found = []
+    for part in batches(pieces):
+        blocks = await frames_in(database, run_id, part, schemas, layer=layer, scalars_only=scalars_only)
+        found += [chunks.cut(block, after=low - 1, until=high) for block in blocks]
+    return found
+
+
+def _runs(indexes: list[int]) -> list[list[int]]:
+    """Indexes split where they are not consecutive.
+
+    >>> _runs([1, 2, 4])
+    [[1, 2], [4]]
+    """
+    breaks = [place for place, (one, two) in enumerate(pairwise(indexes), start=1) if two != one + 1]
+    return [indexes[start:end] for start, end in pairwise([0, *breaks, len(indexes)])]

@@ -1,0 +1,218 @@
+"""Segments: a few thousand consecutive steps of an attempt, laid out by series, in place of the chunks' bytes.
+
+Reading one layer's stat over a million steps touches one small row per segment instead of every chunk. Nothing is
+lost: `load` gives back the frames bit for bit. Chunks keep their index rows, so identity, gaps and positions stay.
+
+Specification, integers little-endian, arrays as in `lossguard.wire.arrays`. Part -1: seven uint32 (version 1, T, and
+the sizes of five sections), then steps int64 [T], times float64 [T], scalars float64 [S, T], scalars_present bits
+[T, S], stats_present bits [T, K] (no bytes where all is present). Part l, for layer l: K uint32 sizes, then K float32
+arrays [T].
+
+The pyramid has a bucket for each chunk with frames. Its part -1: n, seven sizes, then first and last int64 [n], and for
+the scalars count, nonfinite, minimum, maximum, mean, each float64 [S, n]. Its part k, for stat k: five sizes, then
+count [n], nonfinite, minimum, maximum, mean [L, n], float32, the mean rounded to 16 mantissa bits.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from sqlalchemy.engine import Connection
+
+from lossguard.wire.arrays import pack, unpack
+from lossguard.wire.chunk import round_mantissa
+from lossguard.wire.frame import Frames, Schema
+from lossguard_service.store import schema as tables
+from lossguard_service.store.buckets import Buckets, bucket
+
+VERSION: Final = 1
+COMMON: Final = -1
+"""The number of the part that all layers share."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRow:
+    """A segment without its parts.
+
+    Attributes:
+        attempt: the attempt's number.
+        first_index, next_index: it holds the chunks from the first to before the next.
+        first_step, last_step: of its frames.
+        frames: how many.
+        schema: the number of its column names within the run.
+        is_full: False if retention has dropped the frames, so that only the pyramid is left.
+    """
+
+    attempt: int
+    first_index: int
+    next_index: int
+    first_step: int
+    last_step: int
+    frames: int
+    schema: int
+    is_full: bool
+
+
+def rows_of(
+    connection: Connection,
+    run_id: int,
+    *,
+    first: int | None = None,
+    last: int | None = None,
+    attempt: int | None = None,
+) -> list[SegmentRow]:
+    """Segments with frames in [first, last], by attempt and index."""
+    table = tables.segments
+    query = sa.select(*(table.c[name] for name in SegmentRow.__slots__)).where(table.c.run_id == run_id)
+    if first is not None:
+        query = query.where(table.c.last_step >= first)
+    if last is not None:
+        query = query.where(table.c.first_step <= last)
+    if attempt is not None:
+        query = query.where(table.c.attempt == attempt)
+    return [SegmentRow(*row) for row in connection.execute(query.order_by(table.c.attempt, table.c.first_index))]
+
+
+def ends_of(connection: Connection, run_id: int) -> dict[int, int]:
+    """By attempt, the first chunk index that is in no segment; attempts without segments are left out."""
+    table = tables.segments
+    query = (
+        sa.select(table.c.attempt, sa.func.max(table.c.next_index))
+        .where(table.c.run_id == run_id)
+        .group_by(table.c.attempt)
+    )
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def parts_of(
+    connection: Connection, table: sa.Table, run_id: int, segment: SegmentRow, parts: Sequence[int] | None = None
+) -> dict[int, bytes]:
+    """Parts of a segment or of its pyramid, by number; all of them by default."""
+    query = sa.select(table.c.part, table.c.data).where(
+        table.c.run_id == run_id, table.c.attempt == segment.attempt, table.c.first_index == segment.first_index
+    )
+    if parts is not None:
+        query = query.where(table.c.part.in_(list(parts)))
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def build(frames: Frames) -> dict[int, bytes]:
+    """The parts of a segment."""
+    common = [
+        pack(frames.steps),
+        pack(frames.times),
+        pack(np.ascontiguousarray(frames.scalars.T)),
+        _pack_bits(frames.scalars_present),
+        _pack_bits(frames.stats_present),
+    ]
+    head = struct.pack("<7I", VERSION, len(frames), *map(len, common))
+    parts = {COMMON: head + b"".join(common)}
+    by_layer = np.ascontiguousarray(frames.stats.transpose(1, 2, 0))
+    for layer in range(len(frames.schema.layers)):
+        parts[layer] = _joined([pack(series) for series in by_layer[layer]])
+    return parts
+
+
+def load(parts: Mapping[int, bytes], names: Schema, layers: Sequence[int] | None = None) -> Frames:
+    """The frames in a segment's parts.
+
+    Args:
+        parts: the common part and those of `layers`.
+        names: the segment's column names.
+        layers: which layers; the frames then have these only. All of them by default.
+    """
+    data = parts[COMMON]
+    version, t, *sizes = struct.unpack_from("<7I", data)
+    if version != VERSION:
+        raise ValueError(f"a segment of version {version}: update this replica")
+    steps, times, scalars, scalar_bits, stat_bits = _split(data, 28, sizes)
+    s, k = len(names.scalars), len(names.stats)
+    chosen = list(range(len(names.layers))) if layers is None else list(layers)
+    stats = np.empty((len(chosen), k, t), np.float32)
+    for place, layer in enumerate(chosen):
+        for stat, packed in enumerate(_sections(parts[layer], k)):
+            stats[place, stat] = unpack(packed, np.dtype("<f4"), (t,))
+    return Frames(
+        schema=Schema(names.scalars, tuple(names.layers[layer] for layer in chosen), names.stats),
+        steps=unpack(steps, np.dtype("<i8"), (t,)),
+        times=unpack(times, np.dtype("<f8"), (t,)),
+        scalars=np.ascontiguousarray(unpack(scalars, np.dtype("<f8"), (s, t)).T),
+        stats=np.ascontiguousarray(stats.transpose(2, 0, 1)),
+        scalars_present=_unpack_bits(scalar_bits, (t, s)),
+        stats_present=_unpack_bits(stat_bits, (t, k)),
+    )
+
+
+def build_pyramid(frames: Frames, edges: NDArray[np.int64]) -> dict[int, bytes]:
+    """The pyramid's parts; a bucket begins at each row in `edges`."""
+    scalars = bucket(frames.steps, frames.scalars, frames.scalars_present, edges)
+    columns = [np.asarray(getattr(scalars, name), np.float64).T for name in _COLUMNS]
+    common = [pack(scalars.first), pack(scalars.last), *(pack(np.ascontiguousarray(column)) for column in columns)]
+    parts = {COMMON: struct.pack("<I", len(scalars)) + _joined(common)}
+    for k in range(len(frames.schema.stats)):
+        here = np.broadcast_to(frames.stats_present[:, k : k + 1], frames.stats.shape[:2])
+        found = bucket(frames.steps, frames.stats[:, :, k], here, edges)
+        arrays = [np.ascontiguousarray(getattr(found, name).T, np.float32) for name in _COLUMNS]
+        arrays[-1] = round_mantissa(arrays[-1], 16)
+        arrays[0] = arrays[0][:1]  # a stat is measured for all layers of a step or for none
+        parts[k] = _joined([pack(array) for array in arrays])
+    return parts
+
+
+def load_pyramid(
+    parts: Mapping[int, bytes],
+    names: Schema,
+    *,
+    stat: int | None = None,
+    layer: int | None = None,
+) -> Buckets:
+    """Columns of the pyramid: all scalars, one layer's stat, or a stat of all layers (`layer` None)."""
+    (n,) = struct.unpack_from("<I", parts[COMMON])
+    sections = _sections(parts[COMMON][4:], 7)
+    whole = np.dtype("<i8")
+    first, last = (unpack(sections[place], whole, (n,)) for place in (0, 1))
+    if stat is None:
+        columns = [unpack(part, np.dtype("<f8"), (len(names.scalars), n)) for part in sections[2:]]
+    else:
+        rows = len(names.layers)
+        found = _sections(parts[stat], 5)
+        count = unpack(found[0], np.dtype("<f4"), (1, n)) if rows else np.zeros((1, n), np.float32)
+        chosen = slice(None) if layer is None else slice(layer, layer + 1)
+        others = [unpack(part, np.dtype("<f4"), (rows, n))[chosen] for part in found[1:]]
+        columns = [np.broadcast_to(count, others[0].shape), *others]
+    count, nonfinite, low, high, mean = (np.asarray(column.T, np.float64) for column in columns)
+    return Buckets(first, last, count.astype(np.int64), nonfinite.astype(np.int64), low, high, mean)
+
+
+_COLUMNS: Final = ("count", "nonfinite", "minimum", "maximum", "mean")
+
+
+def _joined(sections: Sequence[bytes]) -> bytes:
+    return struct.pack(f"<{len(sections)}I", *map(len, sections)) + b"".join(sections)
+
+
+def _sections(data: bytes, count: int) -> list[memoryview]:
+    return _split(data, 4 * count, struct.unpack_from(f"<{count}I", data))
+
+
+def _split(data: bytes, start: int, sizes: Sequence[int]) -> list[memoryview]:
+    view, result = memoryview(data), []
+    for size in sizes:
+        result.append(view[start : start + size])
+        start += size
+    return result
+
+
+def _pack_bits(present: NDArray[np.bool_]) -> bytes:
+    return b"" if bool(present.all()) else np.packbits(present).tobytes()
+
+
+def _unpack_bits(data: memoryview, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    if not len(data):
+        return np.ones(shape, np.bool_)
+    bits: NDArray[Any] = np.unpackbits(np.frombuffer(data, np.uint8), count=shape[0] * shape[1])
+    return bits.astype(np.bool_).reshape(shape)
