@@ -8,6 +8,7 @@ divergences show here first, by 2 to 5 steps; what it always gives is the layer 
 Baselines are renewed after every 16 frames, not while an episode is open, so a block can be judged at once.
 """
 
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -132,19 +133,25 @@ def learn(state: Layers, rows: NDArray[np.float32]) -> None:
 
 
 def _renew(state: Layers) -> None:
-    rows = state.pending.astype(np.float64)
-    state.pending = state.pending[:0]
+    rows = state.pending
+    state.pending = rows[:0]
     if state.groups == 0:
-        middle = np.nanmedian(np.where(np.isfinite(rows), rows, np.nan), axis=0) if rows.size else state.centre
-        spread = 1.4826 * np.nanmedian(np.abs(np.where(np.isfinite(rows), rows, np.nan) - middle), axis=0)
-        state.centre, state.scale = middle, np.maximum(spread, SCALE_FLOOR)
+        known = np.where(np.isfinite(rows), rows, np.nan).astype(np.float64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a signal that was never measured has no median
+            middle = np.nanmedian(known, axis=0)
+            spread = 1.4826 * np.nanmedian(np.abs(known - middle), axis=0)
+        state.centre, state.scale = middle, np.fmax(spread, SCALE_FLOOR)
         state.groups = 1
         return
     rate = 1.0 / min(state.groups + 1, MEMORY_GROUPS)
-    deviation = np.clip((rows - state.centre) / state.scale, -CLIP_SCALES, CLIP_SCALES)
-    deviation = np.where(np.isfinite(rows), deviation, 0.0)
-    state.centre = state.centre + rate * state.scale * deviation.sum(axis=0) / GROUP_FRAMES
-    widening = np.abs(deviation).sum(axis=0) / GROUP_FRAMES / CLIPPED_MEAN
+    with np.errstate(invalid="ignore"):
+        deviation = (rows - state.centre.astype(np.float32)) / state.scale.astype(np.float32)
+    np.clip(deviation, -CLIP_SCALES, CLIP_SCALES, out=deviation)
+    deviation[np.isnan(deviation)] = 0.0
+    mean = deviation.sum(axis=0, dtype=np.float64) / GROUP_FRAMES
+    widening = np.abs(deviation, out=deviation).sum(axis=0, dtype=np.float64) / GROUP_FRAMES / CLIPPED_MEAN
+    state.centre = state.centre + rate * state.scale * mean
     state.scale = np.maximum(state.scale * np.exp(rate * (widening - 1.0)), SCALE_FLOOR)
     state.groups += 1
 
