@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 pytestmark = pytest.mark.browser
 RUN = "/runs/ranker/plain"
+COMPARE = "/compare?run=ranker/plain&run=ranker/clippy"
 
 
 class Watched:
@@ -125,6 +126,21 @@ def test_everything_that_the_mouse_can_do_the_keyboard_can(watched: Watched) -> 
     expect(page.get_by_role("button", name="play")).to_be_focused()
 
 
+def test_runs_are_chosen_in_the_list_and_drawn_side_by_side(watched: Watched) -> None:
+    page = watched.page
+    page.goto("/?project=ranker")
+    for name in ("plain", "clippy"):
+        page.get_by_label(f"Compare {name}").check()
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.locator("#live")).to_have_text("Live")
+    expect(page.get_by_label("Compare plain")).to_be_checked()
+    page.get_by_role("button", name="Compare the ticked runs").click()
+    page.wait_for_selector("#tracks[data-drawn]")
+    assert page.locator(".track").count() >= 4
+    lines = page.evaluate("document.querySelector('.js-plotly-plot').data.map(trace => trace.name)")
+    assert sorted(lines) == ["ranker/clippy", "ranker/plain"]
+
+
 def test_focus_is_visible_on_whatever_can_be_reached(watched: Watched) -> None:
     page = watched.page
     drawn(page, RUN)
@@ -186,7 +202,7 @@ def test_new_steps_appear_without_a_reload_and_the_focus_stays(watched: Watched,
 
 
 @pytest.mark.parametrize("watched", [{"color_scheme": "light"}, {"color_scheme": "dark"}], indirect=True)
-@pytest.mark.parametrize("path", ["/", RUN, f"{RUN}/incidents/1", "/runs/ranker/poisoned"])
+@pytest.mark.parametrize("path", ["/", RUN, f"{RUN}/incidents/1", "/runs/ranker/poisoned", COMPARE])
 def test_axe_finds_nothing_serious(watched: Watched, path: str) -> None:
     watched.page.goto(path)
     if path != "/":
@@ -200,7 +216,7 @@ def test_axe_finds_nothing_serious(watched: Watched, path: str) -> None:
     assert serious == []
 
 
-@pytest.mark.parametrize("path", ["/", RUN, f"{RUN}/incidents/1"])
+@pytest.mark.parametrize("path", ["/", RUN, f"{RUN}/incidents/1", COMPARE])
 def test_a_narrow_screen_scrolls_in_one_direction_only(watched: Watched, path: str) -> None:
     watched.page.set_viewport_size({"width": 400, "height": 800})
     watched.page.goto(path)

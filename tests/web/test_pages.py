@@ -180,3 +180,18 @@ def test_a_chart_shows_what_the_series_of_the_interface_says(service: Service) -
         assert line["nonfinite"] == series["nonfinite"]
         for drawn, told in zip(line["mean"], series["mean"], strict=True):
             assert drawn == told or drawn == pytest.approx(told, rel=1e-5)
+
+
+def test_runs_are_compared_with_their_spread_and_first_difference(service: Service) -> None:
+    page = service.client.get("/compare", params={"run": ["ranker/plain", "ranker/clippy"]}).text
+    assert "1 of 2, 50 %" in page
+    assert "at step 220 or just after" in page
+    row = re.search(r'<th scope="row">Batch AUC: click</th>(.*?)</tr>', page)
+    assert row is not None
+    first, second, spread = (float(value) for value in re.findall(r">([\d.]+)<", row[1]))
+    assert first == pytest.approx(0.5, abs=0.02)
+    assert second - first == pytest.approx(spread, abs=0.002)
+    assert "Choose at least two runs" in service.client.get("/compare?run=ranker/plain&run=no/body").text
+    data = service.client.get("/compare.json?run=ranker/plain&run=ranker/clippy&from=100&to=110").json()
+    assert {line["label"] for chart in data["charts"] for line in chart["lines"]} == {"ranker/plain", "ranker/clippy"}
+    assert data["charts"][0]["lines"][0]["first"] == list(range(100, 111))

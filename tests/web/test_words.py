@@ -12,7 +12,7 @@ from lossguard_service.store.buckets import Buckets
 from lossguard_service.store.checkpoints import Checkpoint
 from lossguard_service.store.incidents import StoredIncident
 from lossguard_service.store.runs import Run
-from lossguard_service.web import charts, runbooks, runs_view, spark, story, words
+from lossguard_service.web import charts, compare, runbooks, runs_view, spark, story, words
 
 FULL = Incident(
     number=0,
@@ -59,7 +59,7 @@ def series(values: list[float], first: int = 1) -> Buckets:
     return Buckets(steps, steps, np.ones_like(bad), bad, column, column, column)
 
 
-@pytest.mark.parametrize("module", [words, charts, runbooks])
+@pytest.mark.parametrize("module", [words, charts, compare, runbooks])
 def test_the_examples_in_the_docstrings_hold(module: object) -> None:
     assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
 

@@ -18,7 +18,7 @@ from lossguard.wire.frame import Floats64
 from lossguard.wire.numbers import to_json_number
 from lossguard_service.store.buckets import Buckets
 from lossguard_service.store.database import Database
-from lossguard_service.store.series import HeatMap, UnknownSeries, scalar_series
+from lossguard_service.store.series import HeatMap, scalar_series
 
 POINTS: Final = 600
 HEAT_POINTS: Final = 240
@@ -163,27 +163,22 @@ async def read_charts(
     database: Database, run_id: int, charts: Sequence[Chart], first: int | None, last: int | None, points: int = POINTS
 ) -> dict[str, Any]:
     """The document of these charts over steps `first` to `last`."""
-    wanted = list(
-        dict.fromkeys(
-            name
-            for chart in charts
-            for line in chart.lines
-            for name in (line.scalar, line.label_mean)
-            if name is not None
-        )
+    return document(charts, await read_scalars(database, run_id, charts, first, last, points))
+
+
+async def read_scalars(
+    database: Database, run_id: int, charts: Sequence[Chart], first: int | None, last: int | None, points: int = POINTS
+) -> dict[str, Buckets]:
+    """The scalars that these charts show, by name."""
+    names = (name for chart in charts for line in chart.lines for name in (line.scalar, line.label_mean))
+    wanted = list(dict.fromkeys(name for name in names if name is not None))
+    found = await asyncio.gather(
+        *(scalar_series(database, run_id, name, first=first, last=last, points=points) for name in wanted)
     )
-
-    async def read(name: str) -> Buckets | None:
-        try:
-            return await scalar_series(database, run_id, name, first=first, last=last, points=points)
-        except UnknownSeries:
-            return None
-
-    found = dict(zip(wanted, await asyncio.gather(*map(read, wanted)), strict=True))
-    return document(charts, found)
+    return dict(zip(wanted, found, strict=True))
 
 
-def document(charts: Sequence[Chart], found: Mapping[str, Buckets | None]) -> dict[str, Any]:
+def document(charts: Sequence[Chart], found: Mapping[str, Buckets]) -> dict[str, Any]:
     """Charts with their data, ready for `json.dumps`."""
     result = []
     for chart in charts:
@@ -195,7 +190,7 @@ def document(charts: Sequence[Chart], found: Mapping[str, Buckets | None]) -> di
                 continue
             if base is not None:
                 data = normalize(data, base)
-            lines.append({"label": line.label, "task": line.task, **_points(data)})
+            lines.append({"label": line.label, "task": line.task, **points_of(data)})
         if lines:
             result.append(
                 {
@@ -222,7 +217,8 @@ def heat_document(heat: HeatMap) -> dict[str, Any]:
     }
 
 
-def _points(data: Buckets) -> dict[str, Any]:
+def points_of(data: Buckets) -> dict[str, Any]:
+    """One column's buckets as the script draws them."""
     here = data.count[:, 0] > 0
     raw = bool(np.all(data.first == data.last))
     points = {

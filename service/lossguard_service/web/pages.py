@@ -25,7 +25,7 @@ from lossguard_service.store.incidents import list_incidents, open_incidents
 from lossguard_service.store.runs import Run, find_run, list_attempts, list_runs
 from lossguard_service.store.series import UnknownSeries, columns, heat_map, scalar_series
 from lossguard_service.store.verdicts import list_verdicts
-from lossguard_service.web import charts, runs_view, words
+from lossguard_service.web import charts, compare, runs_view, words
 from lossguard_service.web.assets import Assets
 from lossguard_service.web.run_view import RunFacts, incident_view, run_view
 from lossguard_service.web.runbooks import runbook
@@ -148,6 +148,32 @@ class Pages:
             return _json({"title": str(error)}, 404)
         return _json(charts.heat_document(heat))
 
+    async def comparison(self, request: Request) -> Response:
+        """Several runs side by side."""
+        sides = await self._sides(request)
+        return self._render(
+            "compare.html", page="compare", view=compare.view(sides, f"/compare.json?{request.url.query}")
+        )
+
+    async def comparison_data(self, request: Request) -> Response:
+        """The data of a comparison's charts."""
+        return _json(compare.document(await self._sides(request)))
+
+    async def _sides(self, request: Request) -> list[compare.Side]:
+        first, last = _step(request, "from"), _step(request, "to")
+
+        async def side(project: str, name: str) -> compare.Side | None:
+            run = await find_run(self._database, project, name)
+            if run is None:
+                return None
+            names = await columns(self._database, run.id)
+            plan = charts.plan(charts.tasks_of(run.config, names.scalars), names.scalars)
+            data = await charts.read_scalars(self._database, run.id, plan, first, last)
+            return compare.Side(run, names.scalars, data)
+
+        found = await asyncio.gather(*(side(*one) for one in compare.chosen(request.query_params.getlist("run"))))
+        return [one for one in found if one is not None]
+
     async def runbook(self, name: str) -> Response:
         """What to do about an alert."""
         blocks = await asyncio.to_thread(runbook, name)
@@ -211,6 +237,8 @@ def router(pages: Pages) -> APIRouter:
     routes = APIRouter(include_in_schema=False)
     run = "/runs/{project}/{run}"
     routes.add_api_route("/", pages.runs, methods=["GET"])
+    routes.add_api_route("/compare", pages.comparison, methods=["GET"])
+    routes.add_api_route("/compare.json", pages.comparison_data, methods=["GET"])
     routes.add_api_route("/runbooks/{name}", pages.runbook, methods=["GET"])
     routes.add_api_route("/static/{digest}/{name}", pages.static, methods=["GET"])
     routes.add_api_route(f"{run}/charts.json", pages.charts, methods=["GET"])

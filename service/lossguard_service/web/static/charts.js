@@ -374,11 +374,11 @@
 
   // One request at a time per kind; an answer that was overtaken is dropped.
   const latest = {};
-  const load = async (kind, address) => {
+  const load = async (kind, place) => {
     latest[kind]?.abort();
     const control = (latest[kind] = new AbortController());
     try {
-      const answer = await fetch(address, { signal: control.signal });
+      const answer = await fetch(place, { signal: control.signal });
       return answer.ok ? await answer.json() : null;
     } catch {
       return null;
@@ -387,11 +387,14 @@
   const query = (extra) => {
     const values = new URLSearchParams(extra);
     if (state.range) { values.set("from", state.range[0]); values.set("to", state.range[1]); }
-    const text = values.toString();
-    return text ? `?${text}` : "";
+    return values.toString();
+  };
+  const address = (base, extra) => {
+    const text = query(extra);
+    return text ? `${base}${base.includes("?") ? "&" : "?"}${text}` : base;
   };
   const loadCharts = async () => {
-    const answer = await load("charts", root.dataset.source + query());
+    const answer = await load("charts", address(root.dataset.source));
     if (!answer) return;
     state.charts = answer.charts;
     drawCharts();
@@ -399,7 +402,7 @@
   const loadHeat = async () => {
     const select = byId("heat-stat");
     if (!select) return;
-    const answer = await load("heat", root.dataset.heat + query({ stat: select.value }));
+    const answer = await load("heat", address(root.dataset.heat, { stat: select.value }));
     if (!answer) return;
     state.heat = answer;
     drawHeat();

@@ -12,19 +12,21 @@
   };
 
   const keyOf = (element) =>
-    element && (element.id || element.getAttribute("href") || element.dataset.zoom || element.getAttribute("aria-label") ||
+    element && (element.id || element.getAttribute("href") || element.getAttribute("value") || element.dataset.zoom || element.getAttribute("aria-label") ||
       element.getAttribute("aria-labelledby"));
 
   const replace = (old, fresh) => {
     const focused = old.contains(document.activeElement) ? document.activeElement : null;
     const key = keyOf(focused);
     const open = new Map([...old.querySelectorAll("details[id]")].map((one) => [one.id, one.open]));
+    const ticked = new Set([...old.querySelectorAll("input:checked")].map((one) => one.value));
     const scrolled = [...old.querySelectorAll(".scroll")].map((one) => one.scrollLeft);
     old.replaceWith(fresh);
     for (const one of fresh.querySelectorAll("details[id]")) if (open.has(one.id)) one.open = open.get(one.id);
+    for (const one of fresh.querySelectorAll("input[type=checkbox]")) one.checked = ticked.has(one.value);
     fresh.querySelectorAll(".scroll").forEach((one, at) => { one.scrollLeft = scrolled[at] || 0; });
     if (focused) {
-      const again = [...fresh.querySelectorAll("a, button, summary, [tabindex]")].find((one) => key && keyOf(one) === key);
+      const again = [...fresh.querySelectorAll("a, button, input, summary, [tabindex]")].find((one) => key && keyOf(one) === key);
       if (again) again.focus({ preventScroll: true });
     }
   };
