@@ -31,18 +31,39 @@ with the header's before anything is allocated.
 
 import functools
 import json
-import math
 import struct
 import zlib
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lossguard.wire.arrays import ArrayError, compress, decompress, pack, unpack
-from lossguard.wire.frame import Floats32, Frames, Schema, Steps
+from lossguard.wire.errors import (
+    MAX_INTEGER,
+    ChunkError,
+    ChunkTooLarge,
+    CorruptChunk,
+    TruncatedChunk,
+    UnsupportedVersion,
+    check_config,
+    natural,
+    text,
+)
+from lossguard.wire.events import (
+    AttemptEnd,
+    AttemptStart,
+    AttemptStop,
+    Checkpoint,
+    Event,
+    check_event,
+    event_from_json,
+    event_to_json,
+)
+from lossguard.wire.frame import Frames, Schema, Steps
 from lossguard.wire.names import check_name
+from lossguard.wire.rounding import round_mantissa
 
 MAGIC: Final = b"LGC"
 VERSION: Final = 1
@@ -52,42 +73,31 @@ MAX_STATS: Final = 256
 MAX_SCALARS: Final = 4_096
 MAX_HEADER_BYTES: Final = 1 << 20
 MAX_DECODED_BYTES: Final = 256 << 20
-MAX_NAME_LENGTH: Final = 512
-MAX_PATH_LENGTH: Final = 4_096
-MAX_INTEGER: Final = (1 << 53) - 1
 
 _PREFIX = struct.Struct("<4sIII")
-_EXPONENT: Final = np.uint32(0x7F800000)
 
-AttemptEnd = Literal["finished", "interrupted", "failed"]
-_ENDS: Final = get_args(AttemptEnd)
-
-
-class ChunkError(ValueError):
-    """Bytes that are not a chunk we can read. Nothing was decoded; keep the bytes if you want to look at them.
-
-    ChunkError
-    ├── TruncatedChunk       the bytes end early
-    ├── CorruptChunk         the checksum or the structure is wrong
-    ├── UnsupportedVersion   written by a newer Lossguard: update this side
-    └── ChunkTooLarge        a limit of the format is passed
-    """
-
-
-class TruncatedChunk(ChunkError):
-    """The bytes end before the chunk does."""
-
-
-class CorruptChunk(ChunkError):
-    """The checksum does not match, or a part contradicts another."""
-
-
-class UnsupportedVersion(ChunkError):
-    """A later format version: this side must be updated to read it."""
-
-
-class ChunkTooLarge(ChunkError):
-    """More frames, names or bytes than the format allows."""
+__all__ = [
+    "AttemptEnd",
+    "AttemptStart",
+    "AttemptStop",
+    "Checkpoint",
+    "Chunk",
+    "ChunkError",
+    "ChunkId",
+    "ChunkTooLarge",
+    "CorruptChunk",
+    "Event",
+    "Outline",
+    "TruncatedChunk",
+    "UnsupportedVersion",
+    "check_config",
+    "check_event",
+    "decode",
+    "encode",
+    "outline",
+    "peek",
+    "round_mantissa",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,63 +118,6 @@ class ChunkId:
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptStart:
-    """The first event of an attempt's chunk 0.
-
-    Attributes:
-        step: the step of the checkpoint it started from; 0 for a fresh start. Its first frame is `step + 1`.
-        time: Unix seconds.
-        config: whatever describes the run: `tasks` (name to "binary" or "regression"), `parameters_watched` (share),
-            `optimizer`, `treatment`, `versions`, free keys.
-    """
-
-    step: int
-    time: float
-    config: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptStop:
-    """The last event of an attempt that ended in good order; a killed trainer writes none.
-
-    Attributes:
-        step: the last step trained.
-        time: Unix seconds.
-        reason: "finished", "interrupted" (by the user) or "failed" (an exception in training).
-    """
-
-    step: int
-    time: float
-    reason: AttemptEnd
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """The trainer saved the model after `step`.
-
-    Attributes:
-        step: the last step in it.
-        time: Unix seconds.
-        path: where, as the trainer names it.
-        has_slots: True if the optimizer's slots are in it, without which it is no rollback target.
-    """
-
-    step: int
-    time: float
-    path: str
-    has_slots: bool
-
-
-Event = AttemptStart | AttemptStop | Checkpoint
-_EVENTS: Final[dict[str, type[Event]]] = {
-    "attempt_start": AttemptStart,
-    "attempt_stop": AttemptStop,
-    "checkpoint": Checkpoint,
-}
-_EVENT_NAMES: Final = {kind: name for name, kind in _EVENTS.items()}
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
     """One chunk.
@@ -180,39 +133,6 @@ class Chunk:
     frames: Frames
     drops: dict[str, int] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
-
-
-def round_mantissa(values: Floats32, bits: int) -> Floats32:
-    """Round float32 values to `bits` mantissa bits, to nearest, ties to even.
-
-    Args:
-        values: any shape; not changed.
-        bits: 1 to 23; 23 returns a copy.
-
-    Returns:
-        float32 of the same shape. NaN becomes the one canonical NaN, the infinities and zeros stay, and finite values
-        that would round up to Inf stay as they are (adding to the bit pattern would otherwise carry into the exponent).
-        Subnormal values lose more than others: they keep their absolute, not their relative precision.
-    """
-    if not 1 <= bits <= 23:
-        raise ValueError(f"bits: must be 1 to 23, got {bits}")
-    raw = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    if bits == 23:
-        out = raw.copy()
-    else:
-        drop = 23 - bits
-        out = raw >> np.uint32(drop)
-        out &= np.uint32(1)
-        out += np.uint32((1 << (drop - 1)) - 1)
-        out += raw
-        out &= np.uint32(0xFFFFFFFF << drop & 0xFFFFFFFF)
-        special = (out & _EXPONENT) == _EXPONENT
-        if special.any():
-            out[special] = raw[special]
-    nan = np.isnan(values)
-    if nan.any():
-        out[nan] = np.uint32(0x7FC00000)
-    return out.view(np.float32)
 
 
 def encode(chunk: Chunk, *, mantissa_bits: int = 10) -> bytes:
@@ -245,7 +165,7 @@ def encode(chunk: Chunk, *, mantissa_bits: int = 10) -> bytes:
         "index": chunk.id.index,
         "frames": len(frames),
         "drops": chunk.drops,
-        "events": [_event_to_json(event) for event in chunk.events],
+        "events": [event_to_json(event) for event in chunk.events],
         "sections": [len(section) for section in sections],
     }
     _identity(header), _drops(header), _events(header)
@@ -294,7 +214,7 @@ def outline(data: bytes) -> Outline:
         TruncatedChunk, CorruptChunk, UnsupportedVersion, ChunkTooLarge: see `ChunkError`.
     """
     header, offset = _header(data)
-    count = _natural(header.get("frames"), "frames")
+    count = natural(header.get("frames"), "frames")
     _check_limits(count, _schema(header), MAX_DECODED_BYTES)
     events = _events(header)
     last = events[-1].step if events else None
@@ -302,7 +222,7 @@ def outline(data: bytes) -> Outline:
         sizes = header.get("sections")
         if not isinstance(sizes, list) or not sizes:
             raise CorruptChunk("the header must list sections")
-        end = offset + _natural(sizes[0], "section size")
+        end = offset + natural(sizes[0], "section size")
         try:
             steps = unpack(memoryview(data)[offset:end], np.dtype("<i8"), (count,))
         except ArrayError as error:
@@ -329,7 +249,7 @@ def decode(data: bytes, *, max_decoded_bytes: int = MAX_DECODED_BYTES) -> Chunk:
     """
     header, offset = _header(data)
     schema = _schema(header)
-    count = _natural(header.get("frames"), "frames")
+    count = natural(header.get("frames"), "frames")
     _check_limits(count, schema, max_decoded_bytes)
     shapes = _section_shapes(count, schema)
     sizes = header.get("sections")
@@ -338,7 +258,7 @@ def decode(data: bytes, *, max_decoded_bytes: int = MAX_DECODED_BYTES) -> Chunk:
     whole = memoryview(data)
     parts = []
     for size in sizes:
-        end = offset + _natural(size, "section size")
+        end = offset + natural(size, "section size")
         if end > len(data):
             raise TruncatedChunk(f"a section ends at byte {end}, the data at byte {len(data)}")
         parts.append(whole[offset:end])
@@ -438,10 +358,10 @@ def _identity(header: dict[str, Any]) -> ChunkId:
         project, run = check_name("project", header.get("project")), check_name("run", header.get("run"))
     except ValueError as error:
         raise CorruptChunk(str(error)) from None
-    attempt = _text(header.get("attempt"), "attempt")
+    attempt = text(header.get("attempt"), "attempt")
     if len(attempt) != 32 or not set(attempt) <= set("0123456789abcdef"):
         raise CorruptChunk("attempt: must be 32 hex digits")
-    return ChunkId(project=project, run=run, attempt=attempt, index=_natural(header.get("index"), "index"))
+    return ChunkId(project=project, run=run, attempt=attempt, index=natural(header.get("index"), "index"))
 
 
 def _schema(header: dict[str, Any]) -> Schema:
@@ -470,7 +390,7 @@ def _checked_schema(scalars: tuple[str, ...], layers: tuple[str, ...], stats: tu
     # frame with 200 layers.
     for key, names in (("scalars", scalars), ("layers", layers), ("stats", stats)):
         for name in names:
-            _text(name, f"schema.{key}")
+            text(name, f"schema.{key}")
     return Schema(scalars, layers, stats)
 
 
@@ -478,95 +398,11 @@ def _drops(header: dict[str, Any]) -> dict[str, int]:
     drops = header.get("drops")
     if not isinstance(drops, dict):
         raise CorruptChunk("drops must be an object")
-    return {_text(reason, "drops"): _natural(count, "drops") for reason, count in drops.items()}
-
-
-def _event_to_json(event: Event) -> dict[str, Any]:
-    fields = {name: getattr(event, name) for name in type(event).__slots__}
-    return {"type": _EVENT_NAMES[type(event)], **fields}
+    return {text(reason, "drops"): natural(count, "drops") for reason, count in drops.items()}
 
 
 def _events(header: dict[str, Any]) -> tuple[Event, ...]:
     events = header.get("events")
     if not isinstance(events, list):
         raise CorruptChunk("events must be a list")
-    return tuple(_event(event) for event in events)
-
-
-def check_event(event: Event) -> None:
-    """Refuse an event that no chunk can carry.
-
-    Raises:
-        CorruptChunk: says why.
-    """
-    _event(_event_to_json(event))
-
-
-def _event(event: Any) -> Event:
-    if not isinstance(event, dict):
-        raise CorruptChunk("an event must be an object")
-    kind, step, time = event.get("type"), _natural(event.get("step"), "event step"), event.get("time")
-    if isinstance(time, bool) or not isinstance(time, (int, float)) or not abs(time) < MAX_INTEGER:
-        raise CorruptChunk("an event's time must be a finite number of seconds")
-    if kind == "attempt_start" and isinstance(event.get("config"), dict):
-        check_config(event["config"])
-        return AttemptStart(step=step, time=float(time), config=event["config"])
-    if kind == "attempt_stop" and event.get("reason") in _ENDS:
-        return AttemptStop(step=step, time=float(time), reason=event["reason"])
-    if kind == "checkpoint" and isinstance(event.get("has_slots"), bool):
-        return Checkpoint(
-            step=step,
-            time=float(time),
-            path=_text(event.get("path"), "path", MAX_PATH_LENGTH),
-            has_slots=event["has_slots"],
-        )
-    raise CorruptChunk(f"an event of type {str(kind)[:80]!r} is not one this version knows, or it lacks a field")
-
-
-def check_config(value: Any, depth: int = 0) -> None:
-    """Refuse what some database or JSON parser behind us cannot hold.
-
-    Raises:
-        CorruptChunk: the value is no JSON, or holds NUL, a lone surrogate, a non-finite or a very large number.
-    """
-    if depth > 32:
-        raise CorruptChunk("config: nested deeper than 32 levels")
-    if isinstance(value, str):
-        if "\0" in value or not _is_unicode(value):
-            raise CorruptChunk("config: text must be Unicode without NUL")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise CorruptChunk('config: numbers must be finite; write "NaN", "Infinity" or "-Infinity" as text')
-    elif isinstance(value, int):
-        if not -MAX_INTEGER <= value <= MAX_INTEGER:
-            raise CorruptChunk("config: whole numbers must have at most 53 bits; write larger ones as text")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            check_config(key, depth)
-            check_config(item, depth + 1)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            check_config(item, depth + 1)
-    elif value is not None:
-        raise CorruptChunk(f"config: must be JSON-like, {type(value).__name__} is not")
-
-
-def _is_unicode(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _text(value: Any, what: str, longest: int = MAX_NAME_LENGTH) -> str:
-    # Printable excludes lone surrogates and NUL, which databases refuse, and whatever breaks a log line.
-    if not isinstance(value, str) or not 0 < len(value) <= longest or not value.isprintable():
-        raise CorruptChunk(f"{what}: must be printable text of 1 to {longest} characters")
-    return value
-
-
-def _natural(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_INTEGER:
-        raise CorruptChunk(f"{what}: must be a whole number from 0")
-    return value
+    return tuple(event_from_json(event) for event in events)
