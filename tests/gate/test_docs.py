@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from gate_runs import Service, healthy
+from typer.testing import CliRunner
 
+from lossguard.cli.main import app
 from lossguard.gate.verify import verify
 from lossguard.wire.verdict import EXIT_CODES, EXIT_UNREACHABLE, EXIT_USAGE
 from lossguard_service.gate.decide import decide
@@ -105,11 +107,46 @@ def test_the_init_container_verifies(ranker: Service, model: Path, tmp_path: Pat
     assert shell(command, ranker, model, tmp_path, tmp_path).returncode == 1
 
 
+def test_the_policy_is_stored_and_judges(ranker: Service, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "nightly.yaml").write_text(example("policy").replace("nightly\n", "from-docs\n", 1))
+    stored = shell("lossguard gate policy nightly.yaml --author ann", ranker, model, tmp_path, tmp_path)
+    assert (stored.returncode, stored.stdout[:11]) == (0, "from-docs 1"), stored.stderr
+    asked = shell('lossguard gate check --run ranker --step 192 --artifact "$EXPORT" --policy from-docs', ranker, model,
+                  tmp_path, tmp_path)  # fmt: skip
+    assert asked.returncode == 3
+    assert "wants auc/click from held-out data" in asked.stdout.replace("\n", " ")
+    listed = shell("lossguard gate policy --format json", ranker, model, tmp_path, tmp_path)
+    assert {"default", "strict", "from-docs"} <= {one["name"] for one in json.loads(listed.stdout)["policies"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("p.yaml", "name: [", "not YAML"),
+        ("p.toml", "name =", "cannot be read as toml"),
+        ("p.json", "[1]", "holds no rules"),
+        ("p.ini", "name=x", "name it .yaml"),
+        ("p.json", '{"name": "x", "speed": 1}', "no such rule"),
+        ("p.json", '{"name": "default"}', "built in"),
+        ("p.toml", 'name = "x"\nquality_steps = inf', "quality_steps"),
+    ],
+)
+def test_a_policy_file_that_is_none_is_refused(
+    ranker: Service, tmp_path: Path, name: str, text: str, words: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    command = ["gate", "policy", str(tmp_path / name), "--author", "ann", "--service", ranker.url]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2
+    assert words in done.output
+
+
 def test_the_tables_are_the_code() -> None:
     codes = {int(code) for code in re.findall(r"^\| (\d) \|", PAGE, re.MULTILINE)}
     assert codes == {*EXIT_CODES.values(), EXIT_USAGE, EXIT_UNREACHABLE}
     section = PAGE.partition("## What is checked")[2].partition("## Policies")[0]
-    listed = set(re.findall(r"`([a-z_]+)[:/`]", section))
+    rows = "".join(line.split("|")[1] for line in section.splitlines() if line.startswith("| `"))
+    listed = set(re.findall(r"`([a-z_]+)[:/`]", rows))
     from dataclasses import replace
 
     facts = replace(

@@ -1,4 +1,4 @@
-"""`lossguard gate verify|guard|keys|waive|audit`: who trusts which verdict, and who answers for exceptions."""
+"""`lossguard gate verify|guard|keys|policy|waive|audit`: who trusts which verdict, and who answers for exceptions."""
 
 import json
 import sys
@@ -158,6 +158,37 @@ def waive(
         typer.echo(json.dumps(waiver, indent=1) if format == "json" else f"waiver {waiver['id']} counts from now on")
 
 
+def policy(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="Rules as YAML, TOML or JSON; without it, list policies.")
+    ] = None,
+    author: AuthorOption = "",
+    service: ServiceOption = SERVICE,
+    token: TokenOption = None,
+    format: FormatOption = "table",
+) -> None:
+    """Store a new version of a policy from a file, or list the policies that there are.
+
+    Example: lossguard gate policy nightly.yaml --author ann
+    """
+    from lossguard.gate.client import call, open_client
+    from lossguard.gate.policy_file import read_rules
+
+    known_format(format)
+    if file is not None and not author:
+        usage("--author", "say who answers for the policy; it stands in the audit log", format)
+    with gate_errors(format), open_client(service, token=token) as client:
+        if file is None:
+            found: list[dict[str, Any]] = call(client, "GET", "/v1/policies")["policies"]
+        else:
+            found = [call(client, "POST", "/v1/policies", json={"rules": read_rules(file), "author": author})]
+        if format == "json":
+            typer.echo(json.dumps({"policies": found}, indent=1))
+        else:
+            for one in found:
+                typer.echo(f"{one['name']} {one['version']}  {one['description']}".rstrip())
+
+
 def audit(
     project: Annotated[str | None, typer.Option("--project", help="Only of this project.")] = None,
     service: ServiceOption = SERVICE,
@@ -181,4 +212,4 @@ def audit(
             after = entries[-1]["sequence"]
 
 
-COMMANDS = (verify, guard, keys, waive, audit)
+COMMANDS = (verify, guard, keys, policy, waive, audit)
