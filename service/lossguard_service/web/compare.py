@@ -94,8 +94,7 @@ def plan(sides: Sequence[Side]) -> list[charts.Chart]:
         for chart in charts.plan(tasks, side.scalars):
             for line in chart.lines:
                 title = chart.title if len(chart.lines) == 1 and line.task is None else f"{chart.title}: {line.label}"
-                note = "" if line.task is None else chart.note
-                one = charts.Chart(f"{chart.id}-{len(found)}", title, note, (line,), chart.reference, chart.scale)
+                one = charts.Chart(f"{chart.id}-{len(found)}", title, "", (line,), chart.reference, chart.scale)
                 found.setdefault((chart.id, line.label), one)
     return list(found.values())
 

@@ -161,7 +161,7 @@ def _facts(incident: Incident, stored: StoredIncident, target: Checkpoint | None
                 f"step {whole(incident.peak_step)}, {number(incident.peak, 3)} robust deviations from its baseline",
             )
         )
-        facts.append(Fact("Settled", _residual(incident)))
+        facts.append(Fact("Its loss settled", _residual(incident)))
     if stored.is_open and incident.kind in BREAKING:
         text = (
             f"to step {whole(target.step)}, the newest checkpoint with slots from before the first signal"
@@ -193,7 +193,8 @@ def _residual(incident: Incident) -> str:
     if residual != residual:
         return "not yet known"
     if abs(residual) < 0.005:
-        return "back at its level from before"
+        full = incident.kind == "full_divergence"
+        return f"back at its level from before{', but its quality did not come back' if full else ''}"
     return f"{share(abs(residual))} {'worse' if residual > 0 else 'better'} than before"
 
 

@@ -19,7 +19,7 @@
     span: [Number(root.dataset.first), Number(root.dataset.last)],
     range: root.dataset.from ? [Number(root.dataset.from), Number(root.dataset.to)] : null,
     hidden: new Set(),
-    charts: [],
+    charts: null,
     heat: null,
   };
   const hash = /^#steps=(\d+)-(\d+)$/.exec(location.hash);
@@ -231,7 +231,7 @@
       byId("charts").append(track);
       wire(plot);
     }
-    track.querySelector(".note").textContent = clipped ? `${chart.note}; ▲ beyond the top` : chart.note;
+    track.querySelector(".note").textContent = [chart.note, clipped ? "▲ beyond the top" : ""].filter(Boolean).join("; ");
     const legend = track.querySelector(".legend");
     const had = document.activeElement && legend.contains(document.activeElement) ? document.activeElement.textContent : null;
     legend.replaceChildren(...(chart.lines.length < 2 ? [] : chart.lines.map((line) => {
@@ -261,6 +261,7 @@
   };
 
   const drawCharts = () => {
+    if (!state.charts) return;
     const note = byId("charts-note");
     if (state.charts.length && note) note.remove();
     else if (note) note.textContent = "No scalars in these steps.";
@@ -395,7 +396,10 @@
   };
   const loadCharts = async () => {
     const answer = await load("charts", address(root.dataset.source));
-    if (!answer) return;
+    if (!answer) {
+      if (!state.charts && byId("charts-note")) byId("charts-note").textContent = "The charts' data did not come; reload the page.";
+      return;
+    }
     state.charts = answer.charts;
     drawCharts();
   };
