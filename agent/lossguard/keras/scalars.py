@@ -6,7 +6,7 @@ outside the gradient tape.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -28,6 +28,7 @@ class StepScalars:
 
     def __init__(self, tasks: tuple[Task, ...]) -> None:
         self.tasks = tasks
+        self._skipped: Any = None
         # Mirrored replicas are traced in threads of their own.
         self._seen = threading.local()
 
@@ -61,22 +62,52 @@ class StepScalars:
         """Stop listening."""
         model.__dict__.pop("compute_loss", None)
 
-    def observe(self, total: Any, labels: Any = None, outputs: Any = None, sample_weights: Any = None) -> None:
+    def count_skips(self, optimizer: Any) -> None:
+        """Count the steps that a LossScaleOptimizer leaves out: its inner optimizer never hears of them.
+
+        The count so far is the scalar `skipped_steps` of every step that was not left out.
+        """
+        bare = optimizer._stateful_handle_non_finite_grads
+        if "_stateful_handle_non_finite_grads" in optimizer.__dict__:
+            return
+        with tf.init_scope():
+            skipped = tf.Variable(
+                0.0, trainable=False, name="lossguard_skipped", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+            )
+
+        def leave_out() -> None:
+            bare()
+            skipped.assign_add(1.0)
+
+        optimizer._stateful_handle_non_finite_grads = leave_out
+        self._skipped = skipped
+
+    def observe(
+        self,
+        total: Any,
+        labels: Any = None,
+        outputs: Any = None,
+        sample_weights: Any = None,
+        task_losses: Mapping[str, Any] | None = None,
+    ) -> None:
         """Remember this step's tensors until its update."""
-        self._seen.step = (total, labels, outputs, sample_weights)
+        self._seen.step = (total, labels, outputs, sample_weights, dict(task_losses or {}))
 
     def of_step(self, learning_rate: Any) -> dict[str, Any]:
         """The scalars of the step being updated, in replica context; without a loss, the learning rate alone."""
         step = getattr(self._seen, "step", None)
         self._seen.step = None
         found = _NOTHING if step is None or not _reachable(step[0]) else self._measure(step)
-        return {**found, "learning_rate": learning_rate}
+        skipped = {} if self._skipped is None else {"skipped_steps": self._skipped.read_value()}
+        return {**found, "learning_rate": learning_rate, **skipped}
 
     @guarded("StepScalars.measure", _NOTHING)
-    def _measure(self, step: tuple[Any, Any, Any, Any]) -> dict[str, Any]:
-        loss, labels, outputs, sample_weights = step
+    def _measure(self, step: tuple[Any, Any, Any, Any, dict[str, Any]]) -> dict[str, Any]:
+        loss, labels, outputs, sample_weights, task_losses = step
         total = _replica_total()
         found = {"loss": total([tf.cast(tf.convert_to_tensor(loss), tf.float32)])[0]}
+        for name, value in task_losses.items():
+            found[f"loss/{name}"] = total([tf.cast(tf.convert_to_tensor(value), tf.float32)])[0]
         if labels is not None and outputs is not None:
             found |= tasks_module.measure(self.tasks, labels, outputs, sample_weights, total)
         return found

@@ -5,7 +5,7 @@ example counts with its weight everywhere, so that labels which are masked out d
 task are probabilities, whatever the model puts out. The total `loss` is not recomputed: it is the one minimised.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -88,11 +88,19 @@ def checked_kinds(tasks: Mapping[str, str] | None) -> dict[str, Kind] | None:
     return dict(tasks)  # type: ignore[arg-type]
 
 
-def compiled_tasks(model: keras.Model, kinds: Mapping[str, Kind] | None = None) -> tuple[Task, ...]:
+def said_tasks(kinds: Mapping[str, Kind], logits: Collection[str]) -> tuple[Task, ...]:
+    """Tasks of a loop of one's own, by the user's word alone."""
+    return tuple(Task(name, name, kind, name in logits, None) for name, kind in kinds.items())
+
+
+def compiled_tasks(
+    model: keras.Model, kinds: Mapping[str, Kind] | None = None, logits: Collection[str] = ()
+) -> tuple[Task, ...]:
     """The tasks of a compiled model, in the order of its losses.
 
     Args:
         model: compiled; its `loss` may be one loss, a list or a dictionary.
+        logits: binary tasks whose outputs are logits, where the loss does not say so.
         kinds: the user's word; None infers each kind from the loss. A single unnamed output takes the one name given.
 
     Raises:
@@ -115,10 +123,12 @@ def compiled_tasks(model: keras.Model, kinds: Mapping[str, Kind] | None = None) 
         if unknown:
             has = ", ".join(repr(name) for name, _, _ in found)
             raise ValueError(f"tasks: the model has no output {', '.join(map(repr, unknown))}; it has {has}")
-    return tuple(_task(name, key, one, kinds) for name, key, one in found if one is not None or kinds)
+    return tuple(_task(name, key, one, kinds, logits) for name, key, one in found if one is not None or kinds)
 
 
-def _task(name: str, key: str | int | None, loss: Any, kinds: Mapping[str, Kind] | None) -> Task:
+def _task(
+    name: str, key: str | int | None, loss: Any, kinds: Mapping[str, Kind] | None, logits: Collection[str]
+) -> Task:
     known: Any = None if loss is None else keras.losses.get(loss)
     if known is not None and not isinstance(known, keras.losses.Loss):
         by_name = {_snake(cls.__name__): cls for cls in (*_BINARY, *_REGRESSION)}
@@ -132,7 +142,7 @@ def _task(name: str, key: str | int | None, loss: Any, kinds: Mapping[str, Kind]
         kind = "regression"
     else:
         kind = None
-    return Task(name, key, kind, bool(getattr(known, "from_logits", False)), known)
+    return Task(name, key, kind, name in logits or bool(getattr(known, "from_logits", False)), known)
 
 
 def _snake(name: str) -> str:

@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,7 +24,7 @@ from lossguard.guard import guarded
 from lossguard.keras.fetch import Fetcher, Sink, Snapshot
 from lossguard.keras.optimizer import Hook, leaves
 from lossguard.keras.scalars import StepScalars
-from lossguard.keras.tasks import Task, checked_kinds, compiled_tasks
+from lossguard.keras.tasks import Task, checked_kinds, compiled_tasks, said_tasks
 from lossguard.keras.treatments.base import Treatment
 from lossguard.recorder import Recorder
 from lossguard.wire.chunk import AttemptEnd, Checkpoint
@@ -43,6 +43,7 @@ class Watch(keras.callbacks.Callback):
         service: URL of the service; given, a thread of this process ships the journal.
         token: bearer token for the service.
         tasks: `{"click": "binary", "play": "regression"}`; None infers them from the compiled losses.
+        logits: binary tasks whose outputs are logits; needed only where no compiled loss says so (`from_logits=True`).
         treatment: one treatment or several, applied in order; None watches only.
         config: free keys that describe the run, JSON-like.
         full_every: every how many steps all stats are measured; the norms and factors are measured in every step, and
@@ -53,6 +54,14 @@ class Watch(keras.callbacks.Callback):
 
     Raises:
         ValueError: an argument is wrong; the message names it.
+
+    A loop of one's own wraps the optimizer, calls `observe` in its step and `after_step` behind it, in a `with` block:
+
+        watch.wrap(optimizer)
+        with watch:
+            for batch in data:
+                step(batch)  # computes loss and gradients; watch.observe(loss); optimizer.apply(gradients, variables)
+                watch.after_step()
 
     Example:
         watch = Watch("ads", "ranker-7", treatment=Clippy())
@@ -69,6 +78,7 @@ class Watch(keras.callbacks.Callback):
         service: str | None = None,
         token: str | None = None,
         tasks: Mapping[str, str] | None = None,
+        logits: Collection[str] = (),
         treatment: Treatment | Sequence[Treatment] | None = None,
         config: Mapping[str, Any] | None = None,
         full_every: int = 16,
@@ -90,6 +100,9 @@ class Watch(keras.callbacks.Callback):
             raise ValueError(f"fetch_seconds: must be positive, got {fetch_seconds!r}")
         self._service, self._token = service, token
         self._kinds = checked_kinds(tasks)
+        if isinstance(logits, str):
+            raise ValueError(f"logits: must be a sequence of task names, got the one string {logits!r}")
+        self._logits = tuple(logits)
         self._treatments = _checked_treatments(treatment)
         self._user_config = dict(config or {})
         self._full_every = full_every
@@ -97,7 +110,7 @@ class Watch(keras.callbacks.Callback):
         self._open_recorder = open_recorder
 
         self._hooks: list[Hook] = []
-        self._scalars = StepScalars(tasks=())
+        self._scalars = StepScalars(said_tasks(self._kinds or {}, self._logits))
         self._sink: Sink | None = None
         self._fetcher: Fetcher | None = None
         self._read_step = 0
@@ -164,7 +177,9 @@ class Watch(keras.callbacks.Callback):
         rows = _ring_rows(max(self._fetch_steps, int(model.steps_per_execution)))
         for hook in self._hooks:
             hook.rows = rows if hook.ring is None else hook.rows
-        self._scalars.tasks = compiled_tasks(model, self._kinds)
+        if hasattr(model.optimizer, "_stateful_handle_non_finite_grads"):
+            self._scalars.count_skips(model.optimizer)
+        self._scalars.tasks = compiled_tasks(model, self._kinds, self._logits)
         if self._scalars.attach(model) or len(self._hooks) > known:
             # A step that was compiled before does not contain us.
             model.train_function = None
@@ -194,6 +209,9 @@ class Watch(keras.callbacks.Callback):
         """Take new rows off the device when it is time."""
         self._steps_waiting += batch - self._last_batch
         self._last_batch = batch
+        self._flush_when_due()
+
+    def _flush_when_due(self) -> None:
         due = time.monotonic() - self._last_fetch >= self._fetch_seconds
         if due or self._steps_waiting >= self._fetch_steps:
             self.flush()
@@ -201,7 +219,7 @@ class Watch(keras.callbacks.Callback):
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """End the attempt, unless this watch is used in a `with` block, which ends it."""
         self._leave_step()
-        if self._stays_open:
+        if self._stays_open and self._sink is not None:
             self.flush()
         else:
             self.close("finished")
@@ -209,9 +227,37 @@ class Watch(keras.callbacks.Callback):
     # --- the attempt
 
     def __enter__(self) -> Self:
-        """Several calls of `fit` (or a loop of one's own) in one `with` block are one attempt."""
+        """Several calls of `fit`, or the steps of a loop of one's own, in one `with` block are one attempt."""
         self._stays_open = True
+        if self._model is None and self._hooks:
+            self._open()
         return self
+
+    def observe(
+        self,
+        loss: Any,
+        labels: Any = None,
+        outputs: Any = None,
+        *,
+        sample_weights: Any = None,
+        task_losses: Mapping[str, Any] | None = None,
+    ) -> None:
+        """In a loop of one's own: what this step's scalars are computed from. Call it before `optimizer.apply`.
+
+        Call it inside the compiled step, with its tensors; nothing is computed or copied here.
+
+        Args:
+            loss: the total that is minimised.
+            labels, outputs: of the tasks named in `tasks`, by name (or the tensors themselves if there is one).
+            sample_weights: like labels.
+            task_losses: the losses of the tasks, by name.
+        """
+        self._scalars.observe(loss, labels, outputs, sample_weights, task_losses)
+
+    def after_step(self) -> None:
+        """In a loop of one's own: call it after every step, outside of the compiled function."""
+        self._steps_waiting += 1
+        self._flush_when_due()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         self._stays_open = False
