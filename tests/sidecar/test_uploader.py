@@ -74,3 +74,16 @@ def test_a_busy_service_is_asked_again(
     recorder.close()
     assert steps_of(service, "r") == [1, 2, 3]
     assert recorder.counters["upload_retries"] == 4
+
+
+def test_a_service_that_is_back_at_the_end_gets_the_rest(
+    tmp_path: Path, service: LoopbackService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lossguard.sidecar.backoff.FIRST_SECONDS", 3600.0)
+    service.next_answers.append(Answer(503, headers={"retry-after": "600"}))
+    recorder = Recorder(tmp_path, "ads", "r", service=service.url, seal_seconds=0.05)
+    recorder.record(frames(1, 3))
+    recorder.flush()
+    service.wait_for(lambda: not service.next_answers)
+    recorder.close()
+    assert steps_of(service, "r") == [1, 2, 3]

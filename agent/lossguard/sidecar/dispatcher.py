@@ -30,6 +30,7 @@ class _Run:
     due: float
     busy: bool = False
     again: bool = False
+    insist: bool = False
     failure: Failed | None = None
     turns_begun: int = 0
     drained_turn: int = 0
@@ -125,14 +126,15 @@ class Dispatcher:
         with self._changed:
             self._scan()
             wanted = {path: run.turns_begun + 1 for path, run in self._runs.items()}
+            # Also a run that waits after a failure is tried once more: its service may be back.
             for run in self._runs.values():
-                if run.backoff.failures < tries:
-                    run.due, run.again = self._clock(), True
+                run.due, run.again, run.insist = self._clock(), True, True
             self._changed.notify_all()
 
             def settled(path: Path, turn: int) -> bool:
                 run = self._runs[path]
-                return run.drained_turn >= turn or (run.backoff.failures >= tries and not run.busy)
+                tried = run.turns_begun >= turn and not run.busy
+                return run.drained_turn >= turn or (tried and run.backoff.failures >= tries)
 
             while not all(settled(path, turn) for path, turn in wanted.items()):
                 rest = deadline - self._clock()
@@ -196,7 +198,7 @@ class Dispatcher:
                 idle = [run for run in self._runs.values() if not run.busy]
                 run = min(idle, key=lambda run: run.due, default=None)
                 if run is not None and run.due <= now:
-                    run.busy, run.again = True, False
+                    run.busy, run.again, run.insist = True, False, False
                     run.turns_begun += 1
                     return run
                 next_due = self._scan_due if run is None else min(run.due, self._scan_due)
@@ -221,7 +223,7 @@ class Dispatcher:
             run.busy = False
             if turn.failure is not None:
                 wait = run.backoff.failed(turn.failure.retry_after_seconds)
-                run.due = now + wait
+                run.due = now if run.insist else now + wait
                 if run.failure is None or run.failure.reason != turn.failure.reason:
                     _log.warning("%s: %s; its chunks stay on disk, next try in %.1f s", name, turn.failure.reason, wait)
                 run.failure = turn.failure
