@@ -107,12 +107,12 @@ def _must_be_as_promised(folder: Path, plain: dict[str, Any], clippy: dict[str, 
 
 
 def _must_hold_every_step_once(url: str, run: str) -> None:
-    with httpx.Client(base_url=f"{url}/v1/projects/demo/runs/{run}", timeout=30) as client:
-        found = client.get("").json()
+    with httpx.Client(base_url=f"{url}/v1/projects/demo/runs", timeout=30) as client:
+        found = client.get(run).json()
         assert found["frames"] == STEPS
         assert (found["gaps"], found["dropped_frames"], found["waiting_chunks"]) == ([], 0, 0)
         assert [attempt["stop_reason"] for attempt in found["attempts"]] == ["finished"]
-        series = client.get("series", params={"name": "loss", "points": 20_000}).json()
+        series = client.get(f"{run}/series", params={"name": "loss", "points": 20_000}).json()
         assert np.array_equal(series["first"], np.arange(1, STEPS + 1))
         assert series["count"] == [1] * STEPS
 
