@@ -57,6 +57,7 @@ def test_once_ships_all_runs_and_deletes_what_is_acknowledged(tmp_path: Path, se
         record(tmp_path, f"run {number}", 1, 12)
     code, errors = once(tmp_path, "--service", service.url, "--token", "secret")
     assert code == 0, errors
+    assert "of 5 runs" in errors
     for number in range(5):
         assert steps_of(service, f"run {number}") == list(range(1, 13))
     assert service.duplicates == service.conflicts == 0
@@ -117,6 +118,7 @@ def test_a_refused_chunk_is_set_aside_with_its_reason_and_the_rest_goes_on(
     code, errors = once(tmp_path, "--service", service.url)
     assert code == 0
     assert "no such stat" in errors
+    assert "1 were refused and set aside" in errors
     assert steps_of(service, "r") == list(range(6, 13))
     (reason,) = tmp_path.rglob("rejected/*.json")
     assert "422 no such stat" in reason.read_text()

@@ -19,7 +19,7 @@ import typer
 from lossguard.wire.verdict import EXIT_UNREACHABLE, EXIT_USAGE
 
 if TYPE_CHECKING:
-    from lossguard.sidecar.dispatcher import Drained
+    from lossguard.sidecar.dispatcher import Drained, RunStatus
 
 ONCE_TRIES = 5
 ONCE_SECONDS = 3600.0
@@ -84,6 +84,7 @@ def sidecar(
             log.info("told to end: shipping what is sealed, for %.0f s at most", drain_seconds)
             # Every try counts: the disk may go with the pod.
             drained = dispatcher.drain(drain_seconds, tries=sys.maxsize)
+        typer.echo(_summary(dispatcher.status()), err=True)
         code = _report(drained, client.service)
         dispatcher.stop()
     finally:
@@ -93,6 +94,20 @@ def sidecar(
             status.close()
         client.close()
     raise typer.Exit(code)
+
+
+def _summary(runs: list["RunStatus"]) -> str:
+    chunks, size = sum(run.shipped.chunks for run in runs), sum(run.shipped.bytes for run in runs)
+    parts = [f"shipped {chunks} chunks ({size / 1e6:.1f} MB) of {len(runs)} runs"]
+    for count, what in (
+        (sum(run.shipped.duplicates for run in runs), "were known to the service already"),
+        (sum(run.shipped.refused for run in runs), "were refused and set aside in rejected/ beside their journal"),
+        (sum(run.shipped.cut.tails for run in runs), "torn tails of killed trainers were cut"),
+        (sum(run.shipped.retries for run in runs), "tries failed"),
+    ):
+        if count:
+            parts.append(f"{count} {what}")
+    return "; ".join(parts)
 
 
 def _report(drained: "Drained", service: str) -> int:
