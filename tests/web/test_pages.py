@@ -195,3 +195,16 @@ def test_runs_are_compared_with_their_spread_and_first_difference(service: Servi
     data = service.client.get("/compare.json?run=ranker/plain&run=ranker/clippy&from=100&to=110").json()
     assert {line["label"] for chart in data["charts"] for line in chart["lines"]} == {"ranker/plain", "ranker/clippy"}
     assert data["charts"][0]["lines"][0]["first"] == list(range(100, 111))
+
+
+def test_the_layers_page_names_what_moved_first_and_what_is_not_finite(service: Service) -> None:
+    page = service.client.get("/runs/ranker/plain/layers").text
+    rows = {
+        row[1]: row[0] for row in re.findall(r"(<tr>\s*<th scope=\"row\"><code>(.*?)</code>.*?</tr>)", page, re.DOTALL)
+    }
+    assert len(rows) == 4
+    assert "moved first in the full divergence" in rows["shared0/kernel"]
+    poisoned = service.client.get("/runs/ranker/poisoned/layers").text
+    first = re.search(r'<th scope="row"><code>(.*?)</code>.*?NaN or Inf in (\d+) values', poisoned, re.DOTALL)
+    assert first is not None
+    assert first.groups() == ("shared0/kernel", "121")

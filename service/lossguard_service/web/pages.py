@@ -25,7 +25,7 @@ from lossguard_service.store.incidents import list_incidents, open_incidents
 from lossguard_service.store.runs import Run, find_run, list_attempts, list_runs
 from lossguard_service.store.series import UnknownSeries, columns, heat_map, scalar_series
 from lossguard_service.store.verdicts import list_verdicts
-from lossguard_service.web import charts, compare, runs_view, words
+from lossguard_service.web import charts, compare, layers, runs_view, words
 from lossguard_service.web.assets import Assets
 from lossguard_service.web.run_view import RunFacts, incident_view, run_view
 from lossguard_service.web.runbooks import runbook
@@ -117,6 +117,20 @@ class Pages:
         if stored is None:
             return self._missing(f"Run {run} has no incident {sequence}.")
         return self._render("incident.html", page="incident", view=incident_view(facts, stored))
+
+    async def layers(self, project: str, run: str) -> Response:
+        """How the layers of a run went."""
+        found = await find_run(self._database, project, run)
+        if found is None:
+            return self._missing(f"No run called {run} in project {project} has sent anything to this service.")
+        names = await columns(self._database, found.id)
+        wanted = [stat for stat in layers.STATS if stat in names.stats]
+        maps = await asyncio.gather(
+            *(heat_map(self._database, found.id, stat, points=layers.POINTS) for stat in wanted)
+        )
+        incidents = await list_incidents(self._database, found.id)
+        view = layers.view(found, dict(zip(wanted, maps, strict=True)), incidents)
+        return self._render("layers.html", page="layers", view=view)
 
     async def charts(self, request: Request, project: str, run: str) -> Response:
         """The data of a run's line charts."""
@@ -244,6 +258,7 @@ def router(pages: Pages) -> APIRouter:
     routes.add_api_route(f"{run}/charts.json", pages.charts, methods=["GET"])
     routes.add_api_route(f"{run}/heatmap.json", pages.heatmap, methods=["GET"])
     routes.add_api_route(f"{run}/incidents/{{sequence:int}}", pages.incident, methods=["GET"])
+    routes.add_api_route(f"{run}/layers", pages.layers, methods=["GET"])
     routes.add_api_route(run, pages.run, methods=["GET"])
     return routes
 

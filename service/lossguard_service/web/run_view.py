@@ -152,6 +152,7 @@ class RunView:
     checkpoints: tuple[CheckpointRow, ...]
     config: tuple[tuple[str, str], ...]
     gate_name: str
+    layers_href: str
     address: str
 
 
@@ -208,6 +209,7 @@ def run_view(facts: RunFacts) -> RunView:
         gaps=_gaps(facts),
         checkpoints=tuple(CheckpointRow(one, trust(one.step, counted), one == target) for one in facts.checkpoints),
         config=tuple((key, _plain(value)) for key, value in run.config.items()),
+        layers_href=f"{run_path(run.project, run.name)}/layers",
         gate_name=f"{run.project}/{run.name}",
         address=facts.address,
     )

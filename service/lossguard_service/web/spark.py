@@ -37,20 +37,20 @@ class Spark:
 EMPTY: Final = Spark("", (), None, "no loss yet")
 
 
-def spark(loss: Buckets) -> Spark:
-    """The sparkline of a loss."""
+def spark(loss: Buckets, name: str = "loss") -> Spark:
+    """The sparkline of a loss, or of what `name` says."""
     here = loss.count[:, 0] > 0 if len(loss) else np.zeros(0, np.bool_)
     if not here.any():
-        return EMPTY
+        return EMPTY if name == "loss" else Spark("", (), None, f"no {name} yet")
     steps, value = loss.last[here].astype(np.float64), loss.maximum[here, 0]
     low, high = float(steps[0]), float(steps[-1])
     x = _PAD + (steps - low) / max(1.0, high - low) * (WIDTH - 2 * _PAD)
     marks = tuple(round(float(at), 1) for at in x[loss.nonfinite[here, 0] > 0])
     finite = np.isfinite(value)
     if not finite.any():
-        return Spark("", marks, None, "loss: only NaN or Inf")
+        return Spark("", marks, None, f"{name}: only NaN or Inf")
     bottom, top = float(value[finite].min()), float(value[finite].max())
-    text = f"loss from step {int(low):,} to {int(high):,}, between {bottom:.3g} and {top:.3g}"
+    text = f"{name} from step {int(low):,} to {int(high):,}, between {bottom:.3g} and {top:.3g}"
     if marks:
         text += ", with NaN or Inf"
     scaled = value

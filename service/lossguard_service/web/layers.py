@@ -1,0 +1,137 @@
+"""Layer by layer, how weights and gradients went: the practitioner's convergence view. Pure.
+
+Everything here is observed, nothing is judged: how much a layer's weight norm still changed in the last fifth of the
+run, whether its gradient was exactly 0 there, which incident it began. Layers are listed with the restless first.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from lossguard.wire import stats
+from lossguard_service.store.buckets import Buckets, join
+from lossguard_service.store.incidents import StoredIncident
+from lossguard_service.store.runs import Run
+from lossguard_service.store.series import HeatMap
+from lossguard_service.web.spark import Spark, spark
+from lossguard_service.web.words import KINDS, number, run_path, share, whole
+
+POINTS: Final = 60
+LAST: Final = 0.2
+STATS: Final = (stats.WEIGHT_NORM, stats.GRADIENT_NORM, stats.CLIPPY_RATIO, stats.GRADIENT_ZERO_FRACTION)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One layer.
+
+    Attributes:
+        name: its path.
+        weight, gradient: their curves.
+        weight_last, gradient_last: their last values.
+        change: how much the weight norm changed in the last fifth, as text.
+        clippy: the largest Clippy ratio of the run; "–" if it was not measured.
+        notes: what stands out, in words.
+    """
+
+    name: str
+    weight: Spark
+    weight_last: str
+    gradient: Spark
+    gradient_last: str
+    change: str
+    clippy: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LayersView:
+    """The page."""
+
+    run: Run
+    run_href: str
+    rows: tuple[LayerRow, ...]
+    since: str
+
+
+def view(run: Run, maps: Mapping[str, HeatMap], incidents: Sequence[StoredIncident]) -> LayersView:
+    """The page, from the heat maps of `STATS` that the run has."""
+    names = next((found.layers for found in maps.values()), ())
+    began: dict[str, list[str]] = {}
+    for one in incidents:
+        if not one.superseded and one.incident.first_layer is not None:
+            kind = KINDS[one.incident.kind].lower()
+            began.setdefault(one.incident.first_layer, []).append(
+                f"moved first in the {kind} of step {whole(one.incident.onset_step)}"
+            )
+    scored = [_row(name, at, maps, began.get(name, [])) for at, name in enumerate(names)]
+    scored.sort(key=lambda pair: -pair[0])
+    first = maps[stats.WEIGHT_NORM].first if stats.WEIGHT_NORM in maps else np.zeros(0, np.int64)
+    since = whole(int(first[_tail(len(first))])) if len(first) else ""
+    return LayersView(run, run_path(run.project, run.name), tuple(row for _, row in scored), since)
+
+
+def _row(name: str, at: int, maps: Mapping[str, HeatMap], notes: list[str]) -> tuple[float, LayerRow]:
+    weight, gradient = (_column(maps.get(stat), at) for stat in (stats.WEIGHT_NORM, stats.GRADIENT_NORM))
+    change = _change(weight)
+    notes = list(notes)
+    bad = sum(int(found.nonfinite[at].sum()) for found in maps.values())
+    if bad:
+        notes.append(f"NaN or Inf in {bad:,} values")
+    if change == 0.0:
+        notes.append("its weights did not move in the last fifth")
+    zero = _column(maps.get(stats.GRADIENT_ZERO_FRACTION), at)
+    if (
+        gradient is not None
+        and len(gradient)
+        and not np.nan_to_num(gradient.maximum[_tail(len(gradient)) :], nan=1.0).any()
+    ):
+        notes.append("its gradient was exactly 0 in the last fifth")
+    elif zero is not None and len(zero) and zero.maximum[-1, 0] > 0:
+        notes.append(f"{share(float(zero.maximum[-1, 0]))} of its gradient is exactly 0")
+    clippy = _column(maps.get(stats.CLIPPY_RATIO), at)
+    largest = "–" if clippy is None or not len(clippy) else number(float(np.fmax.reduce(clippy.maximum[:, 0])), 3)
+    row = LayerRow(
+        name=name,
+        weight=spark(weight, "weight norm") if weight is not None else spark(_NOTHING, "weight norm"),
+        weight_last=_last(weight),
+        gradient=spark(gradient, "gradient norm") if gradient is not None else spark(_NOTHING, "gradient norm"),
+        gradient_last=_last(gradient),
+        change="–" if change is None else share(abs(change)) if math.isfinite(change) else number(change),
+        clippy=largest,
+        notes=tuple(notes),
+    )
+    return (math.inf if bad else -1.0 if change is None or math.isnan(change) else abs(change)), row
+
+
+def _column(found: HeatMap | None, at: int) -> Buckets | None:
+    if found is None:
+        return None
+    value = found.maximum[at][:, None]
+    bad = found.nonfinite[at][:, None]
+    count = (~np.isnan(value) | (bad > 0)).astype(np.int64)
+    return Buckets(found.first, found.last, count, bad, value, value, value)
+
+
+def _change(weight: Buckets | None) -> float | None:
+    """The relative change of a norm over the last fifth; NaN if it is not finite at both ends."""
+    if weight is None or len(weight) < 2:
+        return None
+    before, after = float(weight.maximum[_tail(len(weight)), 0]), float(weight.maximum[-1, 0])
+    if not (math.isfinite(before) and math.isfinite(after)):
+        return math.nan
+    return 0.0 if before == after else math.inf if before == 0 else after / before - 1
+
+
+def _tail(length: int) -> int:
+    return min(length - 1, int(length * (1 - LAST))) if length else 0
+
+
+def _last(data: Buckets | None) -> str:
+    return "–" if data is None or not len(data) else number(float(data.maximum[-1, 0]))
+
+
+_NOTHING: Final = join([], 1)
