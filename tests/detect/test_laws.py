@@ -1,6 +1,7 @@
 """The laws of every detector, on the composed monitor: it is what the service and the replay run."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ RUNS = {
 def judged(frames: Frames, cuts: list[int] | None = None) -> monitor.MonitorState:
     state = monitor.init()
     edges = [0, *sorted(set(cuts or [])), len(frames)]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         state = monitor.update(state, frames[start:stop])
     return state
 

@@ -9,13 +9,24 @@ import math
 
 import numpy as np
 
-from lossguard.detect import baseline, course, episode, layers, nonfinite, slide, slow, trigger, voices
+from lossguard.detect import (
+    baseline,
+    course,
+    episode,
+    habits,
+    layers,
+    nonfinite,
+    period,
+    slide,
+    slow,
+    trigger,
+    voices,
+)
 from lossguard.detect.state import MonitorState
 from lossguard.wire.frame import Floats64, Frames, Schema
 
 JUDGE_FRAMES = 60
 """AUC values in a task's baseline: its mean is then known to 0.003 at a batch of 512."""
-STEPS_KEPT = 64
 
 
 class Block:
@@ -55,6 +66,11 @@ class Block:
         signals, self.logs = layers.logs(frames)
         if signals:
             layers.fit(state.layers, schema.layers, signals)
+        self.habits = habits.columns(frames)
+        if self.habits.size:
+            habits.fit(state.habits, schema.layers)
+        gaps = np.diff(frames.times, prepend=state.time)
+        self.gaps = np.where(np.isfinite(gaps), gaps, 0.0)
         self.motion = signals.index(layers.MOTION) if layers.MOTION in signals else None
 
     def _column(self, schema: Schema, name: str) -> Floats64 | None:
@@ -71,7 +87,10 @@ class Block:
                 if state.open is None:
                     baseline.refresh(state.base)
                 slow.watch(state, int(self.frames.steps[t]), self.binary)
-            n = min(baseline.until_due(state.frame), layers.room(state.layers), total - t)
+            if state.frame and state.frame % period.EVERY_FRAMES == 0:
+                slow.once(state, int(self.frames.steps[t]))
+            room = min(layers.room(state.layers), habits.GROUP_FRAMES - len(state.habits.pending))
+            n = min(baseline.until_due(state.frame), room, total - t)
             passed, hits = self._ordinary(t, n)
             if passed:
                 self._pass(t, passed)
@@ -79,6 +98,8 @@ class Block:
                 self._frame(t + k, hits if k == passed else None)
             t += n
         state.last_step = int(self.frames.steps[-1])
+        if math.isfinite(self.frames.times[-1]):
+            state.time = float(self.frames.times[-1])
 
     def _ordinary(self, t: int, n: int) -> tuple[int, dict[int, int] | None]:
         """How many of the next frames are ordinary, and what flags the one after them, if that was found here.
@@ -89,6 +110,8 @@ class Block:
         if state.open is not None or state.probations or state.ruined or state.frame < course.FIRST_FRAMES:
             return 0, None
         if not self.whole[t : t + n].all() or self.broken[t : t + n].any() or nonfinite.watching(state.nonfinite):
+            return 0, None
+        if (self.gaps[t : t + n] > slow.STALL_SECONDS).any():
             return 0, None
         z = (self.rows[t : t + n] - state.base.centre) / state.base.scale
         if not (z > -baseline.FALL_SCALES).all():
@@ -105,12 +128,22 @@ class Block:
             state.judges[name] = [*state.judges[name], *values][-JUDGE_FRAMES:]
             state.recent[name] = [*state.recent[name], *values][-episode.KEPT_FRAMES :]
         self._rates(t, n)
-        self._labels(t + n - 1)
+        for k in range(t, t + n) if self.label_columns else ():
+            self._labels(k)
         layers.look(state.layers, self.logs[t : t + n])
         layers.learn(state.layers, self.logs[t : t + n])
         slide.extend(state.slide, self.rows[t : t + n, 0])
-        state.steps = [*state.steps, *self.frames.steps[t : t + n].tolist()][-STEPS_KEPT:]
+        period.extend(state.period, self.rows[t : t + n, 0])
+        state.steps = [*state.steps, *self.frames.steps[t : t + n].tolist()][-course.STEPS_KEPT :]
         state.frame += n
+        self._habits(t, n)
+
+    def _habits(self, t: int, n: int) -> None:
+        """The watch over habits, after the frames were counted."""
+        state = self.state
+        usual = state.open is None and not nonfinite.watching(state.nonfinite)
+        for found in habits.take(state.habits, self.habits[t : t + n], state.rate, usual):
+            slow.habit(state, int(self.frames.steps[t + n - 1]), found)
 
     def _rates(self, t: int, n: int) -> None:
         state = self.state
@@ -119,6 +152,8 @@ class Block:
         for k in range(n):
             rate = float(self.rates[t + k])
             if rate > 0 and math.isfinite(rate):
+                if rate != state.rate:
+                    state.rate_since = state.frame + k
                 if rate > state.rate * 1.2:
                     state.rate_rise, state.rate_frame = rate / state.rate, state.frame + k
                 state.rate = rate
@@ -126,12 +161,15 @@ class Block:
     def _labels(self, t: int) -> None:
         for task, column in self.label_columns.items():
             if self.frames.scalars_present[t, column]:
-                self.state.labels[task] = float(self.frames.scalars[t, column])
+                mean = float(self.frames.scalars[t, column])
+                self.state.labels[task] = mean
+                if math.isfinite(mean):
+                    slow.label(self.state, int(self.frames.steps[t]), task, mean)
 
     def _frame(self, t: int, hits: dict[int, int] | None) -> None:
         """Judge one frame with everything; the tests are not run again where they flagged it already."""
         state, step, row = self.state, int(self.frames.steps[t]), self.rows[t]
-        state.steps = [*state.steps, step][-STEPS_KEPT:]
+        state.steps = [*state.steps, step][-course.STEPS_KEPT :]
         self._rates(t, 1)
         self._labels(t)
         z = (row - state.base.centre) / state.base.scale
@@ -145,7 +183,10 @@ class Block:
         found = nonfinite.judge(state.nonfinite, self.frames, t, bool(self.broken[t]), usual, moves)
         if found is not None:
             slow.broken(state, step, found)
+        if self.gaps[t] > slow.STALL_SECONDS:
+            slow.gap(state, step, float(self.gaps[t]))
         slide.extend(state.slide, row[:1])
+        period.extend(state.period, row[:1])
         if state.open is None:
             if hits is None:
                 hits = course.first_hits(state, row) or trigger.test(state.trigger, state.frame, z)
@@ -162,3 +203,4 @@ class Block:
             layers.learn(state.layers, self.logs[t : t + 1])
         slow.probations(state, step)
         state.frame += 1
+        self._habits(t, 1)

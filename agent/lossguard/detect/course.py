@@ -15,6 +15,8 @@ from lossguard.detect.state import RATE_FRAMES, MonitorState, Probation
 from lossguard.wire.frame import Floats64
 from lossguard.wire.incident import IncidentKind
 
+STEPS_KEPT = 64
+"""Steps that are remembered by their frames."""
 JUDGE_MINIMUM = 8
 FIRST_FRAMES = 40
 FIRST_RATIO = 2.0

@@ -1,4 +1,5 @@
-"""What takes many frames to see: a model that never learns after a blow-up, a silent collapse, a slow slide; and NaN.
+"""What takes many frames to see: a model that never learns after a blow-up, a silent collapse, a slow slide; NaN; and
+the diagnoses, which are told once.
 
 These watches stand beside the episodes of `course` and use its words.
 """
@@ -7,9 +8,22 @@ import math
 
 import numpy as np
 
-from lossguard.detect import course, episode, nonfinite, slide, voices
+from lossguard.detect import course, drift, episode, habits, nonfinite, period, slide, voices
 from lossguard.detect.state import MonitorState
+from lossguard.wire.incident import IncidentKind
 
+FLAT_RATE_FRAMES = 1000
+SETTLED_SHARE = 0.01
+"""A learning rate that has not moved for 1000 frames while the loss's last quarter gained less than 1 % of all progress
+on the quarter before is worth a remark: decay cuts the spread between trials by three (B6)."""
+STALL_SECONDS = 1800.0
+"""What SageMaker Debugger's StalledTrainingRule waits. The service sees a stall as it lasts; a replay, afterwards."""
+HABITS: dict[str, IncidentKind] = {
+    "no_update": "no_update",
+    "overclipped": "overclipped",
+    "dead_units": "dead_units",
+    "unconverged_layer": "unconverged_layer",
+}
 BLOWN_FRAMES = 100
 """A total loss that reached 120 times its level (geometric mean of the two worst frames: one frame may be the batch's
 doing, two are the weights') before the model knew anything: if it knows nothing after 100 more frames either, it will
@@ -110,3 +124,64 @@ def broken(state: MonitorState, step: int, found: nonfinite.Finding) -> None:
     record.first_signal_step = step if found.layer else None
     record.tasks = found.tasks
     state.nonfinite.number = record.number
+
+
+def habit(state: MonitorState, step: int, found: habits.Finding) -> None:
+    """A habit was found, or the run updates again."""
+    if found.ended:
+        if state.habits.number is not None:
+            state.records[state.habits.number].end_step = step
+        state.habits.number = None
+        return
+    back = round(found.value) if found.kind == "no_update" else habits.GROUP_FRAMES * habits.HABIT_GROUPS
+    kind = HABITS[found.kind]
+    record = course.note(state, step, course.step_of(state, state.frame - min(back, course.STEPS_KEPT)), kind)
+    record.first_layer, record.value = found.layer, found.value
+    if found.kind == "no_update":
+        state.habits.number = record.number
+
+
+def once(state: MonitorState, step: int) -> None:
+    """The searches that run every 128 frames."""
+    if not state.period.found and state.open is None:
+        found = period.search(state.period)
+        if found is not None:
+            state.period.found = True
+            record = course.note(state, step, step, "periodic_loss")
+            record.value, record.peak = float(found[0]), found[1]
+    flat = state.rate > 0 and state.frame - state.rate_since >= FLAT_RATE_FRAMES
+    if flat and not state.told_rate and state.open is None and _settled(state):
+        state.told_rate = True
+        course.note(state, step, step, "learning_rate_not_decayed").value = state.rate
+
+
+def _settled(state: MonitorState) -> bool:
+    """Whether the loss has stopped falling: its last quarter is no better than the quarter before."""
+    values = state.period.values
+    quarter = len(values) // 4
+    if quarter < 64:
+        return False
+    early, late = (values[-2 * quarter : -quarter], values[-quarter:])
+    progress = float(np.median(values[:16])) - float(np.median(late))
+    return progress > 0 and float(np.median(early)) - float(np.median(late)) < SETTLED_SHARE * progress
+
+
+def label(state: MonitorState, step: int, task: str, mean: float) -> None:
+    """A task's label mean was measured."""
+    watch = state.drifts.setdefault(task, drift.Drift())
+    shift = drift.take(watch, mean)
+    if shift is None:
+        return
+    if shift and watch.number is None:
+        record = course.note(state, step, course.step_of(state, state.frame - drift.FRAMES + 1), "distribution_shift")
+        record.tasks, record.subject, record.value = (task,), task, shift
+        watch.number = record.number
+    elif not shift and watch.number is not None:
+        state.records[watch.number].end_step, watch.number = step, None
+
+
+def gap(state: MonitorState, step: int, seconds: float) -> None:
+    """No frame came for a long time, and then this one."""
+    before = state.steps[-2] if len(state.steps) > 1 else step
+    record = course.note(state, step, before, "stalled")
+    record.value, record.end_step = seconds, step

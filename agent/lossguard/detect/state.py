@@ -11,15 +11,18 @@ import numpy as np
 
 from lossguard.detect import baseline, layers, nonfinite, slide, trigger
 from lossguard.detect.baseline import Baseline
+from lossguard.detect.drift import Drift
 from lossguard.detect.episode import Episode, Judge
+from lossguard.detect.habits import Habits
 from lossguard.detect.layers import Layers
 from lossguard.detect.nonfinite import Nonfinite
+from lossguard.detect.period import Period
 from lossguard.detect.record import Record
 from lossguard.detect.slide import Slide
 from lossguard.detect.trigger import Trigger
 from lossguard.wire.frame import Floats64
 
-STATE_VERSION = 3
+STATE_VERSION = 4
 RATE_FRAMES = 30
 """A rise of the learning rate is named as the likely cause for 30 frames."""
 
@@ -58,7 +61,13 @@ class MonitorState:
         slide: the slow watch over losses without metrics.
         nonfinite: the watch over NaN and Inf.
         layers: the layers' baselines and signals.
+        habits: the watch over what goes on all the time.
+        period: the search for the period of an epoch.
+        drifts: the watch over each task's label mean.
+        time: when the last frame was handed over, Unix seconds; NaN where unknown.
         rate: the last learning rate; NaN before the first.
+        rate_since: the frame since which it has been what it is.
+        told_rate: whether its not falling was reported.
         rate_rise: the factor of its last rise.
         rate_frame: the frame of its last rise.
     """
@@ -83,9 +92,29 @@ class MonitorState:
     slide: Slide = field(default_factory=slide.init)
     nonfinite: Nonfinite = field(default_factory=nonfinite.init)
     layers: Layers = field(default_factory=layers.init)
+    habits: Habits = field(default_factory=Habits)
+    period: Period = field(default_factory=Period)
+    drifts: dict[str, Drift] = field(default_factory=dict)
+    time: float = math.nan
+    told_rate: bool = False
+    rate_since: int = 0
     rate: float = math.nan
     rate_rise: float = 1.0
     rate_frame: int = -RATE_FRAMES
 
 
-CLASSES = (MonitorState, Record, Baseline, Trigger, Judge, Episode, Probation, Slide, Nonfinite, Layers)
+CLASSES = (
+    MonitorState,
+    Record,
+    Baseline,
+    Trigger,
+    Judge,
+    Episode,
+    Probation,
+    Slide,
+    Nonfinite,
+    Layers,
+    Habits,
+    Period,
+    Drift,
+)

@@ -96,7 +96,20 @@ def explanation(record: Record) -> str:
         return f"{name} left its baseline at step {start} and {ended}{tail}."
     if record.kind == "loss_spike":
         return f"{name} spiked at step {start} and {ended}; the tasks' metrics did not fall with it{tail}."
-    return f"{name}: {record.kind.replace('_', ' ')} since step {start}{tail}."
+    layer = record.first_layer or "a layer"
+    return {
+        "no_update": f"No layer has been updated since about step {start}, though the learning rate is not 0.",
+        "stalled": f"No frame came for {record.value:.0f} seconds after step {start}.",
+        "periodic_loss": f"The loss repeats itself every {record.value:.0f} logged steps (autocorrelation "
+        f"{record.peak:.2f}): that is the period of an epoch, so the data are probably not shuffled.",
+        "unconverged_layer": f"{layer} still moves {record.value:.0f} times as much as the median layer, while the "
+        "others have settled; its inputs may be sparse or dead.",
+        "dead_units": f"{record.value:.0%} of the gradient of {layer} is zero: its units died.",
+        "learning_rate_not_decayed": f"The learning rate stays at {record.value:.3g} while the loss no longer falls.",
+        "distribution_shift": f"The label mean of task {record.subject} moved by {record.value:+.0%} at about step "
+        f"{start}; the data changed, not the model.",
+        "overclipped": f"{layer} is clipped to {record.value:.1e} of its update, step after step: it hardly learns.",
+    }.get(record.kind, f"{name}: {record.kind.replace('_', ' ')} since step {start}.")
 
 
 def advice(record: Record) -> str:
@@ -113,4 +126,13 @@ def advice(record: Record) -> str:
         return "It recovered; if it comes again, use Clippy, a longer warm-up or a lower learning rate."
     if record.kind == "loss_spike":
         return f"Nothing, unless it repeats: then look at the batch of step {record.onset_step}."
-    return "Look at the run's page."
+    return {
+        "no_update": "Look at the loss scaling, the clipping and the accumulators: nothing is learned meanwhile.",
+        "stalled": "Look at the input pipeline and the workers at that time.",
+        "periodic_loss": "Shuffle the data across the epoch, or widen the shuffle buffer.",
+        "unconverged_layer": "Look at the features that feed it; a lower learning rate for this layer alone may help.",
+        "dead_units": "Lower the learning rate or lengthen the warm-up; the units do not come back by themselves.",
+        "learning_rate_not_decayed": "Let the learning rate decay at the end: it narrows the spread between trials.",
+        "distribution_shift": "Check the data of that time before anything else.",
+        "overclipped": "Raise the absolute threshold of the clipping, or leave this layer out of it.",
+    }.get(record.kind, "Look at the run's page.")
