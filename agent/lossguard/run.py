@@ -116,9 +116,9 @@ class Run:
                 values[0, column] = float(scalars[name])
                 present[0, column] = True
         block = np.full((1, len(schema.layers), len(schema.stats)), np.nan, np.float32)
-        for column, name in enumerate(schema.stats):
-            if name in stats:
-                block[0, :, column] = [float(layers[layer][name]) for layer in schema.layers]
+        if stats:
+            rows = [[float(layers[layer][name]) for name in stats] for layer in schema.layers]
+            block[0][:, [schema.stats.index(name) for name in stats]] = rows
         frames = Frames(
             schema=schema,
             steps=np.array([step], np.int64),
@@ -188,10 +188,12 @@ def _warn_ragged() -> None:
 
 def _common_stats(layers: Mapping[str, Mapping[str, SupportsFloat]]) -> list[str]:
     """The stats that every layer of the step has, in the order of the first one."""
-    stats = [set(found) for found in layers.values()]
-    if not stats:
-        return []
-    common = set.intersection(*stats)
-    if any(found != common for found in stats):
-        _warn_ragged()
-    return [name for name in next(iter(layers.values())) if name in common]
+    found = iter(layers.values())
+    first = next(found, {})
+    names = first.keys()
+    common = set(first)
+    for stats in found:
+        if stats.keys() != names:
+            common &= stats.keys()
+            _warn_ragged()
+    return [name for name in first if name in common]
