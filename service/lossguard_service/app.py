@@ -6,8 +6,8 @@ Starting migrates the database; stopping finishes what is queued. Everything tha
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
@@ -26,6 +26,7 @@ from lossguard_service.ingest.routes import refusals
 from lossguard_service.ingest.routes import router as ingest_routes
 from lossguard_service.metrics.collector import Requests, page
 from lossguard_service.settings import Settings
+from lossguard_service.store.compact import compact, retain
 from lossguard_service.store.database import Database, open_database
 from lossguard_service.store.fleet import fleet
 from lossguard_service.store.migrate import migrate, pending
@@ -52,13 +53,22 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await migrate(database)
-        sweeper = asyncio.create_task(_sweep_for_ever(database, settings, clock))
+        background = [
+            asyncio.create_task(_for_ever(seconds, work))
+            for seconds, work in (
+                (
+                    settings.sweep_seconds,
+                    lambda: sweep(database, now=clock(), stalled_seconds=settings.stalled_seconds),
+                ),
+                (settings.compact_seconds, lambda: _compact(database, settings, clock)),
+            )
+        ]
         try:
             yield
         finally:
-            sweeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await sweeper
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
             await database.close()
 
     app = FastAPI(title="Lossguard", description=about or "", lifespan=lifespan, docs_url="/docs", redoc_url=None)
@@ -140,11 +150,21 @@ async def _metrics(request: Request) -> Response:
     return Response(body, media_type=CONTENT_TYPE_LATEST)
 
 
-async def _sweep_for_ever(database: Database, settings: Settings, clock: Callable[[], float]) -> None:
+async def _for_ever(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
     while True:
-        await asyncio.sleep(settings.sweep_seconds)
+        await asyncio.sleep(seconds)
         try:
-            await sweep(database, now=clock(), stalled_seconds=settings.stalled_seconds)
+            await work()
         except Exception:
-            # The next sweep may find the database again; a service that stopped looking would call silence health.
-            log.exception("the sweep for silent runs failed")
+            # The next round may find the database again; a service that stopped looking would call silence health.
+            log.exception("background work failed")
+
+
+async def _sweep(database: Database, settings: Settings, clock: Callable[[], float]) -> None:
+    await sweep(database, now=clock(), stalled_seconds=settings.stalled_seconds)
+
+
+async def _compact(database: Database, settings: Settings, clock: Callable[[], float]) -> None:
+    await compact(database, now=clock())
+    if settings.full_days is not None:
+        await retain(database, now=clock(), full_seconds=86_400 * settings.full_days)

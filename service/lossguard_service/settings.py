@@ -44,6 +44,17 @@ class Settings(BaseSettings):
     active_seconds: float = Field(
         default=86_400.0, gt=0, description="Runs that were not heard of for so many seconds leave `/metrics`."
     )
+    compact_seconds: float = Field(
+        default=60.0, gt=0, description="How often chunks are compacted into segments, in seconds."
+    )
+    full_days: float | None = Field(
+        default=None,
+        gt=0,
+        description=(
+            "Frames of runs that ended are kept for so many days, then only their minima, maxima and means, and what "
+            "lies within 500 steps of an incident; unset keeps everything."
+        ),
+    )
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="What is logged.")
 
 

@@ -11,7 +11,7 @@ from services import Clock, run, service
 from lossguard.wire.chunk import AttemptStart, Chunk, ChunkId, encode
 from lossguard.wire.frame import Frames, Schema
 from lossguard.wire.numbers import from_json_number
-from lossguard_service.store import series, summary
+from lossguard_service.store import compact, series, summary
 from lossguard_service.store.buckets import Buckets, bucket, edges_by_width
 
 RUN = "/v1/projects/video/runs/ranker"
@@ -57,8 +57,10 @@ def test_a_summary_says_what_one_bucket_over_the_chunk_says(seed: int) -> None:
     block = rough(1, 50, seed)
     held = summary.load(summary.summarize(block))
     edges = np.zeros(1, np.int64)
-    for column in range(block.scalars.shape[1]):
-        check(held.scalar(column, 1, 50), block.steps, block.scalars[:, column], block.scalars_present[:, column])
+    scalars = summary.load_scalars(summary.summarize(block), 1, 50)
+    for n in range(block.scalars.shape[1]):
+        one = Buckets(scalars.first, scalars.last, *(getattr(scalars, c)[:, n : n + 1] for c in Buckets.__slots__[2:]))
+        check(one, block.steps, block.scalars[:, n], block.scalars_present[:, n])
     for k in range(3):
         for layer in range(len(LAYERS)):
             check(held.stat(k, layer, 1, 50), block.steps, block.stats[:, layer, k], block.stats_present[:, k], 1e-4)
@@ -68,17 +70,17 @@ def test_a_summary_says_what_one_bucket_over_the_chunk_says(seed: int) -> None:
         layers = held.layers(k, 1, 50)
         for name in ("count", "nonfinite", "minimum", "maximum"):
             assert_array_equal(getattr(layers, name), getattr(whole, name))
-        over = np.where(block.stats_present[:, k, None], block.stats[:, :, k], np.nan)
-        assert_array_equal(held.over_layers[k], np.fmax.reduce(over, axis=1))
 
 
-@pytest.mark.parametrize("raw_chunks", [0, 1000])
+@pytest.mark.parametrize("kept", ["chunks", "summaries", "segments", "pyramid"])
 @pytest.mark.parametrize("points", [1, 7, 100, 5000])
 def test_any_zoom_says_what_the_frames_say(
-    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, raw_chunks: int, points: int
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, kept: str, points: int
 ) -> None:
-    """With `raw_chunks` 0 summaries are read wherever there are more chunks than points."""
-    monkeypatch.setattr(series, "RAW_CHUNKS", raw_chunks)
+    """Whatever it is read from: chunks, their summaries, segments, or what retention leaves."""
+    monkeypatch.setattr(series, "RAW_CHUNKS", 0 if kept == "summaries" else 1000)
+    monkeypatch.setattr(compact, "SEGMENT_FRAMES", 64)
+    monkeypatch.setattr(compact, "INCIDENT_STEPS", -1000)
     # Attempt 1 is superseded after step 250, in the middle of one of its chunks.
     first, second = rough(1, 300, 1), rough(251, 420, 2)
     steps = np.concatenate([first.steps[:250], second.steps])
@@ -88,20 +90,30 @@ def test_any_zoom_says_what_the_frames_say(
     stats_present = np.concatenate([first.stats_present[:250], second.stats_present])
 
     async def story() -> None:
-        async with service(sqlite_url, Clock()) as one:
-            for chunk in chunks(first, size=16) + chunks(second, size=20, attempt=SECOND, start_step=250):
+        clock = Clock()
+        async with service(sqlite_url, clock) as one:
+            for chunk in chunks(first, size=16) + chunks(
+                second, size=20, attempt=SECOND, start_step=250, stop="failed"
+            ):
                 assert (await one.put(chunk)).status_code == 200
             database, run_id = one.app.state.database, 1
+            if kept in ("segments", "pyramid"):
+                assert await compact.compact(database, now=clock()) > 4
+                # What is too short for a segment waits until the run has been quiet.
+                assert await compact.compact(database, now=clock() + 2 * compact.SETTLED_SECONDS) > 0
+                assert await compact.compact(database, now=clock() + 2 * compact.SETTLED_SECONDS) == 0
+            if kept == "pyramid":
+                assert await compact.retain(database, now=clock() + 1e6, full_seconds=1e5) > 3
             for window in ((None, None), (37, 333)):
                 low, high = window[0] or 1, window[1] or 420
                 here = (steps >= low) & (steps <= high)
                 found = await series.scalar_series(
                     database, run_id, "loss/click", first=window[0], last=window[1], points=points
                 )
+                assert found.count.sum() >= present[here, 1].sum()
                 check(found, steps, scalars[:, 1], present[:, 1])
                 assert len(found) <= points
-                assert found.count.sum() >= present[here, 1].sum()
-                if raw_chunks:
+                if kept in ("chunks", "segments"):
                     assert (found.first[0], found.last[-1]) == (low, high)
                 found = await series.stat_series(
                     database, run_id, LAYERS[2], "gradient_norm", first=window[0], last=window[1], points=points

@@ -26,6 +26,10 @@ _OFFLOAD_VALUES: Final = 20_000
 """Larger blocks are judged off the event loop; for smaller ones the hop costs more than it saves."""
 
 
+class FramesGone(LookupError):
+    """Retention has dropped frames that would have to be judged anew; the run stays judged as far as it was."""
+
+
 @dataclass(frozen=True, slots=True)
 class Judged:
     """A detector state and what it has seen.
@@ -167,5 +171,10 @@ def _blocks(
         end = index
         while end < stretch.next_index and (stretch.attempt, end) not in fresh:
             end += 1
-        yield from chunks.decoded(connection, run_id, stretch.attempt, index, end)
-        index = end
+        for place, frames in chunks.decoded(connection, run_id, stretch.attempt, index, end):
+            if place != index:
+                break
+            yield place, frames
+            index += 1
+        if index != end:
+            raise FramesGone(f"chunk {index} of attempt {stretch.attempt} is no longer kept in full")

@@ -250,7 +250,7 @@ async def _answer(
     for batch in batches(pieces):
         row = batch[0].row
         if isinstance(row, SegmentRow) and (not row.is_full or (from_pyramid and batch[0].is_whole)):
-            found.append(await _from_pyramid(database, run_id, question, row, batch[0].until, schemas))
+            found.append(await _from_pyramid(database, run_id, question, batch[0], row, low, high, schemas))
         elif isinstance(row, ChunkRow) and from_summaries:
             found.extend(await _from_summaries(database, run_id, question, batch, schemas))
         else:
@@ -260,7 +260,7 @@ async def _answer(
             found.extend(await asyncio.to_thread(_from_frames, question, blocks, low, high, width))
     joined = buckets.join(found, question.width)
     # A bucket may have begun in one piece and ended in the next.
-    return buckets.merge(joined, buckets.edges_by_width(np.maximum(joined.first, low), low, width))
+    return buckets.merge(joined, buckets.edges_by_width(joined.first.clip(low, high), low, width))
 
 
 def _from_frames(question: _Question, blocks: Sequence[Frames], low: int, high: int, width: int) -> list[Buckets]:
@@ -276,18 +276,21 @@ async def _from_pyramid(
     database: Database,
     run_id: int,
     question: _Question,
+    piece: Piece,
     row: SegmentRow,
-    until: int,
+    low: int,
+    high: int,
     schemas: dict[int, Schema],
 ) -> Buckets:
+    """The buckets that reach into [low, high], but for one that reaches beyond what counts of a superseded attempt."""
     names = schemas[row.schema]
 
     def read(connection: Connection) -> dict[int, bytes]:
         return segments.parts_of(connection, schema.pyramid, run_id, row, question.parts(names))
 
     found = await asyncio.to_thread(question.of_pyramid, await database.read(read), names)
-    counted = int(found.last.searchsorted(until, "right"))
-    return Buckets(*(getattr(found, name)[:counted] for name in Buckets.__slots__))
+    rows = (found.last >= low) & (found.first <= high) & (found.last <= piece.until)
+    return Buckets(*(getattr(found, name)[rows] for name in Buckets.__slots__))
 
 
 async def _from_summaries(

@@ -1,10 +1,9 @@
-"""A chunk's summary: its frames as one bucket, and the largest value over layers at each of its steps.
+"""A chunk's summary: its frames as one bucket, for overviews of runs that are not compacted yet.
 
-Written at ingest, so that an overview of a long run reads a twentieth of its bytes. Specification: seven little-endian
-uint32 (version 1, T, S, L, K, and the sizes of the two sections), then two sections of `lossguard.wire.arrays`.
-Section one, float64: the scalars' count, nonfinite, minimum, maximum, mean, each [S]. Section two, float32: the stats'
-count [K], nonfinite [K, L], minimum, maximum, mean [K, L] each, and the maximum over layers without NaN [K, T].
-The mean is rounded to 16 mantissa bits: the chunk's own stats have 10 by default.
+Written at ingest, so that an overview need not decode every chunk. Specification: seven little-endian uint32 (version
+1, T, S, L, K, and the sizes of the two sections), then two sections of `lossguard.wire.arrays`. Section one, float64:
+the scalars' count, nonfinite, minimum, maximum, mean, each [S]. Section two, float32: the stats' count [K], and
+nonfinite, minimum, maximum, mean, each [K, L]. The mean is rounded to 16 mantissa bits: stats have 10 by default.
 """
 
 import struct
@@ -29,15 +28,8 @@ _PREFIX = struct.Struct("<7I")
 class Summary:
     """What `load` gives back; arrays as in the module's specification."""
 
-    frames: int
-    scalars: NDArray[np.float64]
     stat_count: NDArray[np.float32]
     stats: NDArray[np.float32]
-    over_layers: NDArray[np.float32]
-
-    def scalar(self, column: int, first: int, last: int) -> Buckets:
-        """One scalar as a bucket that spans the chunk."""
-        return _one(first, last, *self.scalars[:, column])
 
     def stat(self, stat: int, layer: int, first: int, last: int) -> Buckets:
         """One stat of one layer as a bucket that spans the chunk."""
@@ -73,7 +65,6 @@ def summarize(frames: Frames) -> bytes:
         scalars[4] = np.where(present, frames.scalars, 0.0).sum(axis=0) / scalars[0]
         stat_count = frames.stats_present.sum(axis=0).astype(np.float32)
         stats = np.zeros((4, n_layers, k), np.float32)
-        over = np.full((t, k), np.nan, np.float32)
         if stats.size and t:
             measured = total = frames.stats
             if not frames.stats_present.all():
@@ -85,23 +76,19 @@ def summarize(frames: Frames) -> bytes:
             stats[2] = np.fmax.reduce(measured, axis=0)
             stats[3] = np.add.reduce(total, axis=0, dtype=np.float64) / stat_count
             stats[3] = round_mantissa(stats[3], 16)
-            # Layers first, copied: reducing the middle axis of the original takes six times as long.
-            over[:] = np.fmax.reduce(np.ascontiguousarray(measured.transpose(1, 0, 2)), axis=0)
-    flat = np.concatenate([stat_count, stats.transpose(0, 2, 1).ravel(), over.T.ravel()])
+    flat = np.concatenate([stat_count, stats.transpose(0, 2, 1).ravel()])
     sections = [pack(scalars), pack(flat)]
     return _PREFIX.pack(VERSION, t, s, n_layers, k, *map(len, sections)) + b"".join(sections)
 
 
 def load(data: bytes) -> Summary:
     """The inverse of `summarize`; it reads what this service wrote."""
-    version, t, s, n_layers, k, size, size_stats = _PREFIX.unpack_from(data)
+    version, _, _, n_layers, k, size, size_stats = _PREFIX.unpack_from(data)
     if version != VERSION:
         raise ValueError(f"a chunk summary of version {version}: update this replica")
-    start = _PREFIX.size
-    scalars = unpack(data[start : start + size], np.dtype("<f8"), (5, s))
-    flat = unpack(data[start + size : start + size + size_stats], np.dtype("<f4"), (k + 4 * k * n_layers + k * t,))
-    split = k + 4 * k * n_layers
-    return Summary(t, scalars, flat[:k], flat[k:split].reshape(4, k, n_layers), flat[split:].reshape(k, t))
+    start = _PREFIX.size + size
+    flat = unpack(data[start : start + size_stats], np.dtype("<f4"), (k + 4 * k * n_layers,))
+    return Summary(flat[:k], flat[k:].reshape(4, k, n_layers))
 
 
 def load_scalars(data: bytes, first: int, last: int) -> Buckets:

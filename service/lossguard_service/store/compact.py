@@ -1,0 +1,200 @@
+"""Compaction and retention: chunks' bytes into segments and a pyramid, and old segments down to their pyramid.
+
+Both are restartable at any point and safe with several replicas: each step is one transaction under the run's lock that
+first looks whether it is still to be done. Nothing is lost by compaction; retention drops frames that are older than
+asked, but for those within `INCIDENT_STEPS` of an incident, and never the pyramid, the incidents or the chunks' index.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from lossguard.wire.chunk import decode
+from lossguard.wire.frame import Frames
+from lossguard_service.store import chunks, schema, segments
+from lossguard_service.store.database import Database
+from lossguard_service.store.incidents import incidents_of
+from lossguard_service.store.runs import attempts_of, run_of
+
+SEGMENT_FRAMES: Final = 4096
+INCIDENT_STEPS: Final = 500
+SETTLED_SECONDS: Final = 3600.0
+"""The rest of an attempt, too short for a segment of full size, becomes one when it has been quiet for so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Chunks of one attempt that are to become one segment.
+
+    Attributes:
+        attempt: the attempt's number.
+        rows: index and frames of each chunk, without gaps; those without frames included.
+        schema: the number of their column names.
+    """
+
+    attempt: int
+    rows: tuple[tuple[int, int], ...]
+    schema: int
+
+
+async def compact(database: Database, *, now: float, limit: int = 64) -> int:
+    """Make up to `limit` segments out of what lies ready, whatever run it belongs to; returns how many were made."""
+    made = 0
+    for run_id in await database.read(_runs_with_bytes):
+        while made < limit:
+            if not await compact_one(database, run_id, now=now):
+                break
+            made += 1
+    return made
+
+
+async def compact_one(database: Database, run_id: int, *, now: float) -> bool:
+    """Make the run's next segment; False if there is none to make."""
+
+    def read(connection: Connection) -> tuple[_Plan, dict[int, bytes]] | None:
+        plan = _next(connection, run_id, now)
+        if plan is None:
+            return None
+        first, last = plan.rows[0][0], plan.rows[-1][0]
+        return plan, chunks.bytes_of(connection, run_id, plan.attempt, first, last)
+
+    found = await database.read(read)
+    if found is None:
+        return False
+    plan, data = found
+    frames, parts, pyramid = await asyncio.to_thread(_build, plan, data)
+    first, end = plan.rows[0][0], plan.rows[-1][0] + 1
+    key = {"run_id": run_id, "attempt": plan.attempt, "first_index": first}
+    row = {
+        **key,
+        "next_index": end,
+        "first_step": int(frames.steps[0]),
+        "last_step": int(frames.steps[-1]),
+        "frames": len(frames),
+        "schema": plan.schema,
+        "is_full": True,
+        "created": now,
+    }
+
+    def write(connection: Connection) -> None:
+        _lock(connection, run_id)
+        table = schema.chunk_bytes
+        mine = (table.c.run_id == run_id, table.c.attempt == plan.attempt, table.c.index.between(first, end - 1))
+        if connection.execute(sa.select(sa.func.count()).where(*mine)).scalar_one() != len(plan.rows):
+            return  # another replica was faster
+        connection.execute(sa.insert(schema.segments), row)
+        connection.execute(sa.insert(schema.segment_parts), [{**key, "part": n, "data": d} for n, d in parts.items()])
+        connection.execute(sa.insert(schema.pyramid), [{**key, "part": n, "data": d} for n, d in pyramid.items()])
+        for gone in (schema.chunk_bytes, schema.chunk_summaries):
+            connection.execute(
+                sa.delete(gone).where(
+                    gone.c.run_id == run_id, gone.c.attempt == plan.attempt, gone.c.index.between(first, end - 1)
+                )
+            )
+
+    await database.write(write)
+    return True
+
+
+async def retain(database: Database, *, now: float, full_seconds: float) -> int:
+    """Drop the frames of segments that are older than `full_seconds` and away from incidents; returns how many."""
+
+    def read(connection: Connection) -> list[tuple[int, int, int]]:
+        table = schema.segments
+        query = sa.select(table.c.run_id, table.c.attempt, table.c.first_index).where(
+            table.c.is_full.is_(True), table.c.created < now - full_seconds
+        )
+        return [(row[0], row[1], row[2]) for row in connection.execute(query)]
+
+    dropped = 0
+    for run_id, attempt, first_index in await database.read(read):
+
+        def write(
+            connection: Connection, run_id: int = run_id, attempt: int = attempt, first_index: int = first_index
+        ) -> bool:
+            run = run_of(_lock(connection, run_id))
+            rows = segments.rows_of(connection, run_id, attempt=attempt)
+            row = next((one for one in rows if one.first_index == first_index), None)
+            # While a run trains, a restart may need its frames judged anew.
+            if row is None or not row.is_full or (run.stop_reason is None and run.last_seen > now - full_seconds):
+                return False
+            limit = {one.number: one.superseded_after for one in attempts_of(connection, run_id)}[attempt]
+            if limit is not None and row.first_step <= limit < row.last_step:
+                return False  # a bucket of the pyramid would hold what counts and what does not
+            for stored in incidents_of(connection, run_id, superseded=True):
+                onset, end = stored.incident.onset_step, stored.incident.end_step
+                until = stored.incident.peak_step if end is None else end
+                if row.first_step <= until + INCIDENT_STEPS and row.last_step >= onset - INCIDENT_STEPS:
+                    return False
+            table, head = schema.segment_parts, schema.segments
+            connection.execute(
+                sa.delete(table).where(
+                    table.c.run_id == run_id, table.c.attempt == attempt, table.c.first_index == first_index
+                )
+            )
+            connection.execute(
+                sa.update(head)
+                .where(head.c.run_id == run_id, head.c.attempt == attempt, head.c.first_index == first_index)
+                .values(is_full=False)
+            )
+            return True
+
+        dropped += await database.write(write)
+    return dropped
+
+
+def _lock(connection: Connection, run_id: int) -> sa.Row[tuple[object, ...]]:
+    return connection.execute(sa.select(schema.runs).where(schema.runs.c.id == run_id).with_for_update()).one()
+
+
+def _runs_with_bytes(connection: Connection) -> list[int]:
+    table = schema.chunk_bytes
+    return list(connection.execute(sa.select(table.c.run_id).distinct().order_by(table.c.run_id)).scalars())
+
+
+def _next(connection: Connection, run_id: int, now: float) -> _Plan | None:
+    row = connection.execute(sa.select(schema.runs).where(schema.runs.c.id == run_id)).one_or_none()
+    if row is None:
+        return None
+    run = run_of(row)
+    quiet = run.last_seen < now - SETTLED_SECONDS
+    ends = segments.ends_of(connection, run_id)
+    table = schema.chunks
+    for attempt in attempts_of(connection, run_id):
+        start = ends.get(attempt.number, 0)
+        query = (
+            sa.select(table.c.index, table.c.frames, table.c.schema, table.c.first_step, table.c.last_step)
+            .where(table.c.run_id == run_id, table.c.attempt == attempt.number)
+            .where(table.c.index >= start, table.c.index < attempt.next_index)
+            .order_by(table.c.index)
+            .limit(SEGMENT_FRAMES)
+        )
+        found: list[tuple[int, int]] = []
+        number, total, is_done, through = None, 0, False, 0
+        for index, frames, names, first_step, last_step in connection.execute(query):
+            if frames and number is not None and (names != number or first_step <= through):
+                is_done = True  # other columns, or steps again: the segment ends here, short as it is
+                break
+            if frames:
+                number, through = names, last_step
+            found.append((index, frames))
+            total += frames
+            if total >= SEGMENT_FRAMES:
+                is_done = True
+                break
+        if number is not None and total and (is_done or quiet):
+            return _Plan(attempt.number, tuple(found), number)
+    return None
+
+
+def _build(plan: _Plan, data: dict[int, bytes]) -> tuple[Frames, dict[int, bytes], dict[int, bytes]]:
+    blocks = [decode(data[index]).frames for index, count in plan.rows if count]
+    columns = ("steps", "times", "scalars", "stats", "scalars_present", "stats_present")
+    whole = Frames(blocks[0].schema, *(np.concatenate([getattr(block, name) for block in blocks]) for name in columns))
+    edges = np.array(list(accumulate((len(block) for block in blocks[:-1]), initial=0)), np.int64)
+    return whole, segments.build(whole), segments.build_pyramid(whole, edges)

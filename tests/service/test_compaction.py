@@ -1,0 +1,161 @@
+"""Compaction changes nothing that can be read; retention keeps what an incident needs; replicas may do both at once."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from chunk_trainer import SECOND, chunks, frames
+from services import Clock, Service, run, service
+from test_ingest_laws import diverging, serially, state
+
+from lossguard_service.store import compact, schema
+
+RUN = "/v1/projects/video/runs/ranker"
+LATER = 2 * compact.SETTLED_SECONDS
+
+
+@pytest.fixture(autouse=True)
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment is full with 64 frames."""
+    monkeypatch.setattr(compact, "SEGMENT_FRAMES", 64)
+
+
+async def count(one: Service, table: sa.Table) -> int:
+    return await one.app.state.database.read(
+        lambda connection: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+    )
+
+
+async def everything(one: Service) -> list[Any]:
+    step = await one.get(f"{RUN}/steps/200")
+    exported = (await one.client.get(f"{RUN}/export", params={"format": "csv", "what": "stats"})).content
+    return [await state(one), step, exported]
+
+
+def test_compaction_changes_nothing_that_can_be_read(database_url: str, clock: Clock) -> None:
+    async def story() -> None:
+        async with service(database_url, clock) as one:
+            for chunk in diverging():
+                await one.put(chunk)
+            before = await everything(one)
+            assert await compact.compact(one.app.state.database, now=clock()) == 6
+            assert await count(one, schema.chunk_bytes) == 1
+            assert await everything(one) == before
+            assert await compact.compact(one.app.state.database, now=clock() + LATER) == 1
+            assert await count(one, schema.chunk_bytes) == 0
+            assert await count(one, schema.chunk_summaries) == 0
+            assert await everything(one) == before
+            for chunk in diverging():
+                assert (await one.put(chunk)).json()["duplicate"] is True
+
+    run(story())
+
+
+def test_a_fresh_replica_judges_on_from_segments(
+    database_url: str, clock: Clock, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    data = diverging()
+    expected = run(serially(f"sqlite:///{tmp_path_factory.mktemp('serial') / 'x.db'}", data))
+
+    async def story() -> dict[str, Any]:
+        async with service(database_url, clock) as one:
+            for chunk in data[:9]:
+                await one.put(chunk)
+            assert await compact.compact(one.app.state.database, now=clock()) == 4
+        async with service(database_url, clock) as one:
+            for chunk in data[9:]:
+                assert (await one.put(chunk)).status_code == 200
+            return await state(one)
+
+    assert run(story()) == expected
+
+
+def test_replicas_that_compact_at_once_make_each_segment_once(database_url: str, clock: Clock) -> None:
+    async def story() -> None:
+        async with service(database_url, clock) as one, service(database_url, clock) as other:
+            for chunk in diverging():
+                await one.put(chunk)
+            before = await everything(one)
+            await asyncio.gather(*(compact.compact(who.app.state.database, now=clock()) for who in (one, other) * 2))
+            assert await count(one, schema.segments) == 6
+            assert await everything(other) == before
+
+    run(story())
+
+
+def test_ingest_goes_on_while_segments_are_made(sqlite_url: str, clock: Clock) -> None:
+    data = chunks(frames(1, 640), size=8)
+
+    async def story() -> None:
+        async with service(sqlite_url, clock) as one:
+
+            async def compacting() -> None:
+                for _ in range(12):
+                    await compact.compact(one.app.state.database, now=clock(), limit=1)
+
+            async def sending() -> None:
+                for chunk in data:
+                    assert (await one.put(chunk)).status_code == 200
+                    assert len((await one.get(f"{RUN}/series", name="loss", points=5000))["first"]) > 0
+
+            await asyncio.gather(compacting(), sending())
+            assert (await one.get(f"{RUN}/series", name="loss", points=5000))["first"] == list(range(1, 641))
+
+    run(story())
+
+
+def test_retention_keeps_incidents_and_runs_that_train(
+    sqlite_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compact, "INCIDENT_STEPS", 10)
+
+    async def story() -> None:
+        async with service(sqlite_url, clock) as one:
+            database = one.app.state.database
+            data = chunks(frames(1, 640, diverges_at=420), stop="failed")
+            for chunk in data[:-1]:
+                await one.put(chunk)
+            await compact.compact(database, now=clock())
+            assert await compact.retain(database, now=clock() + 100, full_seconds=1000) == 0
+            assert await compact.retain(database, now=clock() + 900, full_seconds=1000) == 0
+            await one.put(data[-1])
+            clock.now += LATER
+            await compact.compact(database, now=clock())
+            incident = (await one.get(f"{RUN}/incidents"))["incidents"][0]
+            assert await compact.retain(database, now=clock() + 10_000, full_seconds=1000) > 0
+            onset = incident["onset_step"]
+            assert (await one.get(f"{RUN}/steps/{onset}"))["step"] == onset
+            gone = await one.client.get(f"{RUN}/steps/5")
+            assert gone.status_code == 404
+            overview = await one.get(f"{RUN}/series", name="loss", points=5000)
+            assert (overview["first"][0], overview["last"][-1]) == (1, 640)
+            assert sum(overview["count"]) == 640
+            assert (await one.get(f"{RUN}/gaps"))["gaps"] == []
+            # A new attempt from a step whose frames are gone: kept, but not judged as if nothing had been there.
+            late = chunks(frames(31, 60), attempt=SECOND, start_step=30)
+        async with service(sqlite_url, clock) as one:
+            for chunk in late:
+                answer = await one.put(chunk)
+                assert answer.status_code == 200
+                assert answer.json()["judged_step"] != 60
+
+    run(story())
+
+
+def test_a_trainer_that_repeats_steps_is_compacted_too(sqlite_url: str, clock: Clock, tmp_path: Path) -> None:
+    from lossguard.wire.chunk import AttemptStart, Chunk, ChunkId, encode
+
+    blocks = [frames(1, 40), frames(30, 70), frames(71, 140)]
+
+    async def story() -> None:
+        async with service(sqlite_url, clock) as one:
+            for index, block in enumerate(blocks):
+                events = (AttemptStart(0, 1.7e9, {}),) if index == 0 else ()
+                data = encode(Chunk(ChunkId("video", "ranker", "a" * 32, index), block, events=events))
+                assert (await one.put(data)).json()["judged_step"] == int(block.steps[-1])
+            assert await compact.compact(one.app.state.database, now=clock() + LATER) >= 2
+            assert await count(one, schema.chunk_bytes) == 0
+
+    run(story())
