@@ -82,7 +82,7 @@ def _row(name: str, at: int, maps: Mapping[str, HeatMap], notes: list[str]) -> t
     if bad:
         notes.append(f"NaN or Inf in {bad:,} values")
     if change == 0.0:
-        notes.append("its weights did not move in the last fifth")
+        notes.append("its weight norm did not change measurably in the last fifth")
     zero = _column(maps.get(stats.GRADIENT_ZERO_FRACTION), at)
     if (
         gradient is not None
