@@ -101,6 +101,8 @@ def search(period: Period) -> tuple[int, float] | None:
         return None
     # Multiples of the period correlate as well: the first lag that is nearly as good as the best one is the period.
     first = start + int(np.flatnonzero(correlation[start:] >= 0.9 * tallest)[0])
-    end = min(first + SMOOTH, longest)
+    end = min(first + first // 4, longest)
     lag = first + int(np.argmax(correlation[first : end + 1]))
+    if lag + 1 >= longest:
+        return None  # still rising at the longest lag that this much history can show
     return lag * period.stride, float(correlation[lag])

@@ -1,0 +1,90 @@
+"""`lossguard replay` as people and the acceptance call it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from lossguard.cli.main import app
+
+runner = CliRunner()
+FIELDS = {
+    "kind", "onset_step", "detected_step", "declared_full_step", "end_step", "peak_step", "peak", "residual",
+    "first_signal_step", "first_layer", "tasks", "explanation",
+}  # fmt: skip
+
+
+def log(path: Path, jump: bool) -> Path:
+    values = 2 + 2 * np.exp(-np.arange(400) / 60) + 0.02 * np.random.default_rng(0).standard_normal(400)
+    values[200:] += 1.5 * jump
+    path.write_text("step,loss\n" + "".join(f"{i + 1},{value:.5f}\n" for i, value in enumerate(values)))
+    return path
+
+
+def test_one_file_gives_one_document_in_the_shape_that_others_parse(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["replay", "--format", "json", str(log(tmp_path / "bad.csv", True))])
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert (document["run"], document["steps"], document["status"]) == ("bad", [1, 400], "diverged")
+    (incident,) = document["incidents"]
+    assert set(incident) >= FIELDS
+    assert incident["kind"] == "full_divergence"
+    assert incident["onset_step"] == 201
+
+
+def test_several_files_give_their_runs_in_the_order_given(tmp_path: Path) -> None:
+    paths = [str(log(tmp_path / f"{name}.csv", name == "b")) for name in ("c", "a", "b")]
+    document = json.loads(runner.invoke(app, ["replay", "--format", "json", *paths]).stdout)
+    assert [(run["run"], run["status"]) for run in document["runs"]] == [
+        ("c", "healthy"), ("a", "healthy"), ("b", "diverged"),
+    ]  # fmt: skip
+
+
+def test_non_finite_numbers_are_strings_in_the_document(tmp_path: Path) -> None:
+    (tmp_path / "nan.csv").write_text("step,loss\n1,3\n2,2\n3,nan\n")
+    document = json.loads(runner.invoke(app, ["replay", "--format", "json", str(tmp_path / "nan.csv")]).stdout)
+    (incident,) = document["incidents"]
+    assert (incident["kind"], incident["peak"]) == ("nonfinite", "Infinity")
+
+
+def test_the_table_says_what_happened_and_what_to_do(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["replay", str(log(tmp_path / "bad.csv", True))], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert "bad: diverged, steps 1 to 400" in result.stdout
+    assert "full divergence" in result.stdout
+
+
+def test_the_plot_is_one_page_that_needs_nothing_else(tmp_path: Path) -> None:
+    out = tmp_path / "out.html"
+    result = runner.invoke(app, ["replay", str(log(tmp_path / "bad.csv", True)), "--plot", str(out)])
+    assert result.exit_code == 0
+    page = out.read_text()
+    assert "<svg" in page
+    assert "http" not in page
+    assert "full divergence" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--format", "xml", "x.csv"], "table or json"),
+        (["--scalar", "loss", "x.csv"], "NAME=COLUMN"),
+        (["nothing.csv"], "no such file"),
+    ],
+)
+def test_bad_arguments_get_a_sentence_and_exit_code_2(arguments: list[str], words: str) -> None:
+    result = runner.invoke(app, ["replay", *arguments])
+    assert result.exit_code == 2
+    assert words in result.output
+
+
+def test_a_recorded_divergence_is_found_with_its_layer(shared: Path) -> None:
+    path = shared / "traces" / "runs" / "late_lrstep_s0.npz"
+    document = json.loads(runner.invoke(app, ["replay", "--format", "json", str(path)]).stdout)
+    assert document["status"] == "diverged"
+    full = [incident for incident in document["incidents"] if incident["kind"] == "full_divergence"]
+    assert abs(full[0]["onset_step"] - 301) <= 3
+    assert full[0]["first_layer"]
+    assert "learning rate rose" in full[0]["explanation"]
