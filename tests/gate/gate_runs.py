@@ -51,7 +51,7 @@ def frames_of(
     values = {
         "loss/click": click,
         "label_mean/click": rate,
-        "prediction_mean/click": rate,
+        "prediction_mean/click": rate * (1 + 0.01 * column["prediction_mean/click"]),
         "prediction_std/click": np.where(broken, 1e-7, 0.15 + 0.005 * column["prediction_std/click"]),
         "batch_auc/click": np.where(broken, 0.5, 0.67) + 0.02 * column["batch_auc/click"],
         "loss/play": rmse**2,

@@ -94,7 +94,7 @@ def test_no_service_exits_4_and_publishes_nothing(model: Path, tmp_path: Path) -
         (["--step", 0], "1 or more"),
         (["--step", "ten"], "valid integer"),
         (["--artifact", "/nowhere"], "does not exist"),
-        (["--policy", "lenient"], "there are default, strict"),
+        (["--policy", "lenient"], "there are default"),
         (["--metrics", "/nowhere.json"], "cannot be read"),
         (["--wait", "soon"], "90s, 10m or 1h"),
         (["--format", "xml"], "table or json"),

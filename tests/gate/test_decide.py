@@ -163,6 +163,8 @@ def collapsed(values: dict[str, np.ndarray]) -> None:
     [
         (collapsed, "batch_auc/click", "has collapsed"),
         (lambda v: v["loss/click"].__imul__(1.2), "normalized_entropy/click", "worse than its base rate"),
+        (lambda v: v["prediction_mean/click"].__imul__(1.8), "calibration/click", "80% too high"),
+        (lambda v: v["prediction_mean/click"].__imul__(0.3), "calibration/click", "70% too low"),
         (lambda v: v["prediction_std/click"].fill(1e-8), "prediction_spread/click", "as good as constant"),
         (lambda v: v["prediction_std/play"].fill(0.0), "prediction_spread/play", "as good as constant"),
         (lambda v: v["rmse/play"].__imul__(1.3), "error_ratio/play", "worse than the mean"),
@@ -192,6 +194,7 @@ def test_a_rare_task_whose_loss_is_noisy_is_judged_by_its_ranking() -> None:
     def rare(values: dict[str, np.ndarray]) -> None:
         wobble = np.random.default_rng(3).normal(1.0, 0.3, len(values["loss/click"])).clip(0.2)
         values["label_mean/click"][:] = 0.017 * wobble
+        values["prediction_mean/click"][:] = 0.018
         values["loss/click"][:] = 0.0861 * 1.02 * wobble * np.random.default_rng(4).normal(1, 0.1, len(wobble))
 
     assert failing(healthy(edit=rare)) == {}

@@ -41,6 +41,7 @@ class Policy:
         normalized_entropy_limit: loss over the loss of the constant predictor, for each binary task.
         error_ratio_limit: mean squared error over that of the constant predictor, for each regression task.
         baseline_required: True if a regression task must come with `label_std/<task>`, so that it can be compared.
+        calibration_limit: how far the mean prediction of a binary task may lie from its mean label, as a share of it.
         spread_floor: standard deviation of the predictions, as a share of what the task's labels (or level) suggest.
         certainty: how many standard errors make "clearly".
         metric_auc_floor: what each supplied `auc/<task>` must reach.
@@ -66,6 +67,7 @@ class Policy:
     normalized_entropy_limit: float = 1.0
     error_ratio_limit: float = 1.0
     baseline_required: bool = False
+    calibration_limit: float = 0.5
     spread_floor: float = 0.001
     certainty: float = 3.0
     metric_auc_floor: float = 0.52
@@ -137,6 +139,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("batch_auc_floor", 0.5, 1),
     ("normalized_entropy_limit", 0, 1),
     ("error_ratio_limit", 0, 1),
+    ("calibration_limit", 0, math.inf),
     ("spread_floor", 1e-9, 1),
     ("certainty", 0, 10),
     ("metric_auc_floor", 0.5, 1),
@@ -163,6 +166,7 @@ STRICT = Policy(
     quality_steps=100,
     batch_auc_floor=0.55,
     baseline_required=True,
+    calibration_limit=0.2,
     metric_auc_floor=0.55,
     metrics_required=True,
     regression_tolerance=0.01,

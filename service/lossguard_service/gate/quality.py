@@ -163,6 +163,9 @@ def _binary(policy: Policy, facts: Facts, window: Window, task: str) -> list[Che
             return [_unknown(policy, task, f"batch_auc/{task}, or loss/{task} with label_mean/{task}", f"auc/{task}")]
         return []
     checks = [check for check in (auc, entropy) if check is not None]
+    calibration = _calibration(policy, facts, window, task)
+    if calibration is not None:
+        checks.append(calibration)
     deviation, labels = window.together(f"prediction_std/{task}", f"label_mean/{task}")
     if len(deviation):
         rate = float(labels.mean())
@@ -224,6 +227,24 @@ def _normalized_entropy(policy: Policy, facts: Facts, window: Window, task: str,
             f"either. Log batch_auc/{task}, or supply auc/{task} with --metrics.",
         )  # fmt: skip
     return Check(name, "pass", ratio, limit, f"{observed[0].upper()}{observed[1:]}.")
+
+
+def _calibration(policy: Policy, facts: Facts, window: Window, task: str) -> Check | None:
+    predictions, labels = window.together(f"prediction_mean/{task}", f"label_mean/{task}")
+    rate = float(labels.mean()) if len(labels) >= 5 else 0.0
+    if rate <= 0:
+        return None
+    off = (predictions - labels) / rate
+    observed, error = float(off.mean()), _standard_error(off)
+    name, limit = f"calibration/{task}", policy.calibration_limit
+    text = f"Task {task} predicts {float(predictions.mean()):.4g} on average, and the mean label is {rate:.4g}"
+    if abs(observed) - policy.certainty * error > limit:
+        return Check(
+            name, "block", observed, limit,
+            f"{text}: {abs(observed):.0%} too {'high' if observed > 0 else 'low'}, and the policy allows {limit:.0%}. "
+            f"{_blame(facts, task)}Train on, or go back to {_target(facts)}.",
+        )  # fmt: skip
+    return Check(name, "pass", observed, limit, f"{text}.")
 
 
 def _regression(policy: Policy, facts: Facts, window: Window, task: str) -> list[Check]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from lossguard.wire.errors import ChunkError
 from lossguard.wire.frame import Frames
 from lossguard.wire.incident import Incident
 from lossguard_service.store import schema
@@ -96,7 +97,7 @@ def _evidence(connection: Connection, run: Run, first: int, last: int) -> Eviden
         drops=tuple(_drops(connection, run.id)),
         incidents=tuple(sorted(incidents, key=lambda incident: (incident.onset_step, incident.number))),
         checkpoints=tuple(one for one in counted if stretches[one.attempt].holds(one.step)),
-        frames=tuple(_frames(connection, run.id, attempts, first, last)),
+        frames=_readable(connection, run.id, attempts, first, last),
     )
 
 
@@ -161,6 +162,16 @@ def _drops(connection: Connection, run_id: int) -> list[Drops]:
         .order_by(table.c.attempt, table.c.index)
     )
     return [Drops(attempt, first_step, counts) for attempt, first_step, counts in connection.execute(query)]
+
+
+def _readable(
+    connection: Connection, run_id: int, attempts: tuple[Attempt, ...], first: int, last: int
+) -> tuple[Frames, ...]:
+    """The frames, or none: bytes that rotted in the database are as good as missing, and must not stop a verdict."""
+    try:
+        return tuple(_frames(connection, run_id, attempts, first, last))
+    except ChunkError:
+        return ()
 
 
 def _frames(
