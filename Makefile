@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench fuzz clean
 
 help:
 	@echo "make demo [ARGS='--exit --json out.json --data DIR']   train a ranker twice, see one diverge, see the gate stop it"
 	@echo "make test [ARGS='-k codec']                            lint, types, import contracts and the whole test suite"
 	@echo "make lint                                              ruff, mypy, import-linter"
 	@echo "make bench                                             every benchmark with its peers"
+	@echo "make fuzz                                              five minutes of forged chunks against the decoder"
 
 $(VENV)/.demo: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "Lossguard needs Python 3.11 to 3.13, this is %d.%d; name another with: make demo PYTHON=python3.11" % v)'
@@ -36,6 +37,9 @@ test: lint
 
 bench: $(VENV)/.dev
 	@for b in benchmarks/*.py; do echo; echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python tests/wire/fuzz_decode.py --seconds 300
 
 clean:
 	rm -rf $(VENV) .lossguard build dist
