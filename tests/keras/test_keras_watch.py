@@ -126,6 +126,19 @@ def test_tasks_are_inferred_or_taken_as_said(watch: Callable[..., Watch], sinks:
         watch(tasks={"clik": "binary"}).attach(compiled())
 
 
+def test_a_frame_names_its_batch(watch: Callable[..., Watch], sinks: list[MemorySink]) -> None:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    first = 9_876_543_210
+
+    def name(x: Any) -> Any:
+        return first + tf.cast(x[0, 0], tf.int64)
+
+    x = np.repeat(np.arange(12.0, dtype="float32")[:, None], 2, 1)
+    model.fit(x, x[:, :1], batch_size=4, shuffle=False, verbose=0, callbacks=[watch(batch_id=name)])
+    assert list(sinks[0].scalar("batch_id")) == [first, first + 4, first + 8]
+
+
 def test_the_attempt_says_what_is_watched(watch: Callable[..., Watch], sinks: list[MemorySink]) -> None:
     mine = watch(treatment=Clippy(), config={"team": "ads"})
     fit(compiled(mine), mine, count=8)

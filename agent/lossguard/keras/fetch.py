@@ -60,7 +60,7 @@ class Fetcher:
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
-        self._queue: queue.Queue[Snapshot | None] = queue.Queue(MAX_WAITING)
+        self._queue: queue.Queue[Snapshot | Event | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._work, name="lossguard-fetch", daemon=True)
         self._thread.start()
 
@@ -73,6 +73,14 @@ class Fetcher:
             return False
         return True
 
+    def event(self, event: Event) -> bool:
+        """Hand an event on, behind the frames before it; False if it was lost."""
+        try:
+            self._queue.put_nowait(event)
+        except queue.Full:
+            return self.sink.event(event)
+        return True
+
     def close(self, timeout_seconds: float) -> None:
         """Record what waits, then end the thread."""
         deadline = time.monotonic() + timeout_seconds
@@ -83,9 +91,11 @@ class Fetcher:
         self._thread.join(max(0.0, deadline - time.monotonic()))
 
     def _work(self) -> None:
-        while (snapshot := self._queue.get()) is not None:
-            if not self._record(snapshot):
-                self.sink.drop(drops.INTERNAL_ERROR, snapshot.count)
+        while (item := self._queue.get()) is not None:
+            if not isinstance(item, Snapshot):
+                self.sink.event(item)
+            elif not self._record(item):
+                self.sink.drop(drops.INTERNAL_ERROR, item.count)
 
     @guarded("Fetcher.record", False)
     def _record(self, snapshot: Snapshot) -> bool:

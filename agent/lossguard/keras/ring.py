@@ -15,6 +15,9 @@ import tensorflow as tf
 from lossguard.keras.measure import CHEAP
 from lossguard.wire.frame import Frames, Schema
 
+ID_HIGH, ID_LOW, ID_SPLIT = "batch_id/high", "batch_id/low", 1 << 22
+"""A batch's number takes two columns, see `lossguard.keras.scalars.split_id`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -92,8 +95,14 @@ def frames_of(layout: Layout, first: int, rows: np.ndarray[Any, np.dtype[np.floa
             # With one class only there is no pair to rank: not measured, which is not the same as NaN.
             present[:, column] = (rate != 0) & (rate != 1)
             scalars[~present[:, column], column] = np.nan
+    names = layout.scalars
+    if ID_HIGH in names:
+        high, low = names.index(ID_HIGH), names.index(ID_LOW)
+        scalars[:, high] = scalars[:, high] * ID_SPLIT + scalars[:, low]
+        scalars, present = np.delete(scalars, low, 1), np.delete(present, low, 1)
+        names = tuple("batch_id" if name == ID_HIGH else name for name in names if name != ID_LOW)
     return Frames(
-        schema=Schema(layout.scalars, layout.layers, layout.stats),
+        schema=Schema(names, layout.layers, layout.stats),
         steps=np.arange(first, first + count, dtype=np.int64),
         times=np.full(count, seconds),
         scalars=scalars,

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from lossguard.guard import guarded
 from lossguard.keras import tasks as tasks_module
+from lossguard.keras.ring import ID_HIGH, ID_LOW, ID_SPLIT
 from lossguard.keras.tasks import Task
 
 _NOTHING: dict[str, Any] = {}
@@ -26,8 +27,9 @@ class StepScalars:
         tasks: whose scalars are measured.
     """
 
-    def __init__(self, tasks: tuple[Task, ...]) -> None:
+    def __init__(self, tasks: tuple[Task, ...], batch_id: Callable[[Any], Any] | None = None) -> None:
         self.tasks = tasks
+        self._batch_id = batch_id
         self._skipped: Any = None
         # Mirrored replicas are traced in threads of their own.
         self._seen = threading.local()
@@ -51,7 +53,7 @@ class StepScalars:
                 extra["training"] = training
             total = bare(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **extra)
             if training:
-                self.observe(total, y, y_pred, sample_weight)
+                self.observe(total, y, y_pred, sample_weight, inputs=x)
             return total
 
         model.compute_loss = compute_loss
@@ -89,9 +91,10 @@ class StepScalars:
         outputs: Any = None,
         sample_weights: Any = None,
         task_losses: Mapping[str, Any] | None = None,
+        inputs: Any = None,
     ) -> None:
         """Remember this step's tensors until its update."""
-        self._seen.step = (total, labels, outputs, sample_weights, dict(task_losses or {}))
+        self._seen.step = (total, labels, outputs, sample_weights, dict(task_losses or {}), inputs)
 
     def of_step(self, learning_rate: Any) -> dict[str, Any]:
         """The scalars of the step being updated, in replica context; without a loss, the learning rate alone."""
@@ -102,15 +105,24 @@ class StepScalars:
         return {**found, "learning_rate": learning_rate, **skipped}
 
     @guarded("StepScalars.measure", _NOTHING)
-    def _measure(self, step: tuple[Any, Any, Any, Any, dict[str, Any]]) -> dict[str, Any]:
-        loss, labels, outputs, sample_weights, task_losses = step
+    def _measure(self, step: tuple[Any, Any, Any, Any, dict[str, Any], Any]) -> dict[str, Any]:
+        loss, labels, outputs, sample_weights, task_losses, inputs = step
         total = _replica_total()
         found = {"loss": total([tf.cast(tf.convert_to_tensor(loss), tf.float32)])[0]}
         for name, value in task_losses.items():
             found[f"loss/{name}"] = total([tf.cast(tf.convert_to_tensor(value), tf.float32)])[0]
+        if self._batch_id is not None and inputs is not None:
+            # Over replicas each writes its own row, and the first one's is read.
+            found |= split_id(self._batch_id(inputs))
         if labels is not None and outputs is not None:
             found |= tasks_module.measure(self.tasks, labels, outputs, sample_weights, total)
         return found
+
+
+def split_id(value: Any) -> dict[str, Any]:
+    """A whole number as two float32 scalars: one alone is exact only up to 2**24."""
+    whole = tf.cast(tf.reshape(value, []), tf.int64)
+    return {ID_HIGH: tf.cast(whole // ID_SPLIT, tf.float32), ID_LOW: tf.cast(whole % ID_SPLIT, tf.float32)}
 
 
 def _replica_total() -> Callable[[list[Any]], list[Any]]:

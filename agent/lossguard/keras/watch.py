@@ -8,19 +8,17 @@ in the user's step, at interpreter exit), the attempt ends with that reason and 
 
 import atexit
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import keras
 import tensorflow as tf
 
-import lossguard
 from lossguard import drops
 from lossguard.guard import guarded
+from lossguard.keras.describe import checked_journal, checked_treatments, describe
 from lossguard.keras.fetch import Fetcher, Sink, Snapshot
 from lossguard.keras.optimizer import Hook, leaves
 from lossguard.keras.scalars import StepScalars
@@ -45,6 +43,8 @@ class Watch(keras.callbacks.Callback):
         tasks: `{"click": "binary", "play": "regression"}`; None infers them from the compiled losses.
         logits: binary tasks whose outputs are logits; needed only where no compiled loss says so (`from_logits=True`).
         treatment: one treatment or several, applied in order; None watches only.
+        batch_id: from the step's inputs `x` to one whole number that names the batch (a position in the data set, an
+            offset, a hash below 2**44), a tensor; recorded as the scalar `batch_id`, so that an incident names batches.
         config: free keys that describe the run, JSON-like.
         full_every: every how many steps all stats are measured; the norms and factors are measured in every step, and
             everything in every step for a while after a jump (`lossguard.keras.cadence`). 1 measures all always.
@@ -80,6 +80,7 @@ class Watch(keras.callbacks.Callback):
         tasks: Mapping[str, str] | None = None,
         logits: Collection[str] = (),
         treatment: Treatment | Sequence[Treatment] | None = None,
+        batch_id: Callable[[Any], Any] | None = None,
         config: Mapping[str, Any] | None = None,
         full_every: int = 16,
         fetch_steps: int = 64,
@@ -90,7 +91,7 @@ class Watch(keras.callbacks.Callback):
         if keras.backend.backend() != "tensorflow":
             raise ValueError(f"Watch needs Keras on TensorFlow; this process runs it on {keras.backend.backend()}")
         self.project, self.run = check_name("project", project), check_name("run", run)
-        self.journal = _checked_journal(journal)
+        self.journal = checked_journal(journal)
         if service is not None and not str(service).startswith(("http://", "https://")):
             raise ValueError(f"service: must be a URL like http://host:port, got {service!r}")
         for name, number in (("full_every", full_every), ("fetch_steps", fetch_steps)):
@@ -100,17 +101,19 @@ class Watch(keras.callbacks.Callback):
             raise ValueError(f"fetch_seconds: must be positive, got {fetch_seconds!r}")
         self._service, self._token = service, token
         self._kinds = checked_kinds(tasks)
+        if batch_id is not None and not callable(batch_id):
+            raise ValueError(f"batch_id: must be a function of the step's inputs, got {batch_id!r}")
         if isinstance(logits, str):
             raise ValueError(f"logits: must be a sequence of task names, got the one string {logits!r}")
         self._logits = tuple(logits)
-        self._treatments = _checked_treatments(treatment)
+        self._treatments = checked_treatments(treatment)
         self._user_config = dict(config or {})
         self._full_every = full_every
         self._fetch_steps, self._fetch_seconds = fetch_steps, fetch_seconds
         self._open_recorder = open_recorder
 
         self._hooks: list[Hook] = []
-        self._scalars = StepScalars(said_tasks(self._kinds or {}, self._logits))
+        self._scalars = StepScalars(said_tasks(self._kinds or {}, self._logits), batch_id)
         self._sink: Sink | None = None
         self._fetcher: Fetcher | None = None
         self._read_step = 0
@@ -241,6 +244,7 @@ class Watch(keras.callbacks.Callback):
         *,
         sample_weights: Any = None,
         task_losses: Mapping[str, Any] | None = None,
+        inputs: Any = None,
     ) -> None:
         """In a loop of one's own: what this step's scalars are computed from. Call it before `optimizer.apply`.
 
@@ -251,8 +255,9 @@ class Watch(keras.callbacks.Callback):
             labels, outputs: of the tasks named in `tasks`, by name (or the tensors themselves if there is one).
             sample_weights: like labels.
             task_losses: the losses of the tasks, by name.
+            inputs: what `batch_id` is asked about.
         """
-        self._scalars.observe(loss, labels, outputs, sample_weights, task_losses)
+        self._scalars.observe(loss, labels, outputs, sample_weights, task_losses, inputs)
 
     def after_step(self) -> None:
         """In a loop of one's own: call it after every step, outside of the compiled function."""
@@ -295,9 +300,10 @@ class Watch(keras.callbacks.Callback):
             step: the last step in it; None for now.
             has_slots: whether the optimizer's state is in it, without which it is no rollback target.
         """
-        if self._sink is not None:
+        if self._fetcher is not None:
+            self.flush()
             step = self._hooks[0].step if step is None else step
-            self._sink.event(Checkpoint(step, time.time(), os.fspath(path), has_slots))
+            self._fetcher.event(Checkpoint(step, time.time(), os.fspath(path), has_slots))
 
     @guarded("Watch.close", None)
     def close(self, reason: AttemptEnd = "finished", timeout_seconds: float = 30.0) -> None:
@@ -323,7 +329,7 @@ class Watch(keras.callbacks.Callback):
             self.project,
             self.run,
             start_step=self._read_step,
-            config={**self._user_config, **self._describe()},
+            config={**self._user_config, **self._config()},
             service=self._service,
             token=self._token,
         )
@@ -331,33 +337,13 @@ class Watch(keras.callbacks.Callback):
         self._last_fetch, self._steps_waiting = time.monotonic(), 0
         atexit.register(self._at_exit)
 
-    def _describe(self) -> dict[str, Any]:
-        model = self._model
-        trainable = [] if model is None else model.trainable_variables
-        # An optimizer that is not built yet takes every trainable variable at its first step.
-        built = [hook.optimizer for hook in self._hooks if hook.optimizer.built]
-        taken = [variable for optimizer in built for variable in optimizer._trainable_variables] if built else trainable
-        watched = {variable.path for variable in taken}
-        sizes = {variable.path: _size(variable) for variable in trainable}
-        total = sum(sizes.values())
-        first = self._hooks[0].optimizer
+    def _config(self) -> dict[str, Any]:
+        trainable = [] if self._model is None else self._model.trainable_variables
         return {
             "tasks": {task.name: task.kind for task in self.tasks if task.kind is not None},
-            "parameters": total,
-            "parameters_watched": sum(size for path, size in sizes.items() if path in watched) / total
-            if total
-            else 1.0,
-            "layers_watched": len(watched),
-            "layers_unwatched": sorted(set(sizes) - watched),
-            "optimizer": {"class": type(first).__name__, **_plain(first.get_config())},
             "full_every": self._full_every,
             "treatment": [treatment.describe() for treatment in self._treatments],
-            "versions": {
-                "lossguard": lossguard.__version__,
-                "keras": keras.__version__,
-                "tensorflow": tf.__version__,
-                "python": platform.python_version(),
-            },
+            **describe([hook.optimizer for hook in self._hooks], trainable),
         }
 
     def _at_exit(self) -> None:
@@ -404,42 +390,3 @@ def _learning_rate_of(name: str) -> Callable[[Any], dict[str, Any]]:
 def _ring_rows(steps: int) -> int:
     """Four fetches long, as a power of two: one fetch may come late without a gap."""
     return max(256, 1 << (4 * steps - 1).bit_length())
-
-
-def _size(variable: Any) -> int:
-    size = 1
-    for extent in variable.shape:
-        size *= int(extent)
-    return size
-
-
-def _plain(value: Any) -> Any:
-    """A config as JSON takes it; what it does not know becomes text."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return float(value) if hasattr(value, "dtype") and getattr(value, "shape", None) == () else str(value)
-
-
-def _checked_journal(journal: str | os.PathLike[str]) -> Path:
-    try:
-        folder = Path(journal)
-    except TypeError:
-        raise ValueError(f"journal: must be a folder, got {journal!r}") from None
-    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not nearest.is_dir():
-        raise ValueError(f"journal: {nearest} is not a folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ValueError(f"journal: {nearest} is not writable")
-    return folder
-
-
-def _checked_treatments(treatment: Treatment | Sequence[Treatment] | None) -> tuple[Treatment, ...]:
-    several = [] if treatment is None else list(treatment) if isinstance(treatment, Sequence) else [treatment]
-    for one in several:
-        if isinstance(one, type) or not all(hasattr(one, name) for name in ("applies_to", "factor", "describe")):
-            raise ValueError(f"treatment: {one!r} is not a treatment; did you mean Clippy()?")
-    return tuple(several)

@@ -1,0 +1,90 @@
+"""What an attempt's config says about its training, and the checks of `Watch`'s arguments."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import lossguard
+from lossguard.keras.treatments.base import Treatment
+
+
+def describe(optimizers: Sequence[Any], trainable: Sequence[Any]) -> dict[str, Any]:
+    """Coverage, optimizer and versions, JSON-like.
+
+    Args:
+        optimizers: those that are watched.
+        trainable: the model's trainable variables; empty in a loop of one's own.
+    """
+    # An optimizer that is not built yet takes every trainable variable at its first step.
+    built = [optimizer for optimizer in optimizers if optimizer.built]
+    taken = [variable for optimizer in built for variable in optimizer._trainable_variables] if built else trainable
+    sizes = {variable.path: _size(variable) for variable in trainable or taken}
+    watched = {variable.path for variable in taken} & set(sizes)
+    total = sum(sizes.values())
+    return {
+        "parameters": total,
+        "parameters_watched": sum(sizes[path] for path in watched) / total if total else 1.0,
+        "layers_watched": len(watched),
+        "layers_unwatched": sorted(set(sizes) - watched),
+        "optimizer": {"class": type(optimizers[0]).__name__, **_plain(optimizers[0].get_config())},
+        "versions": {
+            "lossguard": lossguard.__version__,
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _size(variable: Any) -> int:
+    size = 1
+    for extent in variable.shape:
+        size *= int(extent)
+    return size
+
+
+def _plain(value: Any) -> Any:
+    """A config as JSON takes it; what it does not know becomes text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return float(value) if hasattr(value, "dtype") and getattr(value, "shape", None) == () else str(value)
+
+
+def checked_journal(journal: str | os.PathLike[str]) -> Path:
+    """The journal's folder, if it is one that can be written or made.
+
+    Raises:
+        ValueError: it is not.
+    """
+    try:
+        folder = Path(journal)
+    except TypeError:
+        raise ValueError(f"journal: must be a folder, got {journal!r}") from None
+    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"journal: {nearest} is not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"journal: {nearest} is not writable")
+    return folder
+
+
+def checked_treatments(treatment: Treatment | Sequence[Treatment] | None) -> tuple[Treatment, ...]:
+    """None, one or several treatments as a tuple.
+
+    Raises:
+        ValueError: something in it is no treatment.
+    """
+    several = [] if treatment is None else list(treatment) if isinstance(treatment, Sequence) else [treatment]
+    for one in several:
+        if isinstance(one, type) or not all(hasattr(one, name) for name in ("applies_to", "factor", "describe")):
+            raise ValueError(f"treatment: {one!r} is not a treatment; did you mean Clippy()?")
+    return tuple(several)
