@@ -6,7 +6,6 @@ so a head that collapsed sits at 1 whatever its total loss says. Non-finite valu
 part of their bucket, and as names where nothing finite is there; buckets in which nothing was measured are left out.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,7 +17,7 @@ from lossguard.wire.frame import Floats64
 from lossguard.wire.numbers import to_json_number
 from lossguard_service.store.buckets import Buckets
 from lossguard_service.store.database import Database
-from lossguard_service.store.series import HeatMap, scalar_series
+from lossguard_service.store.series import HeatMap, scalar_columns
 
 POINTS: Final = 600
 HEAT_POINTS: Final = 240
@@ -172,10 +171,15 @@ async def read_scalars(
     """The scalars that these charts show, by name."""
     names = (name for chart in charts for line in chart.lines for name in (line.scalar, line.label_mean))
     wanted = list(dict.fromkeys(name for name in names if name is not None))
-    found = await asyncio.gather(
-        *(scalar_series(database, run_id, name, first=first, last=last, points=points) for name in wanted)
-    )
-    return dict(zip(wanted, found, strict=True))
+    table = await scalar_columns(database, run_id, wanted, first=first, last=last, points=points)
+    return {name: column(table, place) for place, name in enumerate(wanted)}
+
+
+def column(table: Buckets, place: int) -> Buckets:
+    """One column of several, without the buckets in which it was not measured."""
+    here = table.count[:, place] > 0
+    arrays = {name: getattr(table, name)[here, place : place + 1] for name in Buckets.__slots__[2:]}
+    return Buckets(table.first[here], table.last[here], **arrays)
 
 
 def document(charts: Sequence[Chart], found: Mapping[str, Buckets]) -> dict[str, Any]:
