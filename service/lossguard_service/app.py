@@ -22,7 +22,6 @@ from lossguard_service.gate.routes import router as gate_routes
 from lossguard_service.incidents.detectors import Detectors
 from lossguard_service.incidents.liveness import sweep
 from lossguard_service.ingest.accept import Ingest
-from lossguard_service.ingest.routes import refusals
 from lossguard_service.ingest.routes import router as ingest_routes
 from lossguard_service.metrics.collector import Requests, page
 from lossguard_service.settings import Settings
@@ -102,7 +101,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
         methods=["GET"],
         tags=["service"],
         response_class=PlainTextResponse,
-        responses=refusals(503),
+        responses=errors.refusals(503),
     )
     app.add_api_route(
         "/metrics",
@@ -111,7 +110,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
         tags=["service"],
         response_class=PlainTextResponse,
         dependencies=[Depends(require("read"))],
-        responses=refusals(401, 403, 503),
+        responses=errors.refusals(401, 403, 503),
     )
     errors.install(app)
     return app

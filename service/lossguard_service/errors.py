@@ -123,6 +123,12 @@ PROBLEM_SCHEMA: dict[str, Any] = {
 }
 
 
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI responses of a route that may refuse so."""
+    content = {MEDIA_TYPE: {"schema": PROBLEM_SCHEMA}}
+    return {status: {"description": "Refused; the document says why.", "content": content} for status in statuses}
+
+
 def install(app: FastAPI) -> None:
     """Make `app` answer every failure as a problem document, and say so in its OpenAPI document."""
     for kind in (Refusal, HTTPException, RequestValidationError, DBAPIError, PoolTimeoutError, OSError, Exception):

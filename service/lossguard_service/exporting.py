@@ -24,18 +24,18 @@ from starlette.background import BackgroundTask
 from lossguard.trace import npz
 from lossguard.wire.frame import Frames, Schema
 from lossguard_service.auth import require
-from lossguard_service.errors import BadRequest, TooLarge
-from lossguard_service.reading import Name, database_of, find
+from lossguard_service.errors import BadRequest, TooLarge, refusals
+from lossguard_service.reading import RESPONSES, Name, database_of, find
 from lossguard_service.store import runs, series
 from lossguard_service.store.frames import frames_of, joined, values_between
 
 MOST_TRACE_VALUES: Final = 1 << 27
 """Half a gigabyte of stats."""
 
-router = APIRouter(prefix="/v1", tags=["read"], dependencies=[Depends(require("read"))])
+router = APIRouter(prefix="/v1", tags=["read"], dependencies=[Depends(require("read"))], responses=RESPONSES)
 
 
-@router.get("/projects/{project}/runs/{run}/export", response_class=FileResponse)
+@router.get("/projects/{project}/runs/{run}/export", response_class=FileResponse, responses=refusals(413))
 async def get_export(
     request: Request,
     project: Name,

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from lossguard.wire.incident import RunStatus
 from lossguard.wire.numbers import to_json
 from lossguard_service.auth import require
-from lossguard_service.errors import PROBLEM_SCHEMA, BadRequest, NotFound
+from lossguard_service.errors import BadRequest, NotFound, refusals
 from lossguard_service.store import gaps, incidents, runs, series
 from lossguard_service.store.buckets import Buckets
 from lossguard_service.store.checkpoints import list_checkpoints, trust
@@ -21,13 +21,9 @@ Name = Annotated[str, Path(min_length=1, max_length=200)]
 Step = Annotated[int | None, Query(ge=0, lt=1 << 53)]
 Text = Annotated[str | None, Query(min_length=1, max_length=512)]
 MOST_POINTS = 20_000
-_CONTENT = {"application/problem+json": {"schema": PROBLEM_SCHEMA}}
-_RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"description": "Refused; the document says why.", "content": _CONTENT}
-    for status in (401, 403, 404, 422, 503)
-}
+RESPONSES = refusals(401, 403, 404, 422, 503)
 
-router = APIRouter(prefix="/v1", tags=["read"], dependencies=[Depends(require("read"))], responses=_RESPONSES)
+router = APIRouter(prefix="/v1", tags=["read"], dependencies=[Depends(require("read"))], responses=RESPONSES)
 
 
 @router.get("/runs")

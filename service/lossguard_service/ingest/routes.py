@@ -1,6 +1,6 @@
 """PUT of chunks and heartbeats."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import JSONResponse, Response
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lossguard.wire.chunk import ChunkId
 from lossguard.wire.names import MAX_BYTES, check_name
 from lossguard_service.auth import require
-from lossguard_service.errors import PROBLEM_SCHEMA, BadRequest, TooLarge
+from lossguard_service.errors import BadRequest, TooLarge, refusals
 from lossguard_service.ingest.accept import Ingest
 
 MEDIA_TYPE = "application/vnd.lossguard.chunk"
@@ -45,12 +45,6 @@ class Heartbeat(BaseModel):
     attempt: str = Field(pattern="^[0-9a-f]{32}$", description="The attempt's key.")
     last_step: int | None = Field(None, ge=0, lt=1 << 53, description="The last step that the trainer handed over.")
     time: float | None = Field(None, description="Unix seconds by the sender's clock; not used to judge silence.")
-
-
-def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI responses for problem documents."""
-    content = {"application/problem+json": {"schema": PROBLEM_SCHEMA}}
-    return {status: {"description": "Refused; the document says why.", "content": content} for status in statuses}
 
 
 router = APIRouter(
