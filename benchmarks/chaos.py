@@ -78,7 +78,7 @@ def train(journal: Path, truth: Path, run: str, start: int, clock_offset: float,
         if sealed != told:
             told = sealed
             os.write(file, f"{json.dumps([recorder.attempt, start, sealed, step, slow, control])}\n".encode())
-        time.sleep(0.001)
+        time.sleep(0.005)
     recorder.close()
     dropped = sum(count for name, count in recorder.counters.items() if name.startswith("dropped"))
     sealed = recorder.counters["last_sealed_step"]
@@ -179,7 +179,7 @@ class World:
 
     def start_sidecar(self) -> subprocess.Popen[bytes]:
         main = "from lossguard.cli.main import main; main()"
-        options = "--poll-seconds", 0.05, "--drain-seconds", 300
+        options = "--poll-seconds", 0.05, "--drain-seconds", 900
         return self.spawn("-c", main, "sidecar", self.folder / "journal", "--service", self.proxy.url, *options)
 
     def truth(self, run: str) -> list[list[int]]:
@@ -236,7 +236,7 @@ class World:
         for run, trainer in self.trainers.items():
             assert trainer.wait(60) == 0, f"{run} dropped frames"
         self.sidecar.send_signal(signal.SIGTERM)
-        assert self.sidecar.wait(320) == 0, "the sidecar did not drain"
+        assert self.sidecar.wait(920) == 0, "the sidecar did not drain"
         self.service.send_signal(signal.SIGTERM)
         self.service.wait(30)
 
@@ -322,8 +322,10 @@ def main() -> None:
         world = World(Path(name), options.seed, options.trainers)
         try:
             world.wait_for_progress()
-            for _ in range(options.rounds):
-                faults[world.round()] += 1
+            for number in range(1, options.rounds + 1):
+                what = world.round()
+                faults[what] += 1
+                print(f"round {number}: {what}, {world.stored()} chunks stored", flush=True)
             world.finish()
             found = reckon(world)
         except BaseException:
