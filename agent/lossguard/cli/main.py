@@ -8,7 +8,10 @@ import typer
 
 from lossguard import __version__
 from lossguard.cli import gate, gate_trust
+from lossguard.cli.backtest import backtest
+from lossguard.cli.compare import compare
 from lossguard.cli.demo import demo
+from lossguard.cli.doctor import doctor
 from lossguard.cli.replay import replay
 from lossguard.cli.serve import database, serve, token
 from lossguard.cli.sidecar import sidecar
@@ -41,7 +44,10 @@ for _name, _command in (("serve", serve), ("token", token), ("db", database)):
     app.command(_name, add_help_option=False, context_settings=_handed_over)(_command)
 app.command()(sidecar)
 app.command()(replay)
+app.command()(backtest)
+app.command()(compare)
 app.command()(demo)
+app.command()(doctor)
 for _trust in gate_trust.COMMANDS:
     gate.app.command()(_trust)
 app.add_typer(gate.app)

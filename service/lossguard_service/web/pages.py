@@ -6,6 +6,7 @@ a user's text can therefore not become a script, even if an escape were missed.
 """
 
 import asyncio
+import gzip
 import json
 import time
 from collections.abc import Callable
@@ -141,7 +142,7 @@ class Pages:
         plan = charts.plan(charts.tasks_of(found.config, names.scalars), names.scalars)
         first, last = _step(request, "from"), _step(request, "to")
         document = await charts.read_charts(self._database, found.id, plan, first, last)
-        return _json({**document, "first": found.first_step, "last": found.last_step})
+        return await asyncio.to_thread(_json, document, request=request)
 
     async def heatmap(self, request: Request, project: str, run: str) -> Response:
         """The data of a run's heat map."""
@@ -160,7 +161,7 @@ class Pages:
             )
         except UnknownSeries as error:
             return _json({"title": str(error)}, 404)
-        return _json(charts.heat_document(heat))
+        return await asyncio.to_thread(lambda: _json(charts.heat_document(heat), request=request))
 
     async def comparison(self, request: Request) -> Response:
         """Several runs side by side."""
@@ -171,7 +172,8 @@ class Pages:
 
     async def comparison_data(self, request: Request) -> Response:
         """The data of a comparison's charts."""
-        return _json(compare.document(await self._sides(request)))
+        sides = await self._sides(request)
+        return await asyncio.to_thread(lambda: _json(compare.document(sides), request=request))
 
     async def _sides(self, request: Request) -> list[compare.Side]:
         first, last = _step(request, "from"), _step(request, "to")
@@ -263,9 +265,14 @@ def router(pages: Pages) -> APIRouter:
     return routes
 
 
-def _json(document: Any, status: int = 200) -> Response:
-    body = json.dumps(to_json(document), separators=(",", ":"), allow_nan=False)
-    return Response(body, status, headers=SECURITY, media_type="application/json")
+def _json(document: Any, status: int = 200, *, request: Request | None = None) -> Response:
+    body = json.dumps(to_json(document), separators=(",", ":"), allow_nan=False).encode()
+    headers = dict(SECURITY)
+    if request is not None and "gzip" in request.headers.get("accept-encoding", ""):
+        # Digits and commas: a quarter of the bytes, for a few milliseconds.
+        body = gzip.compress(body, 1, mtime=0)
+        headers |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    return Response(body, status, headers=headers, media_type="application/json")
 
 
 def _step(request: Request, name: str) -> int | None:
