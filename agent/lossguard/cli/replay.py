@@ -3,10 +3,12 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from lossguard.detect.rules import Rule
 from lossguard.wire.incident import Incident, RunReport
 
 
@@ -17,6 +19,8 @@ def replay(
     scalar: Annotated[
         list[str] | None, typer.Option(help="NAME=COLUMN: which column holds a scalar, e.g. loss=train/objective.")
     ] = None,
+    caution: Annotated[float, typer.Option(help="Factor on the losses' scales, see backtest.", min=0.01)] = 1.0,
+    rule: Annotated[list[str] | None, typer.Option(help="package.module:object, a detector of your own.")] = None,
 ) -> None:
     """Run the detectors over saved runs and say what they find.
 
@@ -34,11 +38,12 @@ def replay(
         if not (name and equals and column):
             raise typer.BadParameter(f"{item!r}; write NAME=COLUMN", param_hint="--scalar")
         given[name] = column
+    rules = [_rule(item) for item in rule or []]
     traces, reports = [], []
     try:
         for path in files:
             trace = read(path, given)
-            reports.append(run_detectors(trace))
+            reports.append(run_detectors(trace, caution, rules))
             if plot is not None:
                 traces.append(trace)
     except TraceError as error:
@@ -55,6 +60,20 @@ def replay(
 
         plot.write_text(page(traces, reports), encoding="utf-8")
         typer.echo(f"wrote {plot}", err=True)
+
+
+def _rule(item: str) -> "Rule":
+    """The detector that an option names."""
+    import importlib
+
+    module, colon, name = item.partition(":")
+    try:
+        found: Rule = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise typer.BadParameter(f"{item!r}: {error}; write package.module:object", param_hint="--rule") from None
+    if not colon or not callable(getattr(found, "update", None)) or not callable(getattr(found, "init", None)):
+        raise typer.BadParameter(f"{item!r} has no init and update", param_hint="--rule")
+    return found
 
 
 def _table(reports: list[RunReport]) -> None:

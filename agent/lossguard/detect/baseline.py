@@ -100,8 +100,8 @@ def _every(frame: int) -> int:
     return REFRESH_FRAMES if frame < LONG_FRAMES else LONG_REFRESH_FRAMES
 
 
-def refresh(base: Baseline) -> None:
-    """Renew centre and scale from what was accepted."""
+def refresh(base: Baseline, caution: float) -> None:
+    """Renew centre and scale from what was accepted; the scale is multiplied by `caution`."""
     # Sorting puts NaN last, so quantiles are read off at positions that depend on how many values there are.
     recent = np.sort(base.values[:, -CENTRE_FRAMES:], axis=1)
     rows = np.arange(len(recent))
@@ -122,7 +122,7 @@ def refresh(base: Baseline) -> None:
     )
     judged = (base.accepted >= MINIMUM_FRAMES) & (known > 0)
     base.centre = np.where(judged, centre, np.nan)
-    base.scale = np.where(judged, scale, np.nan)
+    base.scale = np.where(judged, caution * scale, np.nan)
 
 
 def accept(base: Baseline, rows: Floats64) -> None:

@@ -85,7 +85,7 @@ class Block:
         while t < total:
             if baseline.due(state.frame):
                 if state.open is None:
-                    baseline.refresh(state.base)
+                    baseline.refresh(state.base, state.caution)
                 slow.watch(state, int(self.frames.steps[t]), self.binary)
             if state.frame and state.frame % period.EVERY_FRAMES == 0:
                 slow.once(state, int(self.frames.steps[t]))

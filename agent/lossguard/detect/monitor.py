@@ -17,19 +17,22 @@ from lossguard.wire.incident import BREAKING, RunReport, RunStatus
 __all__ = ["MonitorState", "StateError", "dumps", "init", "loads", "new_attempt", "report", "update"]
 
 
-def init(tasks: Mapping[str, str] | None = None) -> MonitorState:
+def init(tasks: Mapping[str, str] | None = None, caution: float = 1.0) -> MonitorState:
     """The state before the first frame.
 
     Args:
         tasks: task name to `binary` or `regression`; None or empty: inferred from the scalars' names.
+        caution: factor on the scales by which losses are judged; `lossguard backtest` finds one for a budget of alarms.
 
     Raises:
-        ValueError: a kind that is neither.
+        ValueError: a kind that is neither, or a caution that is not positive.
     """
     for name, kind in (tasks or {}).items():
         if kind not in ("binary", "regression"):
             raise ValueError(f"tasks: {name!r} has kind {kind!r}, expected 'binary' or 'regression'")
-    return MonitorState(tasks=dict(tasks or {}))
+    if not 0 < caution < float("inf"):
+        raise ValueError(f"caution: {caution!r}, expected a positive number")
+    return MonitorState(tasks=dict(tasks or {}), caution=float(caution))
 
 
 def update(state: MonitorState, frames: Frames) -> MonitorState:
@@ -59,7 +62,12 @@ def new_attempt(state: MonitorState, step: int) -> MonitorState:
         if record.end_step is None:
             record.end_step = step + 1
     return MonitorState(
-        tasks=old.tasks, first_step=old.first_step, last_step=step, attempts=old.attempts + 1, records=old.records
+        tasks=old.tasks,
+        caution=old.caution,
+        first_step=old.first_step,
+        last_step=step,
+        attempts=old.attempts + 1,
+        records=old.records,
     )
 
 

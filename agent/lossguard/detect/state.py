@@ -22,7 +22,7 @@ from lossguard.detect.slide import Slide
 from lossguard.detect.trigger import Trigger
 from lossguard.wire.frame import Floats64
 
-STATE_VERSION = 4
+STATE_VERSION = 5
 RATE_FRAMES = 30
 """A rise of the learning rate is named as the likely cause for 30 frames."""
 
@@ -42,6 +42,7 @@ class MonitorState:
 
     Attributes:
         tasks: task name to kind (`binary` or `regression`), as told or inferred.
+        caution: factor on the losses' scales: above 1 fewer alarms, below 1 more.
         first_step: the first step seen; None before the first frame.
         last_step: the last step judged; None before the first frame.
         attempts: how many attempts were opened so far.
@@ -73,6 +74,7 @@ class MonitorState:
     """
 
     tasks: dict[str, str]
+    caution: float = 1.0
     first_step: int | None = None
     last_step: int | None = None
     attempts: int = 1
