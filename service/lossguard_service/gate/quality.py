@@ -322,7 +322,7 @@ def _blame(facts: Facts, task: str) -> str:
     for incident in reversed(facts.incidents):
         if incident.onset_step <= facts.step and (task in incident.tasks or not incident.tasks):
             layer = f", where layer {incident.first_layer} moved first" if incident.first_layer else ""
-            return f"It goes back to the {incident.kind.replace('_', ' ')} at step {incident.onset_step}{layer}. "
+            return f"This began with the {incident.kind.replace('_', ' ')} at step {incident.onset_step}{layer}. "
     return ""
 
 
