@@ -95,6 +95,9 @@ def frames_of(layout: Layout, first: int, rows: np.ndarray[Any, np.dtype[np.floa
             # With one class only there is no pair to rank: not measured, which is not the same as NaN.
             present[:, column] = (rate != 0) & (rate != 1)
             scalars[~present[:, column], column] = np.nan
+        elif kind in ("auc", "window_rmse"):
+            # NaN is here what a window without a pair or an example gives, and nothing else.
+            present[:, column] = ~np.isnan(scalars[:, column])
     names = layout.scalars
     if ID_HIGH in names:
         high, low = names.index(ID_HIGH), names.index(ID_LOW)

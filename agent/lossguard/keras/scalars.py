@@ -16,6 +16,7 @@ from lossguard.guard import guarded
 from lossguard.keras import tasks as tasks_module
 from lossguard.keras.ring import ID_HIGH, ID_LOW, ID_SPLIT
 from lossguard.keras.tasks import Task
+from lossguard.keras.window import BUCKETS, Window, auc, binary_counts, logits_of, regression_counts, rmse
 
 _NOTHING: dict[str, Any] = {}
 
@@ -31,6 +32,7 @@ class StepScalars:
         self.tasks = tasks
         self._batch_id = batch_id
         self._skipped: Any = None
+        self._window: Window | None = None
         # Mirrored replicas are traced in threads of their own.
         self._seen = threading.local()
 
@@ -63,6 +65,17 @@ class StepScalars:
     def detach(model: keras.Model) -> None:
         """Stop listening."""
         model.__dict__.pop("compute_loss", None)
+
+    def keep_window(self, steps: int, scope: Any) -> None:
+        """Also measure AUC and RMSE over a window (`lossguard.keras.window`), from the next trace on.
+
+        Args:
+            steps: length of the window.
+            scope: the distribution strategy's.
+        """
+        if self._window is None and any(task.kind is not None for task in self.tasks):
+            with scope:
+                self._window = Window(len(self.tasks), steps)
 
     def count_skips(self, optimizer: Any) -> None:
         """Count the steps that a LossScaleOptimizer leaves out: its inner optimizer never hears of them.
@@ -116,6 +129,31 @@ class StepScalars:
             found |= split_id(self._batch_id(inputs))
         if labels is not None and outputs is not None:
             found |= tasks_module.measure(self.tasks, labels, outputs, sample_weights, total)
+            if self._window is not None:
+                found |= self._of_window(self._window, labels, outputs, sample_weights, total)
+        return found
+
+    def _of_window(
+        self, window: Window, labels: Any, outputs: Any, sample_weights: Any, total: Callable[[list[Any]], list[Any]]
+    ) -> dict[str, Any]:
+        counts = []
+        for task in self.tasks:
+            parts = [tasks_module.at(one, task.key, self.tasks) for one in (labels, outputs, sample_weights)]
+            if task.kind is None or parts[0] is None or parts[1] is None:
+                counts.append(tf.zeros([2, BUCKETS]))
+                continue
+            y, p, w = tasks_module.flat(*parts)
+            if task.kind == "regression":
+                counts.append(regression_counts(y, p, w))
+            else:
+                counts.append(binary_counts(y, p if task.from_logits else logits_of(p), w))
+        state = window.advance(total(counts))
+        found = {}
+        for place, task in enumerate(self.tasks):
+            if task.kind == "binary":
+                found[f"auc/{task.name}"] = auc(state[place])
+            elif task.kind == "regression":
+                found[f"window_rmse/{task.name}"] = rmse(state[place])
         return found
 
 

@@ -196,11 +196,8 @@ def measure(
 def _moments(
     task: Task, label: Any, output: Any, weights: Any, total: Callable[[list[Any]], list[Any]]
 ) -> dict[str, Any]:
-    y = ops.reshape(ops.cast(label, "float32"), (-1,))
-    p = ops.reshape(ops.cast(output, "float32"), (-1,))
-    if task.kind == "binary" and task.from_logits:
-        p = ops.sigmoid(p)
-    w = ops.ones_like(y) if weights is None else _spread(weights, output)
+    y, ranked, w = flat(label, output, weights)
+    p = ops.sigmoid(ranked) if task.kind == "binary" and task.from_logits else ranked
     error = ops.square(p - y) if task.kind == "regression" else ops.zeros_like(p)
     count, labels, predictions, errors = total([ops.sum(w), ops.sum(w * y), ops.sum(w * p), ops.sum(w * error)])
     mean = predictions / count
@@ -215,12 +212,18 @@ def _moments(
         found[f"rmse/{task.name}"] = ops.sqrt(errors / count)
     else:
         # Ranks do not change under the sigmoid, but probabilities saturate in float32 where logits do not.
-        ranked = ops.reshape(ops.cast(output, "float32"), (-1,))
         wins, pairs = _pairs(ranked, w * y, w * (1.0 - y))
         # Over replicas: the pairs within each, a sample of the batch's pairs that needs no exchange of examples.
         wins, pairs = total([wins, pairs])
         found[f"batch_auc/{task.name}"] = wins / pairs
     return found
+
+
+def flat(label: Any, output: Any, weights: Any) -> tuple[Any, Any, Any]:
+    """Labels, outputs and sample weights (1 if there are none) as float32 [entries of the output]."""
+    y = ops.reshape(ops.cast(label, "float32"), (-1,))
+    p = ops.reshape(ops.cast(output, "float32"), (-1,))
+    return y, p, ops.ones_like(y) if weights is None else _spread(weights, output)
 
 
 def _spread(weights: Any, output: Any) -> Any:

@@ -43,6 +43,8 @@ class Watch(keras.callbacks.Callback):
         tasks: `{"click": "binary", "play": "regression"}`; None infers them from the compiled losses.
         logits: binary tasks whose outputs are logits; needed only where no compiled loss says so (`from_logits=True`).
         treatment: one treatment or several, applied in order; None watches only.
+        window_steps: length of a sliding window over which `auc/<task>` and `window_rmse/<task>` are measured, too
+            (`lossguard.keras.window`); None measures none.
         batch_id: from the step's inputs `x` to one whole number that names the batch (a position in the data set, an
             offset, a hash below 2**44), a tensor; recorded as the scalar `batch_id`, so that an incident names batches.
         config: free keys that describe the run, JSON-like.
@@ -80,6 +82,7 @@ class Watch(keras.callbacks.Callback):
         tasks: Mapping[str, str] | None = None,
         logits: Collection[str] = (),
         treatment: Treatment | Sequence[Treatment] | None = None,
+        window_steps: int | None = None,
         batch_id: Callable[[Any], Any] | None = None,
         config: Mapping[str, Any] | None = None,
         full_every: int = 16,
@@ -94,7 +97,10 @@ class Watch(keras.callbacks.Callback):
         self.journal = checked_journal(journal)
         if service is not None and not str(service).startswith(("http://", "https://")):
             raise ValueError(f"service: must be a URL like http://host:port, got {service!r}")
-        for name, number in (("full_every", full_every), ("fetch_steps", fetch_steps)):
+        counts = {"full_every": full_every, "fetch_steps": fetch_steps, "window_steps": window_steps}
+        for name, number in counts.items():
+            if number is None and name == "window_steps":
+                continue
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
                 raise ValueError(f"{name}: must be a whole number of at least 1, got {number!r}")
         if not fetch_seconds > 0:
@@ -109,6 +115,7 @@ class Watch(keras.callbacks.Callback):
         self._treatments = checked_treatments(treatment)
         self._user_config = dict(config or {})
         self._full_every = full_every
+        self._window_steps = window_steps
         self._fetch_steps, self._fetch_seconds = fetch_steps, fetch_seconds
         self._open_recorder = open_recorder
 
@@ -183,6 +190,8 @@ class Watch(keras.callbacks.Callback):
         if hasattr(model.optimizer, "_stateful_handle_non_finite_grads"):
             self._scalars.count_skips(model.optimizer)
         self._scalars.tasks = compiled_tasks(model, self._kinds, self._logits)
+        if self._window_steps is not None:
+            self._scalars.keep_window(self._window_steps, model.distribute_strategy.scope())
         if self._scalars.attach(model) or len(self._hooks) > known:
             # A step that was compiled before does not contain us.
             model.train_function = None
@@ -233,6 +242,8 @@ class Watch(keras.callbacks.Callback):
         """Several calls of `fit`, or the steps of a loop of one's own, in one `with` block are one attempt."""
         self._stays_open = True
         if self._model is None and self._hooks:
+            if self._window_steps is not None:
+                self._scalars.keep_window(self._window_steps, tf.distribute.get_strategy().scope())
             self._open()
         return self
 
