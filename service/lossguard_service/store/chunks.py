@@ -110,7 +110,7 @@ def _out_of(connection: Connection, run_id: int, segment: segments.SegmentRow) -
     if not segment.is_full:
         return
     names = schemas_of(connection, run_id)[segment.schema]
-    parts = segments.parts_of(connection, schema.segment_parts, run_id, segment)
+    (parts,) = segments.parts_of(connection, schema.segment_parts, run_id, [segment])
     whole = segments.load(parts, names)
     table = schema.chunks
     query = (

@@ -70,11 +70,20 @@ async def pieces_of(
     return await database.read(read)
 
 
-def batches(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
-    """The pieces in order, a segment alone, chunks of one attempt together up to `BATCH`."""
-    for (_, is_chunk), group in groupby(pieces, key=lambda one: (one.row.attempt, isinstance(one.row, ChunkRow))):
+def batches(pieces: Sequence[Piece], *, narrow: bool = False) -> Iterator[list[Piece]]:
+    """The pieces in order, in batches of one attempt, one schema and one kind.
+
+    Chunks come up to `BATCH` together. A segment comes alone, as all its layers at once are large, unless the reading
+    is `narrow`: of one layer, or of scalars.
+    """
+
+    def kind(piece: Piece) -> tuple[int, bool, int, bool]:
+        row = piece.row
+        return row.attempt, isinstance(row, ChunkRow), row.schema, isinstance(row, SegmentRow) and row.is_full
+
+    for (_, is_chunk, _, _), group in groupby(pieces, key=kind):
         members = list(group)
-        size = BATCH if is_chunk else 1
+        size = BATCH if is_chunk or narrow else 1
         for start in range(0, len(members), size):
             yield members[start : start + size]
 
@@ -104,14 +113,14 @@ async def frames_in(
             return []
         names = schemas[first.schema]
         wanted = [] if scalars_only else None if layer is None else [names.layers.index(layer)]
+        held = [piece.row for piece in batch if isinstance(piece.row, SegmentRow)]
 
-        def read_segment(connection: Connection) -> dict[int, bytes]:
+        def read_segments(connection: Connection) -> list[dict[int, bytes]]:
             parts = None if wanted is None else [segments.COMMON, *wanted]
-            return segments.parts_of(connection, schema.segment_parts, run_id, first, parts)
+            return segments.parts_of(connection, schema.segment_parts, run_id, held, parts)
 
-        parts = await database.read(read_segment)
-        frames = await asyncio.to_thread(segments.load, parts, names, wanted)
-        return [chunks.cut(frames, until=batch[0].until)]
+        found = await database.read(read_segments)
+        return await asyncio.to_thread(_loaded, batch, found, names, wanted)
     indexes = [piece.row.index for piece in batch if isinstance(piece.row, ChunkRow)]
 
     def read(connection: Connection) -> dict[int, bytes]:
@@ -133,6 +142,16 @@ async def frames_in(
     return await asyncio.to_thread(work)
 
 
+def _loaded(
+    batch: Sequence[Piece], found: Sequence[dict[int, bytes]], names: Schema, wanted: list[int] | None
+) -> list[Frames]:
+    return [
+        chunks.cut(segments.load(parts, names, wanted), until=piece.until)
+        for piece, parts in zip(batch, found, strict=True)
+        if parts  # none: retention was faster than we
+    ]
+
+
 async def _again(
     database: Database,
     run_id: int,
@@ -145,7 +164,7 @@ async def _again(
     low, high = batch[0].first, batch[-1].until
     pieces, _ = await pieces_of(database, run_id, first=low, last=high, attempt=batch[0].row.attempt)
     found = []
-    for part in batches(pieces):
+    for part in batches(pieces, narrow=scalars_only or layer is not None):
         blocks = await frames_in(database, run_id, part, schemas, layer=layer, scalars_only=scalars_only)
         found += [chunks.cut(block, after=low - 1, until=high) for block in blocks]
     return found

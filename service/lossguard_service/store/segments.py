@@ -89,15 +89,22 @@ def ends_of(connection: Connection, run_id: int) -> dict[int, int]:
 
 
 def parts_of(
-    connection: Connection, table: sa.Table, run_id: int, segment: SegmentRow, parts: Sequence[int] | None = None
-) -> dict[int, bytes]:
-    """Parts of a segment or of its pyramid, by number; all of them by default."""
-    query = sa.select(table.c.part, table.c.data).where(
-        table.c.run_id == run_id, table.c.attempt == segment.attempt, table.c.first_index == segment.first_index
+    connection: Connection,
+    table: sa.Table,
+    run_id: int,
+    held: Sequence[SegmentRow],
+    parts: Sequence[int] | None = None,
+) -> list[dict[int, bytes]]:
+    """Parts of segments of one attempt, or of their pyramids, by number, a dictionary each; all parts by default."""
+    found: dict[int, dict[int, bytes]] = {row.first_index: {} for row in held}
+    query = sa.select(table.c.first_index, table.c.part, table.c.data).where(
+        table.c.run_id == run_id, table.c.attempt == held[0].attempt, table.c.first_index.in_(list(found))
     )
     if parts is not None:
         query = query.where(table.c.part.in_(list(parts)))
-    return {row[0]: row[1] for row in connection.execute(query)}
+    for row in connection.execute(query):
+        found[row[0]][row[1]] = row[2]
+    return list(found.values())
 
 
 def build(frames: Frames) -> dict[int, bytes]:

@@ -245,12 +245,13 @@ async def _answer(
     from_summaries = sum(isinstance(piece.row, ChunkRow) for piece in pieces) > max(RAW_CHUNKS, points)
     held = [piece.row for piece in pieces if isinstance(piece.row, SegmentRow)]
     per_chunk = sum(row.frames for row in held) / max(1, sum(row.next_index - row.first_index for row in held))
-    from_pyramid = len(question.layers) > 0 and len(held) > RAW_SEGMENTS and width >= per_chunk
+    whole = all(piece.is_whole for piece in pieces)
+    from_pyramid = len(question.layers) > 0 and len(held) > RAW_SEGMENTS and width >= per_chunk and whole
     found: list[Buckets] = []
-    for batch in batches(pieces):
+    for batch in batches(pieces, narrow=not question.layers):
         row = batch[0].row
-        if isinstance(row, SegmentRow) and (not row.is_full or (from_pyramid and batch[0].is_whole)):
-            found.append(await _from_pyramid(database, run_id, question, batch[0], row, low, high, schemas))
+        if isinstance(row, SegmentRow) and (not row.is_full or from_pyramid):
+            found.extend(await _from_pyramid(database, run_id, question, batch, low, high, schemas))
         elif isinstance(row, ChunkRow) and from_summaries:
             found.extend(await _from_summaries(database, run_id, question, batch, schemas))
         else:
@@ -276,21 +277,27 @@ async def _from_pyramid(
     database: Database,
     run_id: int,
     question: _Question,
-    piece: Piece,
-    row: SegmentRow,
+    batch: Sequence[Piece],
     low: int,
     high: int,
     schemas: dict[int, Schema],
-) -> Buckets:
+) -> list[Buckets]:
     """The buckets that reach into [low, high], but for one that reaches beyond what counts of a superseded attempt."""
-    names = schemas[row.schema]
+    rows = [piece.row for piece in batch if isinstance(piece.row, SegmentRow)]
+    names = schemas[rows[0].schema]
 
-    def read(connection: Connection) -> dict[int, bytes]:
-        return segments.parts_of(connection, schema.pyramid, run_id, row, question.parts(names))
+    def read(connection: Connection) -> list[dict[int, bytes]]:
+        return segments.parts_of(connection, schema.pyramid, run_id, rows, question.parts(names))
 
-    found = await asyncio.to_thread(question.of_pyramid, await database.read(read), names)
-    rows = (found.last >= low) & (found.first <= high) & (found.last <= piece.until)
-    return Buckets(*(getattr(found, name)[rows] for name in Buckets.__slots__))
+    def work(parts: list[dict[int, bytes]]) -> list[Buckets]:
+        result = []
+        for piece, held in zip(batch, parts, strict=True):
+            found = question.of_pyramid(held, names)
+            here = (found.last >= low) & (found.first <= high) & (found.last <= piece.until)
+            result.append(Buckets(*(getattr(found, name)[here] for name in Buckets.__slots__)))
+        return result
+
+    return await asyncio.to_thread(work, await database.read(read))
 
 
 async def _from_summaries(
