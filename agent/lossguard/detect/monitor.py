@@ -6,6 +6,7 @@ bit. Memory is bounded whatever the number of steps. NaN is judged, never absorb
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from lossguard.detect import pack, words
 from lossguard.detect.block import Block
@@ -48,11 +49,22 @@ def update(state: MonitorState, frames: Frames) -> MonitorState:
             f"frames: begin at step {frames.steps[0]}, but step {state.last_step} is judged already; "
             "after a restart from a checkpoint call new_attempt first"
         )
-    state = pack.clone(state)
+    state = _thawed(state)
     if state.first_step is None:
         state.first_step = int(frames.steps[0])
     Block(state, frames).run()
     return state
+
+
+def _thawed(state: MonitorState) -> MonitorState:
+    """A copy to work on. Incidents that can no longer change are shared: a run may have two thousand of them."""
+    live = {kept.number for kept in state.probations}
+    copy = pack.clone(replace(state, records=[]))
+    assert isinstance(copy, MonitorState)
+    copy.records = [
+        pack.clone(record) if record.end_step is None or record.number in live else record for record in state.records
+    ]
+    return copy
 
 
 def new_attempt(state: MonitorState, step: int) -> MonitorState:

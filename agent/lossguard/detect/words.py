@@ -53,7 +53,7 @@ def _before(record: Record) -> str:
 
 def _rate(record: Record) -> str:
     """The clause about the learning rate."""
-    if record.learning_rate < 1.2:
+    if record.learning_rate < 1.5:
         return ""
     return f", just after the learning rate rose {record.learning_rate:.3g}-fold"
 
