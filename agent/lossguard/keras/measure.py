@@ -60,10 +60,10 @@ def cheap(gradient: Any, update: Any, factor: Any) -> dict[str, Any]:
 
 
 def rest(weight: Any, gradient: Any, update: Any, size: float, lambda_rel: float, lambda_abs: float) -> dict[str, Any]:
-    """The other stats of a layer but `weight_norm`, which a sparse layer takes over its whole table.
+    """The other stats of a layer but `weight_norm`.
 
     Args:
-        weight, gradient, update: float32 tensors of one shape; of a sparse layer the touched rows, each once.
+        weight, gradient, update: float32 tensors of one shape.
         size: entries of the whole layer.
         lambda_rel, lambda_abs: thresholds of `clippy_ratio`.
     """

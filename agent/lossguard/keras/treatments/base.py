@@ -16,7 +16,7 @@ EMBEDDINGS = ("embedding",)
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What a treatment sees of one layer at one step; tensors of the layer's shape, touched rows only if it is sparse.
+    """What a treatment sees of one layer at one step; float32 tensors of the layer's shape.
 
     Attributes:
         weight: w, before the update.
