@@ -138,7 +138,7 @@ def test_runs_are_chosen_in_the_list_and_drawn_side_by_side(watched: Watched) ->
     page.wait_for_selector("#tracks[data-drawn]")
     assert page.locator(".track").count() >= 4
     lines = page.evaluate("document.querySelector('.js-plotly-plot').data.map(trace => trace.name)")
-    assert sorted(lines) == ["ranker/clippy", "ranker/plain"]
+    assert sorted(set(lines)) == ["ranker/clippy", "ranker/plain"]
 
 
 def test_focus_is_visible_on_whatever_can_be_reached(watched: Watched) -> None:
@@ -201,19 +201,19 @@ def test_new_steps_appear_without_a_reload_and_the_focus_stays(watched: Watched,
     page.wait_for_function("document.querySelector('.js-plotly-plot')._fullLayout.xaxis.range[1] > 100")
 
 
-@pytest.mark.parametrize("watched", [{"color_scheme": "light"}, {"color_scheme": "dark"}], indirect=True)
 @pytest.mark.parametrize("path", ["/", RUN, f"{RUN}/incidents/1", "/runs/ranker/poisoned", COMPARE, f"{RUN}/layers"])
 def test_axe_finds_nothing_serious(watched: Watched, path: str) -> None:
     watched.page.goto(path)
     if path != "/" and not path.endswith("/layers"):
         watched.page.wait_for_selector("#tracks[data-drawn]")
-    found = Axe().run(watched.page)
-    serious = [
-        (one["id"], [node["target"] for node in one["nodes"]][:5])
-        for one in found.response["violations"]
-        if one["impact"] in ("serious", "critical")
-    ]
-    assert serious == []
+    for scheme in ("light", "dark"):
+        watched.page.emulate_media(color_scheme=scheme)
+        serious = [
+            (scheme, one["id"], [node["target"] for node in one["nodes"]][:5])
+            for one in Axe().run(watched.page).response["violations"]
+            if one["impact"] in ("serious", "critical")
+        ]
+        assert serious == []
 
 
 @pytest.mark.parametrize("path", ["/", RUN, f"{RUN}/incidents/1", COMPARE, f"{RUN}/layers"])

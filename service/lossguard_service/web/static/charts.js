@@ -90,8 +90,8 @@
       if (last < from || band.first > to) continue;
       const colour = css(TONES[band.tone]);
       const place = { xref: "x", yref: "paper", y0: 0, y1: 1, layer: "below", x0: band.first - 0.5 };
-      shapes.push({ ...place, type: "line", x1: band.first - 0.5, line: { color: colour, width: 1.5 }, name: "onset" });
-      shapes.push({ ...place, type: "rect", x1: Math.max(last, band.first) + 0.5, fillcolor: fade(colour, 0.11), line: { width: 0 }, name: "incident" });
+      shapes.push({ ...place, type: "line", x1: band.first - 0.5, line: { color: band.tone === "info" ? fade(colour, 0.5) : colour, width: band.tone === "info" ? 1 : 1.5 }, name: "onset" });
+      shapes.push({ ...place, type: "rect", x1: Math.max(last, band.first) + 0.5, fillcolor: fade(colour, band.tone === "info" ? 0.05 : 0.11), line: { width: 0 }, name: "incident" });
       const text = `${band.label}, step ${whole(band.first)}`, long = text.length * 6.4 + 12;
       const at = (Math.max(band.first, from) - from) * pixel, left = at + long > width ? at - long : at;
       if (width && !taken.some(([begin, end]) => left < end && left + long > begin)) {
@@ -160,6 +160,17 @@
     return { xs, pick, take };
   };
 
+  // Batches are noisy, and of a rare task most of all: where the question is on which side of a reference a line is, a
+  // running median answers it, drawn over the values as they are.
+  const median = (values) => {
+    const half = Math.floor(Math.min(25, Math.max(5, values.length / 40)) / 2);
+    return values.map((value, at) => {
+      if (value === null) return null;
+      const near = values.slice(Math.max(0, at - half), at + half + 1).filter((one) => one !== null).sort((a, b) => a - b);
+      return near[Math.floor(near.length / 2)];
+    });
+  };
+
   const tracesOf = (chart, log, cap) => {
     const traces = [];
     for (const line of chart.lines) {
@@ -173,9 +184,16 @@
         traces.push({ ...quiet, y: fits(pick(line.maximum)), fill: "tonexty", fillcolor: fade(colour, 0.18) });
       }
       const values = line.mean;
+      const smooth = chart.reference && xs.length > 40;
+      if (smooth) {
+        traces.push({
+          x: xs, y: median(pick(values)), type: "scatter", mode: "lines", name: plain(line.label), meta: "median", hoverinfo: "skip",
+          line: { color: colour, dash, width: 2.2 }, connectgaps: false,
+        });
+      }
       traces.push({
         x: xs, y: fits(pick(values)), type: "scatter", mode: xs.length < 3 ? "lines+markers" : "lines", name: plain(line.label),
-        line: { color: colour, dash, width }, connectgaps: false, text: take.map((at) => (at < 0 ? "" : say(values[at]))),
+        line: { color: smooth ? fade(colour, 0.3) : colour, dash, width: smooth ? 1 : width }, connectgaps: false, text: take.map((at) => (at < 0 ? "" : say(values[at]))),
         hovertemplate: "%{text}", meta: "line",
       });
       const over = cap ? (line.maximum || line.mean).map((value, at) => [value, at]).filter(([value]) => typeof value === "number" && value > cap[1]) : [];
@@ -231,7 +249,7 @@
       byId("charts").append(track);
       wire(plot);
     }
-    track.querySelector(".note").textContent = [chart.note, clipped ? "▲ beyond the top" : ""].filter(Boolean).join("; ");
+    track.querySelector(".note").textContent = [chart.note, chart.reference ? "thick: running median" : "", clipped ? "▲ beyond the top" : ""].filter(Boolean).join("; ");
     const legend = track.querySelector(".legend");
     const had = document.activeElement && legend.contains(document.activeElement) ? document.activeElement.textContent : null;
     legend.replaceChildren(...(chart.lines.length < 2 ? [] : chart.lines.map((line) => {
