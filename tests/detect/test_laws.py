@@ -31,7 +31,7 @@ def judged(frames: Frames, cuts: list[int] | None = None) -> monitor.MonitorStat
 
 
 @pytest.mark.parametrize("name", RUNS)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cuts=st.lists(st.integers(0, 300), max_size=8))
 def test_the_answer_does_not_depend_on_how_frames_are_cut_into_blocks(name: str, cuts: list[int]) -> None:
     frames = RUNS[name]
@@ -59,7 +59,7 @@ def test_update_leaves_the_old_state_as_it_was() -> None:
     assert monitor.dumps(old) == before
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     where=st.lists(st.tuples(st.integers(0, 299), st.integers(0, 5)), max_size=6),
     value=st.sampled_from([np.nan, np.inf, -np.inf, 0.0, 1e300, -1e300]),
@@ -157,13 +157,13 @@ def test_memory_is_bounded_over_many_steps() -> None:
     rng = np.random.default_rng(1)
     state = monitor.init()
     sizes = []
-    for block in range(20):
-        values = 1 + 0.05 * rng.standard_t(3, 5000)
+    for block in range(10):
+        values = 1 + 0.05 * rng.standard_t(3, 3000)
         schema = Schema(("loss",))
-        steps = np.arange(block * 5000 + 1, (block + 1) * 5000 + 1)
+        steps = np.arange(block * 3000 + 1, (block + 1) * 3000 + 1)
         state = monitor.update(state, Frames.of(schema, steps, values[:, None]))
         sizes.append(len(monitor.dumps(dataclasses.replace(state, records=[]))))
-    assert max(sizes[5:]) < 2 * sizes[5]
+    assert max(sizes[3:]) < 2 * sizes[3]
 
 
 def test_damaged_bytes_are_refused_by_name() -> None:
