@@ -3,9 +3,13 @@
 import json
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from rich.console import Console
 
 from lossguard.demo import report
 from lossguard.demo.run import DemoError, Options, Outcome, check_installed
+from lossguard.demo.tables import Tables
 from lossguard.demo.view import RunView
 from lossguard.wire.incident import Incident
 
@@ -50,6 +55,33 @@ def test_a_taken_port_is_said_by_name(tmp_path: Path) -> None:
     assert "the service does not start" in done.stderr
     assert str(port) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.tensorflow
+def test_ctrl_c_in_mid_training_ends_every_process_and_says_nothing_more(
+    small: Tables, write: Callable[[Tables, Path, str], Path], tmp_path: Path
+) -> None:
+    data = write(small, tmp_path / "data", "parquet")
+    command = [sys.executable, "-m", "lossguard", "demo", "--data", str(data), "--steps", "20000"]
+    with (tmp_path / "said.txt").open("w") as said:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=subprocess.STDOUT)
+    state = tmp_path / ".lossguard" / "demo.json"
+    pids: dict[str, int] = {}
+    end = time.monotonic() + 200
+    while time.monotonic() < end and process.poll() is None:
+        found = json.loads(state.read_text()) if state.exists() else {}
+        if found.get("step", 0) > 0:
+            pids = found["pids"]
+            break
+        threading.Event().wait(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(100) == 130, (tmp_path / "said.txt").read_text()
+    assert set(pids) == {"service", "sidecar", "trainer"}
+    for pid in pids.values():
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    assert "Traceback" not in (tmp_path / "said.txt").read_text()
+    assert not state.exists()
 
 
 def test_a_package_that_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -81,9 +82,10 @@ class Children:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ending.set()
-        self._watcher.join()
-        for name in ("trainer", "sidecar", "service"):
-            self.end(name)
+        with _deaf_to_ctrl_c():
+            self._watcher.join()
+            for name in ("trainer", "sidecar", "service"):
+                self.end(name)
         self.state.unlink(missing_ok=True)
 
     def start(self, name: str, command: Sequence[str], *, restart: bool = False, read: bool = False) -> Child:
@@ -175,6 +177,21 @@ def wait_for_file(path: Path, child: Child, seconds: float) -> str:
             raise ChildError(f"the {child.name} is not ready after {seconds:g} s; its log is {child.log}")
         time.sleep(0.05)
     return path.read_text().strip()
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """An impatient second Ctrl-C must not leave a process behind; each wait in here is bounded."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _spawn(command: Sequence[str], log: Path, *, read: bool = False) -> subprocess.Popen[str]:
