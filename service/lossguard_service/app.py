@@ -70,7 +70,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
             await asyncio.gather(*background, return_exceptions=True)
             await database.close()
 
-    app = FastAPI(title="Lossguard", description=about or "", lifespan=lifespan, docs_url="/docs", redoc_url=None)
+    app = FastAPI(title="Lossguard", description=about or "", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.settings = settings
     app.state.clock = clock
     app.state.database = database

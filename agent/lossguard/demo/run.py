@@ -42,7 +42,6 @@ _NEEDED: Final = (
     "fastapi",
     "uvicorn",
     "sqlalchemy",
-    "aiosqlite",
     "alembic",
     "pydantic_settings",
 )
