@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lossguard.detect import monitor
+from lossguard.detect import course, monitor
 from lossguard.wire.frame import Frames, Schema
 
 from .runs import LAYERS, curve, decay, ranker
@@ -179,3 +179,14 @@ def test_damaged_bytes_are_refused_by_name() -> None:
 def test_a_task_of_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="'ranking'"):
         monitor.init({"click": "ranking"})
+
+
+def test_a_divergence_after_thousands_of_spikes_is_still_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(course, "RECORDS_KEPT", 3)
+    frames = ranker(700, onset=600)
+    scalars = frames.scalars.copy()
+    scalars[100:600:50, [0, 3]] += 1e5
+    report = monitor.report(judged(dataclasses.replace(frames, scalars=scalars)), "x")
+    assert [incident.number for incident in report.incidents] == list(range(len(report.incidents)))
+    assert len(report.incidents) <= 5
+    assert report.status == "diverged"

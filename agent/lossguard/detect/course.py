@@ -27,7 +27,8 @@ MOVERS_KEPT = 8
 RETURNED_AUC = 0.60
 """A divergence before anything was learned has no skill to come back to: an AUC of 0.6 over 30 frames counts."""
 RECORDS_KEPT = 2000
-"""Incidents per run; beyond that, spikes are no longer recorded."""
+"""Incidents per run. Beyond that an episode takes the place, and the number, of the spike before it: what is worse than
+a spike is always kept."""
 
 
 def first_hits(state: MonitorState, row: Floats64) -> dict[int, int]:
@@ -77,7 +78,9 @@ def begin(
 ) -> Record | None:
     """An episode begins."""
     if len(state.records) >= RECORDS_KEPT:
-        return None
+        if state.records[-1].kind != "loss_spike" or state.records[-1].end_step is None:
+            return None
+        state.records.pop()
     frame = min(hits.values(), default=state.frame)
     centre, scale = state.base.centre.copy(), state.base.scale.copy()
     unknown = np.isnan(centre)
@@ -135,6 +138,7 @@ def follow(state: MonitorState, step: int, row: Floats64, judged: dict[str, floa
         )  # fmt: skip
     if record.kind == "loss_spike" and any(episode.dropped(judge) for judge in opened.judges.values()):
         record.kind = "micro_divergence"
+    record.residual = episode.residual(opened)
     if record.first_layer is None and 0 < opened.age <= layers.LOOK_AHEAD:
         _blame(state, record, opened.frame, 1)
     back = episode.losses_back(opened)
@@ -200,12 +204,8 @@ def full(step: int, record: Record, reason: str, subject: str, value: float) -> 
 
 
 def _close(state: MonitorState, step: int, opened: Episode, record: Record) -> None:
-    """An episode ends: its residual is what is left of it."""
+    """An episode ends."""
     record.end_step = step
-    i = int(np.argmax(opened.hit)) if opened.hit.any() else 0
-    if len(opened.centre):
-        left = float(np.nanmedian(opened.recent[i, -3:])) - float(opened.centre[i])
-        record.residual = left / max(abs(float(opened.centre[i])), 1e-300)
     unskilled = [judge for judge in opened.judges.values() if judge.centre - voices.CHANCE <= 0.04]
     if opened.judges and len(unskilled) == len(opened.judges):
         ratio = episode.blown(opened, _entropies(state))

@@ -194,6 +194,23 @@ def see(episode: Episode, row: Floats64, judged: dict[str, float]) -> None:
                 judge.first += value
 
 
+def residual(episode: Episode) -> float:
+    """How far the loss that was hit most is from its frozen baseline now, relative to that baseline: the median of
+    the last 15 frames; 0 where no loss was hit.
+    """
+    hit = np.flatnonzero(episode.hit)
+    if not len(hit):
+        return 0.0
+    height = (episode.high[hit] - episode.centre[hit]) / episode.scale[hit]
+    i = int(hit[int(np.argmax(np.where(np.isnan(height), -np.inf, height)))])
+    window = episode.recent[i, -15:]
+    window = window[~np.isnan(window)]
+    centre = float(episode.centre[i])
+    if not len(window) or not math.isfinite(centre):
+        return 0.0
+    return (float(np.median(window)) - centre) / max(abs(centre), 1e-300)
+
+
 def losses_back(episode: Episode) -> bool:
     """Whether every loss that was hit is at its frozen baseline again."""
     for i in np.flatnonzero(episode.hit):
