@@ -151,6 +151,18 @@ def test_the_attempt_says_what_is_watched(watch: Callable[..., Watch], sinks: li
     assert config["team"] == "ads"
 
 
+def test_a_layer_can_be_left_out_and_the_coverage_says_so(watch: Callable[..., Watch], sinks: list[MemorySink]) -> None:
+    mine = watch(unwatched=("embedding",))
+    fit(compiled(mine), mine, count=8)
+    (sink,) = sinks
+    assert "embedding/embeddings" not in sink.blocks[0].schema.layers
+    assert len(sink.blocks[0].schema.layers) == 6
+    config = sink.options["config"]
+    assert config["layers_unwatched"] == ["embedding/embeddings"]
+    assert config["parameters_watched"] == pytest.approx(1 - 22 / config["parameters"])
+    assert (sink.stat("shared/kernel", "gradient_norm") > 0).all()
+
+
 def test_two_fits_are_two_attempts_and_one_in_a_with_block(
     watch: Callable[..., Watch], sinks: list[MemorySink]
 ) -> None:

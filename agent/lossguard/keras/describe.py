@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,23 @@ import lossguard
 from lossguard.keras.treatments.base import Treatment
 
 
-def describe(optimizers: Sequence[Any], trainable: Sequence[Any]) -> dict[str, Any]:
+def describe(optimizers: Sequence[Any], trainable: Sequence[Any], unwatched: Sequence[str] = ()) -> dict[str, Any]:
     """Coverage, optimizer and versions, JSON-like.
 
     Args:
         optimizers: those that are watched.
+        unwatched: patterns of layers that are not.
         trainable: the model's trainable variables; empty in a loop of one's own.
     """
     # An optimizer that is not built yet takes every trainable variable at its first step.
     built = [optimizer for optimizer in optimizers if optimizer.built]
     taken = [variable for optimizer in built for variable in optimizer._trainable_variables] if built else trainable
     sizes = {variable.path: _size(variable) for variable in trainable or taken}
-    watched = {variable.path for variable in taken} & set(sizes)
+    watched = {
+        variable.path
+        for variable in taken
+        if variable.path in sizes and not any(re.search(pattern, variable.path) for pattern in unwatched)
+    }
     total = sum(sizes.values())
     return {
         "parameters": total,

@@ -10,6 +10,7 @@ How. Every Keras optimizer writes a model variable exactly once in `update_step`
 difference, measures, scales if a treatment says so, and writes.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -36,6 +37,7 @@ class Hook:
         scalars: called once per step in the replica context, with the learning rate; names to scalar tensors.
         rows: length of the ring.
         full_every: every how many steps all stats are measured.
+        unwatched: patterns of layers that are not measured (but treated).
     """
 
     def __init__(
@@ -45,11 +47,13 @@ class Hook:
         scalars: Callable[[Any], dict[str, Any]],
         rows: int,
         full_every: int,
+        unwatched: Sequence[str] = (),
     ) -> None:
         self.optimizer = optimizer
         self.treatments = tuple(treatments)
         self.rows = rows
         self.full_every = full_every
+        self.unwatched = tuple(unwatched)
         self._skips = any(getattr(one, "skips_nonfinite", False) for one in treatments)
         self.ring: Ring | None = None
         self._scalars = scalars
@@ -74,6 +78,14 @@ class Hook:
             seen[variable.path] = count = seen.get(variable.path, 0) + 1
             names.append(variable.path if count == 1 else f"{variable.path}#{count}")
         return tuple(names)
+
+    @property
+    def _watched(self) -> tuple[int, ...]:
+        return tuple(
+            index
+            for index, layer in enumerate(self.layers)
+            if not any(re.search(pattern, layer) for pattern in self.unwatched)
+        )
 
     @property
     def step(self) -> int:
@@ -154,7 +166,10 @@ class Hook:
     def _ring(self, distribution: Any) -> Ring:
         if self.ring is None:
             with tf.init_scope(), distribution.scope():
-                self.ring = Ring(Layout(self._scalar_names, self.layers, stats.STAT_NAMES), self.rows)
+                layers = tuple(self.layers[index] for index in self._watched)
+                if not layers:
+                    raise ValueError(f"unwatched: these patterns leave no layer of {self.optimizer.name} to watch")
+                self.ring = Ring(Layout(self._scalar_names, layers, stats.STAT_NAMES), self.rows)
         return self.ring
 
     def _propose(self, variable: Any, gradient: Any, learning_rate: Any) -> Pending:
@@ -209,7 +224,7 @@ class Hook:
     def _record(
         self, ring: Ring, copy: Any, pending: list[Pending], scalars: Any, position: Any, learning_rate: Any
     ) -> Any:
-        weights = tuple(self.optimizer._trainable_variables)
+        weights = {index: self.optimizer._trainable_variables[index] for index in self._watched}
         maker = RowMaker(weights, self.full_every, self._clippy.lambda_rel, self._clippy.lambda_abs)
         row = maker.row(ring.state(copy, position - 1), pending, scalars, position, learning_rate)
         ring.write(copy, position, row)

@@ -4,6 +4,7 @@ Guarantees. Static shapes; one conditional per step, not one per layer. What was
 marked by the row's `full` column, so that it comes out as absent.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,12 +61,12 @@ class RowMaker:
     """Makes the rows of one optimizer.
 
     Attributes:
-        weights: its variables, in its order.
+        weights: its watched variables by their index, in order.
         every: the cadence: every how many steps all stats are measured.
         lambda_rel, lambda_abs: thresholds of `clippy_ratio`.
     """
 
-    weights: tuple[Any, ...]
+    weights: Mapping[int, Any]
     every: int
     lambda_rel: float
     lambda_abs: float
@@ -81,7 +82,7 @@ class RowMaker:
             learning_rate: eta.
         """
         by_index = {one.index: one for one in pending}
-        cheap = [self._cheap(by_index.get(index), learning_rate) for index in range(len(self.weights))]
+        cheap = [self._cheap(by_index.get(index), learning_rate) for index in self.weights]
         norms = tf.stack([one[stats.GRADIENT_NORM] for one in cheap])
         if self.every == 1:
             state = cadence.State(tf.constant(1.0), tf.constant(0.0), tf.zeros_like(norms))
@@ -104,16 +105,16 @@ class RowMaker:
 
     def _full(self, by_index: dict[int, Pending], cheap: list[dict[str, Any]], norms: Any, learning_rate: Any) -> Any:
         rows, robust = [], []
-        for index, weight in enumerate(self.weights):
+        for place, (index, weight) in enumerate(self.weights.items()):
             one = by_index.get(index)
             # A layer that the loss does not reach has a gradient of zero.
-            found = {**dict.fromkeys(measure.REST, 0.0), stats.GRADIENT_ZERO_FRACTION: 1.0, **cheap[index]}
+            found = {**dict.fromkeys(measure.REST, 0.0), stats.GRADIENT_ZERO_FRACTION: 1.0, **cheap[place]}
             if one is not None:
                 seen = one.proposal(learning_rate)
                 size = float(_entries(one.weight))
                 rest = measure.rest(seen.weight, seen.gradient, seen.update, size, self.lambda_rel, self.lambda_abs)
                 found.update(rest)
-                robust.append((index, seen, found))
+                robust.append((seen, found))
             whole = tf.convert_to_tensor(weight.value) if one is None else one.weight
             found[stats.WEIGHT_NORM] = measure.norm(tf.cast(whole, tf.float32))
             rows.append(found)
@@ -123,7 +124,7 @@ class RowMaker:
         needed = tf.reduce_any((doubtful[0] | doubtful[1]) & (largest > 0.0))
 
         def scaled() -> Any:
-            for _, seen, found in robust:
+            for seen, found in robust:
                 found[stats.GRADIENT_NORM] = measure.scaled_norm(seen.gradient)
                 found[stats.UPDATE_NORM] = measure.scaled_norm(seen.update)
             return tf.stack([_column(rows, stats.GRADIENT_NORM), _column(rows, stats.UPDATE_NORM)])

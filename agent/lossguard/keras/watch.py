@@ -23,7 +23,7 @@ from lossguard.keras.fetch import Fetcher, Sink, Snapshot
 from lossguard.keras.optimizer import Hook, leaves
 from lossguard.keras.scalars import StepScalars
 from lossguard.keras.tasks import Task, checked_kinds, compiled_tasks, said_tasks
-from lossguard.keras.treatments.base import Treatment
+from lossguard.keras.treatments.base import Treatment, checked_patterns
 from lossguard.recorder import Recorder
 from lossguard.wire.chunk import AttemptEnd, Checkpoint
 from lossguard.wire.names import check_name
@@ -48,6 +48,8 @@ class Watch(keras.callbacks.Callback):
         batch_id: from the step's inputs `x` to one whole number that names the batch (a position in the data set, an
             offset, a hash below 2**44), a tensor; recorded as the scalar `batch_id`, so that an incident names batches.
         config: free keys that describe the run, JSON-like.
+        unwatched: regular expressions; layers whose paths match are not measured. For large embedding tables with
+            sparse gradients, whose measuring costs a pass over the table in every step.
         full_every: every how many steps all stats are measured; the norms and factors are measured in every step, and
             everything in every step for a while after a jump (`lossguard.keras.cadence`). 1 measures all always.
         fetch_steps: rows are taken off the device after at most so many steps ...
@@ -85,6 +87,7 @@ class Watch(keras.callbacks.Callback):
         window_steps: int | None = None,
         batch_id: Callable[[Any], Any] | None = None,
         config: Mapping[str, Any] | None = None,
+        unwatched: Sequence[str] = (),
         full_every: int = 16,
         fetch_steps: int = 64,
         fetch_seconds: float = 1.0,
@@ -115,6 +118,7 @@ class Watch(keras.callbacks.Callback):
         self._treatments = checked_treatments(treatment)
         self._user_config = dict(config or {})
         self._full_every = full_every
+        self._unwatched = checked_patterns("unwatched", unwatched)
         self._window_steps = window_steps
         self._fetch_steps, self._fetch_seconds = fetch_steps, fetch_seconds
         self._open_recorder = open_recorder
@@ -147,7 +151,10 @@ class Watch(keras.callbacks.Callback):
             first = not self._hooks
             scalars = self._scalars.of_step if first else _learning_rate_of(leaf.name)
             rows = _ring_rows(self._fetch_steps)
-            self._hooks.append(Hook(leaf, self._treatments, scalars, rows=rows, full_every=self._full_every))
+            hook = Hook(
+                leaf, self._treatments, scalars, rows=rows, full_every=self._full_every, unwatched=self._unwatched
+            )
+            self._hooks.append(hook)
         return optimizer
 
     def attach(self, model: keras.Model) -> Self:
@@ -354,7 +361,7 @@ class Watch(keras.callbacks.Callback):
             "tasks": {task.name: task.kind for task in self.tasks if task.kind is not None},
             "full_every": self._full_every,
             "treatment": [treatment.describe() for treatment in self._treatments],
-            **describe([hook.optimizer for hook in self._hooks], trainable),
+            **describe([hook.optimizer for hook in self._hooks], trainable, self._unwatched),
         }
 
     def _at_exit(self) -> None:

@@ -58,13 +58,7 @@ class ByLayer:
     exclude: Sequence[str] = EMBEDDINGS
 
     def __post_init__(self) -> None:
-        if isinstance(self.exclude, str):
-            raise ValueError(f"exclude: must be a sequence of patterns, got the one string {self.exclude!r}")
-        for pattern in self.exclude:
-            try:
-                re.compile(pattern)
-            except (re.error, TypeError) as error:
-                raise ValueError(f"exclude: {pattern!r} is not a regular expression: {error}") from None
+        checked_patterns("exclude", self.exclude)
 
     def applies_to(self, layer: str) -> bool:
         """Whether the layer of this path is treated."""
@@ -73,6 +67,22 @@ class ByLayer:
     def describe(self) -> dict[str, Any]:
         """Name and settings, JSON-like."""
         return {"name": type(self).__name__, **asdict(self), "exclude": list(self.exclude)}
+
+
+def checked_patterns(name: str, patterns: Sequence[str]) -> tuple[str, ...]:
+    """The patterns as a tuple.
+
+    Raises:
+        ValueError: they are not regular expressions; the message names the argument.
+    """
+    if isinstance(patterns, str):
+        raise ValueError(f"{name}: must be a sequence of patterns, got the one string {patterns!r}")
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise ValueError(f"{name}: {pattern!r} is not a regular expression: {error}") from None
+    return tuple(patterns)
 
 
 def check_positive(name: str, value: float, *, zero: bool = False) -> None:
