@@ -1,4 +1,4 @@
-"""docs/service.md says what the code says. `python tests/service/test_docs.py` writes the tables anew."""
+"""docs/service.md says what the code says. `python tests/service/test_service_docs.py` writes the tables anew."""
 
 import re
 import sys
