@@ -35,7 +35,7 @@ LOOK_BACK = 20
 5, and each further frame adds chance."""
 LOOK_AHEAD = 10
 """Where nothing moved before, the first to move within 10 frames after the onset is named."""
-TALL_FRAMES = 64
+TALL_FRAMES = 40
 MOTION = "update_over_weight"
 TINY = 1e-30
 
@@ -51,7 +51,8 @@ class Layers:
         scale: its deviation [L, J].
         groups: how many groups the baseline rests on.
         pending: logs of the frames since the last renewal [n, L, J].
-        tall: the largest height over the signals of each layer, for the last 64 frames, oldest first [n, L].
+        tall: the largest height over the signals of each layer, for the last 40 frames, oldest first; at least -1, and
+            infinite above 65,504 [n, L].
     """
 
     names: tuple[str, ...] = ()
@@ -60,7 +61,7 @@ class Layers:
     scale: Floats64 = field(default_factory=lambda: np.empty((0, 0)))
     groups: int = 0
     pending: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0, 0), np.float32))
-    tall: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    tall: NDArray[np.float16] = field(default_factory=lambda: np.empty((0, 0), np.float16))
 
 
 def init() -> Layers:
@@ -104,7 +105,7 @@ def fit(state: Layers, names: tuple[str, ...], signals: tuple[str, ...]) -> None
     state.names, state.signals, state.groups = names, signals, 0
     state.centre, state.scale = np.full(shape, np.nan), np.full(shape, np.nan)
     state.pending = np.empty((0, *shape), np.float32)
-    state.tall = np.empty((0, len(names)), np.float32)
+    state.tall = np.empty((0, len(names)), np.float16)
 
 
 def room(state: Layers) -> int:
@@ -119,7 +120,11 @@ def look(state: Layers, rows: NDArray[np.float32]) -> None:
     with np.errstate(invalid="ignore"):
         height = (rows - state.centre.astype(np.float32)) / state.scale.astype(np.float32)
     # A NaN is not tall: non-finite values are judged elsewhere, and an unknown baseline judges nothing.
-    tallest = np.fmax.reduce(height, axis=2, initial=np.float32(-np.inf))
+    tallest = height[:, :, 0]
+    for j in range(1, height.shape[2]):
+        tallest = np.fmax(tallest, height[:, :, j])
+    with np.errstate(over="ignore"):
+        tallest = np.fmax(tallest, np.float32(-1)).astype(np.float16)
     state.tall = np.concatenate([state.tall, tallest])[-TALL_FRAMES:]
 
 
