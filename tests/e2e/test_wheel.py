@@ -47,7 +47,7 @@ def test_the_wheel_carries_migrations_templates_and_types(wheel: Path) -> None:
 def test_the_base_install_holds_no_framework_and_still_imports(base: Path, tmp_path: Path) -> None:
     probe = (
         "import importlib.util as u, sys, lossguard.wire.chunk, lossguard.recorder, lossguard.detect.monitor;"
-        "heavy = [m for m in ('tensorflow', 'keras', 'fastapi', 'sqlalchemy', 'pydantic') if u.find_spec(m)];"
+        "heavy = [m for m in ('tensorflow', 'keras', 'fastapi', 'sqlalchemy', 'plotly') if u.find_spec(m)];"
         "sys.exit(f'installed: {heavy}' if heavy else 0)"
     )
     _run(base / "python", "-c", probe, cwd=tmp_path)
@@ -57,6 +57,12 @@ def test_the_base_install_names_the_extra_that_a_command_lacks(base: Path, tmp_p
     done = _run(base / "lossguard", "serve", cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert 'pip install "lossguard[service]"' in done.stdout + done.stderr
+
+
+def test_the_base_install_names_the_extra_of_the_demo(base: Path, tmp_path: Path) -> None:
+    done = _run(base / "lossguard", "demo", "--exit", cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert 'pip install "lossguard[demo]"' in " ".join((done.stdout + done.stderr).split())
 
 
 def test_the_sidecar_runs_from_the_base_install(base: Path, tmp_path: Path) -> None:

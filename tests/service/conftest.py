@@ -1,6 +1,5 @@
 """Databases: SQLite in a folder of its own, and a real PostgreSQL."""
 
-import asyncio
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -8,7 +7,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-import sqlalchemy as sa
+from postgres import psql
 from services import Clock
 from sqlalchemy.engine import make_url
 
@@ -38,23 +37,6 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
     psql(url, f"CREATE DATABASE {name}")
     yield url.set(drivername="postgresql", database=name).render_as_string(hide_password=False)
     psql(url, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def psql(url: sa.URL, statement: str) -> None:
-    """Run one statement outside any transaction."""
-
-    async def run() -> None:
-        import asyncpg
-
-        connection = await asyncpg.connect(
-            user=url.username, host=str(url.query["host"]), database=url.database or "postgres"
-        )
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    asyncio.run(run())
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

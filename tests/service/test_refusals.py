@@ -1,12 +1,15 @@
 """Every refusal has one shape: RFC 9457 problem details with a sentence."""
 
+import asyncio
 import json
 from typing import Any
 
 import httpx
 import pytest
 from chunk_trainer import FIRST, chunks, frames
+from postgres import psql
 from services import Clock, Service, run, service
+from sqlalchemy.engine import make_url
 
 from lossguard.wire.chunk import peek
 
@@ -102,17 +105,11 @@ def test_a_service_with_too_much_in_work_says_when_to_come_back(sqlite_url: str)
 
 
 def test_a_lost_database_is_503_and_the_chunk_can_be_sent_again(postgres_url: str) -> None:
-    from sqlalchemy.engine import make_url
-
-    from conftest import psql
-
     chunk = chunks(frames(1, 4))[0]
 
     async def story() -> None:
         async with service(postgres_url, Clock()) as one:
             url = make_url(postgres_url)
-            import asyncio
-
             await asyncio.to_thread(psql, url, "ALTER TABLE chunk_bytes RENAME TO away")
             answer = await one.put(chunk)
             assert (answer.status_code, answer.json()["type"]) == (503, "urn:lossguard:problem:busy")
