@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from lossguard_service.app import create_app
 from lossguard_service.settings import Settings, is_loopback
@@ -136,7 +136,7 @@ def has_tokens(settings: Settings) -> bool:
 def _options(arguments: list[str] | None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="lossguard serve", description="Run the Lossguard service.")
     for name, field in Settings.model_fields.items():
-        if name == "admin_token":
+        if field.annotation == SecretStr | None:
             continue  # an argument can be read by everybody on the machine
         shown = f"{field.description} Default: {field.default}." if field.default is not None else field.description
         parser.add_argument(

@@ -30,6 +30,7 @@ from lossguard_service.store.database import Database, open_database
 from lossguard_service.store.fleet import fleet
 from lossguard_service.store.migrate import migrate, pending
 from lossguard_service.web import pages
+from lossguard_service.webhooks import Webhooks, destinations
 
 log = logging.getLogger(__name__)
 GOODBYE_SECONDS = 300.0
@@ -48,6 +49,10 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     """
     database = open_database(settings.database, connections=settings.connections)
     requests = Requests()
+    addresses = destinations(settings)
+    told = [one.key for one in addresses]
+    secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else None
+    webhooks = Webhooks(database, addresses, clock, secret=secret, public_url=settings.public_url)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -57,8 +62,9 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
             for seconds, work in (
                 (
                     settings.sweep_seconds,
-                    lambda: sweep(database, now=clock(), stalled_seconds=settings.stalled_seconds),
+                    lambda: sweep(database, now=clock(), stalled_seconds=settings.stalled_seconds, destinations=told),
                 ),
+                (settings.webhook_seconds, webhooks.deliver),
                 (settings.compact_seconds, lambda: _compact(database, settings, clock)),
             )
         ]
@@ -81,7 +87,9 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
         clock,
         max_pending=settings.max_pending_chunks,
         remembered=settings.detector_runs,
+        destinations=told,
     )
+    app.state.webhooks = webhooks
     app.state.gate = Gate(database, clock)
     app.state.requests = requests
     app.add_middleware(requests.wrap)
@@ -157,10 +165,6 @@ async def _for_ever(seconds: float, work: Callable[[], Awaitable[object]]) -> No
         except Exception:
             # The next round may find the database again; a service that stopped looking would call silence health.
             log.exception("background work failed")
-
-
-async def _sweep(database: Database, settings: Settings, clock: Callable[[], float]) -> None:
-    await sweep(database, now=clock(), stalled_seconds=settings.stalled_seconds)
 
 
 async def _compact(database: Database, settings: Settings, clock: Callable[[], float]) -> None:

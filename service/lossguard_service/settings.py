@@ -5,15 +5,16 @@ The service starts with none of them set. `docs/service.md` holds the table of t
 
 import ipaddress
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
     """What can be set; every field's description says its unit and meaning."""
 
-    model_config = SettingsConfigDict(env_prefix="LOSSGUARD_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="LOSSGUARD_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     database: str = Field(
         default="sqlite:///.lossguard/lossguard.db",
@@ -55,7 +56,32 @@ class Settings(BaseSettings):
             "lies within 500 steps of an incident; unset keeps everything."
         ),
     )
+    webhook_urls: SecretStr | None = Field(
+        default=None, description="Where incidents are sent to as JSON; several with spaces between; see Webhooks."
+    )
+    slack_webhook_urls: SecretStr | None = Field(
+        default=None, description="Where incidents are sent to in the form of Slack's incoming webhooks."
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="Webhooks are signed with it: HMAC-SHA256 with a timestamp."
+    )
+    webhook_seconds: float = Field(
+        default=2.0, gt=0, description="How often the outbox of webhooks is looked into, in seconds."
+    )
+    public_url: str | None = Field(
+        default=None, description="Where people reach this service, for the links in webhooks."
+    )
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="What is logged.")
+
+    @field_validator("webhook_urls", "slack_webhook_urls")
+    @classmethod
+    def _are_urls(cls, value: SecretStr | None) -> SecretStr | None:
+        for url in value.get_secret_value().split() if value else ():
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                # The address itself may be a secret, so the sentence does not repeat it.
+                raise ValueError("write addresses that begin with https:// or http://, with spaces between them")
+        return value
 
 
 def is_loopback(host: str) -> bool:

@@ -4,18 +4,21 @@ Reads judge silence by themselves (`Run.phase`); this sweep writes it down, so t
 alert. The time comes in as an argument; any replica may sweep, and two at once write one incident.
 """
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from lossguard_service.incidents import track
+from lossguard_service.incidents.announce import announce
 from lossguard_service.store import schema
 from lossguard_service.store.database import Database
 from lossguard_service.store.incidents import incidents_of
 from lossguard_service.store.record import lock_run, update_run
 
 
-async def sweep(database: Database, *, now: float, stalled_seconds: float) -> int:
-    """Open a `stalled` incident for every silent run without one; returns how many runs are newly so."""
+async def sweep(database: Database, *, now: float, stalled_seconds: float, destinations: Sequence[str] = ()) -> int:
+    """Open and announce a `stalled` incident for every silent run without one; returns how many runs are newly so."""
     runs, incidents = schema.runs, schema.incidents
     known = (
         sa.select(sa.literal(1))
@@ -43,6 +46,8 @@ async def sweep(database: Database, *, now: float, stalled_seconds: float) -> in
                 return False  # it came back between the read and the lock
             stored = incidents_of(connection, run.id)
             track.stall(connection, run.id, stored, run.last_step or 0, now - run.last_progress, now)
+            after = incidents_of(connection, run.id)
+            announce(connection, run.id, (project, name), stored, after, destinations=destinations, now=now)
             update_run(connection, run.id, {})
             return True
 

@@ -8,7 +8,7 @@ lock puts them in a row, and the end state is the one that sending the chunks on
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from lossguard.wire.replies import ChunkReply
 from lossguard_service.errors import Busy, ChunkConflict, NotFound
 from lossguard_service.incidents import track
 from lossguard_service.incidents.advise import advise
+from lossguard_service.incidents.announce import announce
 from lossguard_service.incidents.detectors import Detectors
 from lossguard_service.ingest.prepare import Prepared, digest, prepare
 from lossguard_service.store import checkpoints, chunks, record
@@ -56,12 +57,14 @@ class Ingest:
         *,
         max_pending: int = 256,
         remembered: int = 2000,
+        destinations: Sequence[str] = (),
     ) -> None:
         self._database = database
         self._detectors = detectors
         self._clock = clock
         self._max_pending = max_pending
         self._remembered = remembered
+        self._destinations = destinations
         self._pending = 0
         self._views: OrderedDict[int, _View] = OrderedDict()
 
@@ -115,7 +118,9 @@ class Ingest:
                 heard = max(run.heard_step or 0, run.last_step or 0)
                 if last_step > heard:
                     values |= {"heard_step": last_step, "last_progress": max(run.last_progress, now)}
-                    track.resume(connection, run.id, incidents_of(connection, run.id), last_step, now)
+                    stored = incidents_of(connection, run.id)
+                    if track.resume(connection, run.id, stored, last_step, now):
+                        self._tell(connection, run, stored, now)
             record.update_run(connection, run.id, values)
             return True
 
@@ -263,7 +268,14 @@ class Ingest:
             report = judged.report(run.name)
             changed |= track.reconcile(connection, run.id, stored, report.incidents, now)
             values = {"judged_step": judged.judged_step, "status": report.status}
-        return values, incidents_of(connection, run.id) if changed else stored
+        return values, self._tell(connection, run, stored, now) if changed else stored
+
+    def _tell(self, connection: Connection, run: Run, before: list[StoredIncident], now: float) -> list[StoredIncident]:
+        """The run's incidents as they are now; what changed is told to whoever wants to hear of it."""
+        after = incidents_of(connection, run.id)
+        name = (run.project, run.name)
+        announce(connection, run.id, name, before, after, destinations=self._destinations, now=now)
+        return after
 
     def _reply(
         self, connection: Connection, run: Run, attempt: Attempt, incidents: list[StoredIncident], *, duplicate: bool

@@ -275,3 +275,22 @@ audit = sa.Table(
     sa.Index(None, "project", "sequence"),
 )
 """Append-only: verdicts, waivers, keys and policies, as they were made; nothing updates or deletes it."""
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("id", Big, primary_key=True, autoincrement=True),
+    sa.Column("run_id", Big, sa.ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("sequence", sa.Integer, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("destination", sa.Text, nullable=False),
+    sa.Column("document", Document, nullable=False),
+    sa.Column("created", Number, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("not_before", Number, nullable=False),
+    sa.Column("done", Number),
+    sa.Column("outcome", Words),
+    sa.UniqueConstraint("run_id", "sequence", "state", "destination"),
+    sa.Index(None, "destination", "done", "not_before"),
+)
+"""What webhooks tell: written with the incident, sent after the commit; rows stay, so that nothing is told again."""
