@@ -29,7 +29,7 @@ from lossguard_service.store.compact import compact, retain
 from lossguard_service.store.database import Database, open_database
 from lossguard_service.store.fleet import fleet
 from lossguard_service.store.migrate import migrate, pending
-from lossguard_service.web import pages
+from lossguard_service.web import site
 from lossguard_service.webhooks import Webhooks, destinations
 
 log = logging.getLogger(__name__)
@@ -98,10 +98,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     app.include_router(exporting.router)
     app.include_router(gate_routes)
     app.include_router(gate_admin_routes)
-    app.include_router(
-        pages.router(pages.Pages(database, stalled_seconds=settings.stalled_seconds, clock=clock)),
-        dependencies=[Depends(require("read"))],
-    )
+    site.install(app, database, app.state.guard, app.state.gate.policies, settings.stalled_seconds, clock)
     app.add_api_route("/healthz", _healthz, methods=["GET"], tags=["service"], response_class=PlainTextResponse)
     app.add_api_route(
         "/readyz",

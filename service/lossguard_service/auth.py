@@ -1,7 +1,8 @@
 """Who may do what. Without tokens everybody on this machine may do everything, and nobody else can reach the service.
 
 As soon as an admin token is set or one token exists in the database, every request under `/v1`, `/metrics` and the
-pages needs one: `Authorization: Bearer TOKEN`, or Basic with the token as the password, which is what browsers can do.
+pages needs one: `Authorization: Bearer TOKEN`, Basic with the token as the password, or the cookie that the login page
+sets. A cookie goes along by itself, so it counts only for reading and for what our own pages send.
 Tokens are remembered for a few seconds, so a revoked one is refused everywhere after `REMEMBER_SECONDS`.
 """
 
@@ -10,6 +11,7 @@ import binascii
 import hmac
 from collections.abc import Awaitable, Callable
 from typing import Final
+from urllib.parse import urlsplit
 
 from fastapi import Request
 
@@ -18,6 +20,7 @@ from lossguard_service.store.database import Database
 from lossguard_service.store.tokens import Scope, Token, digest, find_token, list_tokens
 
 REMEMBER_SECONDS: Final = 5.0
+COOKIE: Final = "lossguard_token"
 _REMEMBERED: Final = 4096
 _CHALLENGE: Final = {"www-authenticate": 'Bearer realm="lossguard", Basic realm="lossguard", charset="UTF-8"'}
 
@@ -32,6 +35,11 @@ class Guard:
         self._found: dict[str, tuple[float, Token | None]] = {}
         self._closed: tuple[float, bool] | None = None
 
+    @property
+    def has_admin_token(self) -> bool:
+        """True if the service was started with an admin token."""
+        return self._admin is not None
+
     async def needs_tokens(self) -> bool:
         """True if requests need a token."""
         if self._admin is not None:
@@ -41,32 +49,48 @@ class Guard:
             self._closed = now, any(token.is_valid(now) for token in await list_tokens(self._database))
         return self._closed[1]
 
-    async def check(self, request: Request, scope: Scope, project: str | None, *, anywhere: bool = False) -> None:
+    async def check(
+        self, request: Request, scope: Scope, project: str | None, *, anywhere: bool = False
+    ) -> Token | None:
         """Let the request pass or refuse it.
 
         Args:
-            request: whose Authorization header is read.
+            request: whose Authorization header, or cookie, is read.
             scope: what the request does.
             project: to which project; None for what spans all projects.
             anywhere: the scope on any project is enough.
+
+        Returns:
+            The token that let it pass; None if that was the admin token, or none is needed.
 
         Raises:
             NotAuthenticated: no token, or one that is unknown, expired or revoked.
             NotAllowed: the token does not cover this.
         """
         if not await self.needs_tokens():
-            return
-        secret = _secret(request.headers.get("authorization", ""))
+            return None
+        secret = _presented(request)
         if secret is None:
             raise NotAuthenticated("send a token: Authorization: Bearer TOKEN", headers=_CHALLENGE)
-        if self._admin is not None and hmac.compare_digest(digest(secret), self._admin):
-            return
+        if self._is_admin(secret):
+            return None
         token = await self._find(secret)
         if token is None or not token.is_valid(self._clock()):
             raise NotAuthenticated("the token is unknown, expired or revoked: ask for a new one", headers=_CHALLENGE)
         if not token.allows(scope, token.project if anywhere else project):
             where = "all projects" if project is None else f"project {project}"
             raise NotAllowed(f"token {token.name!r} does not allow {scope!r} on {where}: ask for one that does")
+        return token
+
+    async def knows(self, secret: str) -> bool:
+        """True if the secret is that of a valid token, whatever it allows."""
+        if self._is_admin(secret):
+            return True
+        token = await self._find(secret)
+        return token is not None and token.is_valid(self._clock())
+
+    def _is_admin(self, secret: str) -> bool:
+        return self._admin is not None and hmac.compare_digest(digest(secret), self._admin)
 
     async def _find(self, secret: str) -> Token | None:
         now, key = self._clock(), digest(secret)
@@ -89,6 +113,33 @@ def require(scope: Scope) -> Callable[[Request], Awaitable[None]]:
         await guard.check(request, scope, project)
 
     return dependency
+
+
+def is_same_origin(request: Request) -> bool:
+    """True if one of our own pages sent this: what browsers say of themselves, which no page can forge."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site == "same-origin"
+    origin = urlsplit(request.headers.get("origin", ""))
+    return bool(origin.netloc) and origin.netloc.lower() == request.headers.get("host", "").lower()
+
+
+def to_cookie(secret: str) -> str:
+    """A secret as a cookie's value, whatever its characters."""
+    return base64.urlsafe_b64encode(secret.encode("utf-8", "surrogateescape")).decode().rstrip("=")
+
+
+def _presented(request: Request) -> str | None:
+    header = request.headers.get("authorization", "")
+    if header:
+        return _secret(header)
+    held = request.cookies.get(COOKIE, "")
+    if not held or not (request.method in ("GET", "HEAD") or is_same_origin(request)):
+        return None
+    try:
+        return base64.urlsafe_b64decode(held + "=" * (-len(held) % 4)).decode("utf-8", "surrogateescape") or None
+    except (binascii.Error, ValueError):
+        return None
 
 
 def _secret(header: str) -> str | None:

@@ -141,7 +141,7 @@ def ranker(
 TASKS = {"tasks": {"click": "binary", "play": "regression"}, "parameters_watched": 1.0, "optimizer": "Adagrad"}
 
 
-def serve(folder: Path) -> Iterator[Service]:
+def serve(folder: Path, **settings: Any) -> Iterator[Service]:
     """A service in a thread of this process, until the test is done with it."""
     # Here and not above, so that the tests of pure functions need no service.
     from lossguard_service.app import create_app
@@ -154,7 +154,7 @@ def serve(folder: Path) -> Iterator[Service]:
             await super().startup(sockets)
             ready.set()
 
-    app = create_app(Settings(database=f"sqlite:///{folder}/lossguard.db"))
+    app = create_app(Settings(database=f"sqlite:///{folder}/lossguard.db", **settings))
     server = Announcing(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, name="service")
     thread.start()

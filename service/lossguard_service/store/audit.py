@@ -48,3 +48,24 @@ async def list_entries(
     if project is not None:
         query = query.where(table.c.project == project)
     return await database.read(lambda connection: [Entry(**row._mapping) for row in connection.execute(query)])
+
+
+async def newest_entries(
+    database: Database,
+    *,
+    project: str | None = None,
+    kind: str | None = None,
+    before: int | None = None,
+    limit: int = 100,
+) -> list[Entry]:
+    """Entries from before a sequence number, the newest first: what a page shows."""
+    table = schema.audit
+    query = sa.select(table).order_by(table.c.sequence.desc()).limit(limit)
+    for condition in (
+        None if project is None else table.c.project == project,
+        None if kind is None else table.c.kind == kind,
+        None if before is None else table.c.sequence < before,
+    ):
+        if condition is not None:
+            query = query.where(condition)
+    return await database.read(lambda connection: [Entry(**row._mapping) for row in connection.execute(query)])

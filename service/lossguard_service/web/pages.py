@@ -10,11 +10,9 @@ import gzip
 import json
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any, Final
 
-import jinja2
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -26,63 +24,39 @@ from lossguard_service.store.incidents import list_incidents, open_incidents
 from lossguard_service.store.runs import Run, find_run, list_attempts, list_runs
 from lossguard_service.store.series import UnknownSeries, columns, heat_map, scalar_series
 from lossguard_service.store.verdicts import list_verdicts
-from lossguard_service.web import charts, compare, layers, runs_view, words
-from lossguard_service.web.assets import Assets
+from lossguard_service.web import charts, compare, layers, runs_view
+from lossguard_service.web.admit import admit, anybody, home, reader, viewer_of
+from lossguard_service.web.render import SECURITY, Renderer
 from lossguard_service.web.run_view import RunFacts, incident_view, run_view
 from lossguard_service.web.runbooks import runbook
 from lossguard_service.web.spark import EMPTY, Spark, spark
 
 MOST_RUNS: Final = 2000
 SPARK_POINTS: Final = 60
-SECURITY: Final = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 
 
 class Pages:
     """The pages over one database."""
 
-    def __init__(self, database: Database, *, stalled_seconds: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, database: Database, renderer: Renderer, *, stalled_seconds: float, clock: Callable[[], float] = time.time
+    ) -> None:
         self._database = database
         self._stalled_seconds = stalled_seconds
         self._clock = clock
-        self.assets = Assets()
+        self.renderer = renderer
         self._sparks: dict[int, tuple[int | None, Spark]] = {}
-        self._templates = jinja2.Environment(
-            loader=jinja2.PackageLoader("lossguard_service.web"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._templates.filters |= {
-            "number": words.number,
-            "whole": words.whole,
-            "count": words.count,
-            "duration": words.duration,
-            "first_sentence": words.first_sentence,
-            "value": _value,
-        }
-        self._templates.globals |= {
-            "asset": self.assets.path,
-            "outcomes": words.OUTCOMES,
-            "version": version("lossguard"),
-        }
 
     async def runs(self, request: Request) -> Response:
         """The list of runs."""
         query = runs_view.Query.of(request.query_params)
+        mine = viewer_of(request).project
         found, opened = await asyncio.gather(
-            list_runs(self._database, limit=MOST_RUNS), open_incidents(self._database, limit=MOST_RUNS)
+            list_runs(self._database, project=mine, limit=MOST_RUNS), open_incidents(self._database, limit=MOST_RUNS)
         )
+        if mine is not None:
+            ids = {run.id for run in found}
+            opened = [one for one in opened if one[0] in ids]
         view = runs_view.view(
             found,
             opened,
@@ -100,30 +74,36 @@ class Pages:
             return runs_view.complete(row, line, verdicts)
 
         rows = await asyncio.gather(*map(complete, view.rows))
-        return self._render("runs.html", page="runs", view=runs_view.with_rows(view, rows))
+        return self._render(request, "runs.html", page="runs", view=runs_view.with_rows(view, rows))
 
     async def run(self, request: Request, project: str, run: str) -> Response:
         """One run."""
         facts = await self._facts(request, project, run)
         if facts is None:
-            return self._missing(f"No run called {run} in project {project} has sent anything to this service.")
-        return self._render("run.html", page="run", view=run_view(facts))
+            return self._missing(
+                request, f"No run called {run} in project {project} has sent anything to this service."
+            )
+        return self._render(request, "run.html", page="run", view=run_view(facts))
 
     async def incident(self, request: Request, project: str, run: str, sequence: int) -> Response:
         """One incident."""
         facts = await self._facts(request, project, run)
         if facts is None:
-            return self._missing(f"No run called {run} in project {project} has sent anything to this service.")
+            return self._missing(
+                request, f"No run called {run} in project {project} has sent anything to this service."
+            )
         stored = next((one for one in facts.incidents if one.sequence == sequence), None)
         if stored is None:
-            return self._missing(f"Run {run} has no incident {sequence}.")
-        return self._render("incident.html", page="incident", view=incident_view(facts, stored))
+            return self._missing(request, f"Run {run} has no incident {sequence}.")
+        return self._render(request, "incident.html", page="incident", view=incident_view(facts, stored))
 
-    async def layers(self, project: str, run: str) -> Response:
+    async def layers(self, request: Request, project: str, run: str) -> Response:
         """How the layers of a run went."""
         found = await find_run(self._database, project, run)
         if found is None:
-            return self._missing(f"No run called {run} in project {project} has sent anything to this service.")
+            return self._missing(
+                request, f"No run called {run} in project {project} has sent anything to this service."
+            )
         names = await columns(self._database, found.id)
         wanted = [stat for stat in layers.STATS if stat in names.stats]
         maps = await asyncio.gather(
@@ -131,7 +111,7 @@ class Pages:
         )
         incidents = await list_incidents(self._database, found.id)
         view = layers.view(found, dict(zip(wanted, maps, strict=True)), incidents)
-        return self._render("layers.html", page="layers", view=view)
+        return self._render(request, "layers.html", page="layers", view=view)
 
     async def charts(self, request: Request, project: str, run: str) -> Response:
         """The data of a run's line charts."""
@@ -167,7 +147,7 @@ class Pages:
         """Several runs side by side."""
         sides = await self._sides(request)
         return self._render(
-            "compare.html", page="compare", view=compare.view(sides, f"/compare.json?{request.url.query}")
+            request, "compare.html", page="compare", view=compare.view(sides, f"/compare.json?{request.url.query}")
         )
 
     async def comparison_data(self, request: Request) -> Response:
@@ -190,16 +170,16 @@ class Pages:
         found = await asyncio.gather(*(side(*one) for one in compare.chosen(request.query_params.getlist("run"))))
         return [one for one in found if one is not None]
 
-    async def runbook(self, name: str) -> Response:
+    async def runbook(self, request: Request, name: str) -> Response:
         """What to do about an alert."""
         blocks = await asyncio.to_thread(runbook, name)
         if blocks is None:
-            return self._missing(f"There is no runbook called {name}.")
-        return self._render("runbook.html", page="runbook", name=name, blocks=blocks)
+            return self._missing(request, f"There is no runbook called {name}.")
+        return self._render(request, "runbook.html", page="runbook", name=name, blocks=blocks)
 
     async def static(self, request: Request, digest: str, name: str) -> Response:
         """A static file."""
-        return await asyncio.to_thread(self.assets.respond, request, digest, name)
+        return await asyncio.to_thread(self.renderer.assets.respond, request, digest, name)
 
     async def _facts(self, request: Request, project: str, name: str) -> RunFacts | None:
         found = await find_run(self._database, project, name)
@@ -240,29 +220,36 @@ class Pages:
         self._sparks[run.id] = (run.last_step, line)
         return line
 
-    def _render(self, template: str, status: int = 200, **values: Any) -> Response:
-        page = self._templates.get_template(template).render(**values)
-        return Response(page, status, headers=SECURITY, media_type="text/html; charset=utf-8")
+    def _render(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
+        return self.renderer.render(request, template, status, **values)
 
-    def _missing(self, detail: str) -> Response:
-        return self._render("error.html", 404, page="error", title="Not found", detail=detail)
+    def _missing(self, request: Request, detail: str) -> Response:
+        return self._render(request, "error.html", 404, page="error", title="Not found", detail=detail)
 
 
 def router(pages: Pages) -> APIRouter:
-    """The routes; who may read them is the application's to say."""
+    """The routes of what everybody with the scope `read` may see."""
     routes = APIRouter(include_in_schema=False)
-    run = "/runs/{project}/{run}"
-    routes.add_api_route("/", pages.runs, methods=["GET"])
-    routes.add_api_route("/compare", pages.comparison, methods=["GET"])
-    routes.add_api_route("/compare.json", pages.comparison_data, methods=["GET"])
-    routes.add_api_route("/runbooks/{name}", pages.runbook, methods=["GET"])
+    run, reads = "/runs/{project}/{run}", [Depends(reader)]
+    routes.add_api_route("/", pages.runs, methods=["GET"], dependencies=[Depends(home)])
+    for path, page in (("/compare", pages.comparison), ("/compare.json", pages.comparison_data)):
+        routes.add_api_route(path, page, methods=["GET"], dependencies=[Depends(_all_compared)])
+    routes.add_api_route("/runbooks/{name}", pages.runbook, methods=["GET"], dependencies=[Depends(anybody)])
+    routes.add_api_route(f"{run}/charts.json", pages.charts, methods=["GET"], dependencies=reads)
+    routes.add_api_route(f"{run}/heatmap.json", pages.heatmap, methods=["GET"], dependencies=reads)
+    routes.add_api_route(f"{run}/incidents/{{sequence:int}}", pages.incident, methods=["GET"], dependencies=reads)
+    routes.add_api_route(f"{run}/layers", pages.layers, methods=["GET"], dependencies=reads)
+    routes.add_api_route(run, pages.run, methods=["GET"], dependencies=reads)
+    # Without a token: they are the same for everybody, and the login page needs them.
     routes.add_api_route("/static/{digest}/{name}", pages.static, methods=["GET"])
-    routes.add_api_route(f"{run}/charts.json", pages.charts, methods=["GET"])
-    routes.add_api_route(f"{run}/heatmap.json", pages.heatmap, methods=["GET"])
-    routes.add_api_route(f"{run}/incidents/{{sequence:int}}", pages.incident, methods=["GET"])
-    routes.add_api_route(f"{run}/layers", pages.layers, methods=["GET"])
-    routes.add_api_route(run, pages.run, methods=["GET"])
     return routes
+
+
+async def _all_compared(request: Request) -> None:
+    """Every run of a comparison may be read."""
+    await anybody(request)
+    for project, _ in compare.chosen(request.query_params.getlist("run")):
+        await admit(request, "read", project)
 
 
 def _json(document: Any, status: int = 200, *, request: Request | None = None) -> Response:
@@ -282,18 +269,3 @@ def _step(request: Request, name: str) -> int | None:
 
 def _address(request: Request) -> str:
     return str(request.base_url).rstrip("/")
-
-
-def _value(value: Any) -> str:
-    """What a check observed or allows."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return words.whole(value)
-    if isinstance(value, float):
-        return words.number(value)
-    if isinstance(value, list) and all(isinstance(one, str) for one in value):
-        return ", ".join(value) or "–"
-    return value if isinstance(value, str) else json.dumps(to_json(value), ensure_ascii=False)

@@ -41,6 +41,7 @@
     let fresh;
     try {
       const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+      if (answer.redirected && new URL(answer.url).pathname === "/login") { location.reload(); return; }
       if (!answer.ok) throw new Error(String(answer.status));
       fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
     } catch {
