@@ -13,7 +13,19 @@ from lossguard.wire.frame import Frames, Schema
 
 from .runs import LAYERS, curve, decay, ranker
 
+
+def shifting() -> Frames:
+    """A healthy run whose label mean wavers and moves at step 236, just after the learning rate rose."""
+    frames = ranker()
+    scalars = frames.scalars.copy()
+    scalars[:, 5] *= 1 + 0.01 * np.random.default_rng(3).standard_normal(len(frames))
+    scalars[235:, 5] *= 1.5
+    scalars[240:, 1] *= 2
+    return dataclasses.replace(frames, scalars=scalars)
+
+
 RUNS = {
+    "shifting": shifting(),
     "healthy": ranker(),
     "full": ranker(onset=150),
     "micro": ranker(onset=150, recovers_after=40),

@@ -103,6 +103,10 @@ def _every(frame: int) -> int:
 def refresh(base: Baseline, caution: float) -> None:
     """Renew centre and scale from what was accepted; the scale is multiplied by `caution`."""
     # Sorting puts NaN last, so quantiles are read off at positions that depend on how many values there are.
+    upward = np.sort(base.residuals, axis=1)
+    if base.accepted.min(initial=np.inf) >= VALUE_FRAMES and not np.isnan(upward[:, -1]).any():
+        _refresh_full(base, upward, caution)
+        return
     recent = np.sort(base.values[:, -CENTRE_FRAMES:], axis=1)
     rows = np.arange(len(recent))
     count = np.minimum(base.accepted, CENTRE_FRAMES).astype(np.int64)
@@ -111,7 +115,6 @@ def refresh(base: Baseline, caution: float) -> None:
     absolute = np.sort(np.abs(base.residuals), axis=1)
     known = RESIDUAL_FRAMES - np.isnan(absolute).sum(axis=1)
     middle = absolute[rows, np.maximum((known - 1) // 2, 0)]
-    upward = np.sort(base.residuals, axis=1)
     tail = upward[rows, np.maximum((TAIL_QUANTILE * (known - 1)).astype(np.int64), 0)]
     held = np.minimum(base.accepted, VALUE_FRAMES).astype(np.int64)
     ordered = np.sort(base.values, axis=1)
@@ -125,12 +128,29 @@ def refresh(base: Baseline, caution: float) -> None:
     base.scale = np.where(judged, caution * scale, np.nan)
 
 
+def _refresh_full(base: Baseline, upward: Floats64, caution: float) -> None:
+    """The same where nothing is missing: the positions are the same for all voices."""
+    recent = np.sort(base.values[:, -CENTRE_FRAMES:], axis=1)
+    ordered = np.sort(base.values, axis=1)
+    absolute = np.sort(np.abs(upward), axis=1)
+    centre = 0.5 * recent[:, (CENTRE_FRAMES - 1) // 2] + 0.5 * recent[:, CENTRE_FRAMES // 2]
+    top, bottom = int((1 - RANGE_TRIM) * (VALUE_FRAMES - 1)), int(RANGE_TRIM * (VALUE_FRAMES - 1))
+    scale = np.maximum(1.4826 * absolute[:, (RESIDUAL_FRAMES - 1) // 2],
+                       upward[:, int(TAIL_QUANTILE * (RESIDUAL_FRAMES - 1))] / TAIL_SCALE)  # fmt: skip
+    scale = np.maximum(scale, RANGE_FLOOR * (ordered[:, top] - ordered[:, bottom]))
+    scale = np.maximum(np.maximum(scale, LEVEL_FLOOR * np.abs(centre)), 1e-300)
+    base.centre, base.scale = centre, caution * scale
+
+
+_STEPS = np.arange(STEP_FRAMES)
+
+
 def accept(base: Baseline, rows: Floats64) -> None:
     """Take frames in which every voice is finite and none is far from its centre [n, V]."""
     n = len(rows)
     columns = rows.T
     history = np.concatenate([base.values[:, -STEP_FRAMES:], columns], axis=1)
-    before = np.sort(np.lib.stride_tricks.sliding_window_view(history[:, :-1], STEP_FRAMES, axis=1), axis=2)
+    before = np.sort(history[:, np.arange(n)[:, None] + _STEPS], axis=2)
     residuals = columns - before[:, :, STEP_FRAMES // 2]
     residuals = np.where(np.isnan(before[:, :, -1]), np.nan, residuals)
     residuals = np.minimum(residuals, CLIP_SCALES * base.scale[:, None])

@@ -12,6 +12,7 @@ import numpy as np
 from lossguard.detect import (
     baseline,
     course,
+    drift,
     episode,
     habits,
     layers,
@@ -66,11 +67,13 @@ class Block:
         signals, self.logs = layers.logs(frames)
         if signals:
             layers.fit(state.layers, schema.layers, signals)
-        self.habits = habits.columns(frames)
-        if self.habits.size:
+        self.habits = habits.Columns(frames)
+        if self.habits:
             habits.fit(state.habits, schema.layers)
-        gaps = np.diff(frames.times, prepend=state.time)
-        self.gaps = np.where(np.isfinite(gaps), gaps, 0.0)
+        self.gaps = np.empty(len(frames))
+        self.gaps[0] = frames.times[0] - state.time
+        np.subtract(frames.times[1:], frames.times[:-1], out=self.gaps[1:])
+        self.gaps[~np.isfinite(self.gaps)] = 0.0
         self.motion = signals.index(layers.MOTION) if layers.MOTION in signals else None
 
     def _column(self, schema: Schema, name: str) -> Floats64 | None:
@@ -89,7 +92,7 @@ class Block:
                 slow.watch(state, int(self.frames.steps[t]), self.binary)
             if state.frame and state.frame % period.EVERY_FRAMES == 0:
                 slow.once(state, int(self.frames.steps[t]))
-            room = min(layers.room(state.layers), habits.GROUP_FRAMES - len(state.habits.pending))
+            room = min(layers.room(state.layers), habits.room(state.habits))
             n = min(baseline.until_due(state.frame), room, total - t)
             passed, hits = self._ordinary(t, n)
             if passed:
@@ -127,14 +130,12 @@ class Block:
             values = [v for v in column[t : t + n].tolist() if math.isfinite(v)]
             state.judges[name] = [*state.judges[name], *values][-JUDGE_FRAMES:]
             state.recent[name] = [*state.recent[name], *values][-episode.KEPT_FRAMES :]
-        self._rates(t, n)
-        for k in range(t, t + n) if self.label_columns else ():
-            self._labels(k)
-        layers.look(state.layers, self.logs[t : t + n])
-        layers.learn(state.layers, self.logs[t : t + n])
+        steps = self.frames.steps[t : t + n].tolist()
+        self._rates_and_labels(t, steps)
+        layers.learn(state.layers, layers.look(state.layers, self.logs[t : t + n]))
         slide.extend(state.slide, self.rows[t : t + n, 0])
         period.extend(state.period, self.rows[t : t + n, 0])
-        state.steps = [*state.steps, *self.frames.steps[t : t + n].tolist()][-course.STEPS_KEPT :]
+        state.steps = [*state.steps, *steps][-course.STEPS_KEPT :]
         state.frame += n
         self._habits(t, n)
 
@@ -142,12 +143,12 @@ class Block:
         """The watch over habits, after the frames were counted."""
         state = self.state
         usual = state.open is None and not nonfinite.watching(state.nonfinite)
-        for found in habits.take(state.habits, self.habits[t : t + n], state.rate, usual):
+        for found in habits.take(state.habits, self.habits, t, n, state.rate, usual):
             slow.habit(state, int(self.frames.steps[t + n - 1]), found)
 
     def _rates(self, t: int, n: int) -> None:
         state = self.state
-        if self.rates is None:
+        if self.rates is None or (self.rates[t : t + n] == state.rate).all():
             return
         for k in range(n):
             rate = float(self.rates[t + k])
@@ -157,6 +158,40 @@ class Block:
                 if rate > state.rate * 1.2:
                     state.rate_rise, state.rate_frame = rate / state.rate, state.frame + k
                 state.rate = rate
+
+    def _rates_and_labels(self, t: int, steps: list[int]) -> None:
+        """Learning rates and label means of ordinary frames: together, but a frame that ends a group of label means
+        goes alone, because what it finds is told at that frame.
+        """
+        state, done, n = self.state, 0, len(steps)
+        frame, before = state.frame, state.steps
+        while done < n:
+            quiet = self._label_group(t + done, n - done)
+            state.frame = frame + done
+            self._rates(t + done, quiet)
+            done += quiet
+            if done < n:
+                state.frame, state.steps = frame + done, [*before, *steps[: done + 1]][-course.STEPS_KEPT :]
+                self._rates(t + done, 1)
+                self._labels(t + done)
+                done += 1
+        state.frame, state.steps = frame, before
+
+    def _label_group(self, t: int, n: int) -> int:
+        """Take the label means of up to n ordinary frames at once; how many of them were taken."""
+        found = {}
+        for task, column in self.label_columns.items():
+            watch = self.state.drifts.get(task)
+            n = 0 if watch is None else min(n, drift.room(watch))
+            if not n or not self.frames.scalars_present[t : t + n, column].all():
+                return 0
+            found[task] = self.frames.scalars[t : t + n, column].tolist()
+            if not math.isfinite(sum(found[task])):
+                return 0
+        for task, means in found.items():
+            drift.add(self.state.drifts[task], means[:n])
+            self.state.labels[task] = means[n - 1]
+        return n
 
     def _labels(self, t: int) -> None:
         for task, column in self.label_columns.items():
@@ -176,10 +211,10 @@ class Block:
         judged = {name: float(column[t]) for name, column in self.judged.items() if math.isfinite(column[t])}
         for name, value in judged.items():
             state.recent[name] = [*state.recent[name], value][-episode.KEPT_FRAMES :]
-        layers.look(state.layers, self.logs[t : t + 1])
+        heights = layers.look(state.layers, self.logs[t : t + 1])
         usual = moves = np.empty(0)
         if self.motion is not None:
-            usual, moves = state.layers.centre[:, self.motion], self.logs[t, :, self.motion].astype(np.float64)
+            usual, moves = state.layers.centre[self.motion], self.logs[t, self.motion].astype(np.float64)
         found = nonfinite.judge(state.nonfinite, self.frames, t, bool(self.broken[t]), usual, moves)
         if found is not None:
             slow.broken(state, step, found)
@@ -200,7 +235,7 @@ class Block:
         else:
             course.follow(state, step, row, judged, self.binary)
         if state.open is None and not nonfinite.watching(state.nonfinite):
-            layers.learn(state.layers, self.logs[t : t + 1])
+            layers.learn(state.layers, heights)
         slow.probations(state, step)
         state.frame += 1
         self._habits(t, 1)

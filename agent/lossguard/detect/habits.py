@@ -41,8 +41,11 @@ class Habits:
 
     Attributes:
         names: the layers.
-        pending: update norm, weight norm, clipping factor and dead share of the group so far; NaN where not measured
-            [n, L, 4].
+        pending: update norm, weight norm, clipping factor and dead share of the group's sampled frames so far; NaN
+            where not measured [n, 4, L].
+        count: frames of the group so far.
+        sound: whether all its update norms were measured and finite.
+        moved: whether any was not 0.
         groups: how many groups were judged.
         first: dead share and log update over weight of the first groups [L, 2].
         usual: the usual log update over weight [L].
@@ -55,7 +58,10 @@ class Habits:
     """
 
     names: tuple[str, ...] = ()
-    pending: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0, 4), np.float32))
+    pending: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 4, 0), np.float32))
+    count: int = 0
+    sound: bool = True
+    moved: bool = False
     groups: int = 0
     first: Floats64 = field(default_factory=lambda: np.empty((0, 2)))
     usual: Floats64 = field(default_factory=lambda: np.empty(0))
@@ -77,24 +83,46 @@ class Finding:
     ended: bool = False
 
 
-def columns(frames: Frames) -> NDArray[np.float32]:
-    """What this watch looks at, of a block [T, L, 4]; empty where no layer is watched."""
-    names = frames.schema.stats
-    dead = GRADIENT_ZERO_FRACTION if GRADIENT_ZERO_FRACTION in names else "dead_fraction"
-    wanted = (UPDATE_NORM, WEIGHT_NORM, CLIPPING_FACTOR, dead)
-    shape = (len(frames), len(frames.schema.layers), len(wanted))
-    if not frames.schema.layers or not any(name in names for name in wanted):
-        return np.empty((len(frames), 0, len(wanted)), np.float32)
-    out = np.full(shape, np.nan, np.float32)
-    for j, name in enumerate(wanted):
-        if name in names:
-            k = names.index(name)
-            here = frames.stats_present[:, k]
-            if here.all():
-                out[:, :, j] = frames.stats[:, :, k]
+class Columns:
+    """What this watch looks at, of a block.
+
+    Attributes:
+        at: the places of update norm, weight norm, clipping factor and dead share; None where there is none [4].
+        sound: whether every layer's update norm was measured and is finite, for each frame.
+        moved: whether any layer's is not 0, for each frame.
+    """
+
+    def __init__(self, frames: Frames) -> None:
+        names = frames.schema.stats
+        dead = GRADIENT_ZERO_FRACTION if GRADIENT_ZERO_FRACTION in names else "dead_fraction"
+        wanted = (UPDATE_NORM, WEIGHT_NORM, CLIPPING_FACTOR, dead)
+        self.frames = frames
+        self.watched = bool(frames.schema.layers) and any(name in names for name in wanted)
+        self.at = tuple(names.index(name) if name in names and frames.schema.layers else None for name in wanted)
+        self.sound: list[bool] = [False] * len(frames)
+        self.moved: list[bool] = [False] * len(frames)
+        if self.at[0] is not None:
+            updates, here = frames.stats[:, :, self.at[0]], frames.stats_present[:, self.at[0]]
+            with np.errstate(all="ignore"):
+                total = updates.sum(axis=1)
+            plain = np.isfinite(total) & (total > 0)
+            if not plain.all():  # sums overflow and cancel: only a plain one says what its addends are
+                self.sound = [bool(sound) for sound in np.isfinite(updates).all(axis=1) & here]
+                self.moved = [bool(moved) for moved in updates.any(axis=1)]
             else:
-                out[here, :, j] = frames.stats[here, :, k]
-    return out
+                self.sound, self.moved = [bool(each) for each in here], [True] * len(frames)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to look at."""
+        return self.watched
+
+    def row(self, t: int) -> NDArray[np.float32]:
+        """One frame; NaN where not measured [4, L]."""
+        out = np.full((4, self.frames.stats.shape[1]), np.nan, np.float32)
+        for j, k in enumerate(self.at):
+            if k is not None and self.frames.stats_present[t, k]:
+                out[j] = self.frames.stats[t, :, k]
+        return out
 
 
 def fit(habits: Habits, names: tuple[str, ...]) -> None:
@@ -103,48 +131,60 @@ def fit(habits: Habits, names: tuple[str, ...]) -> None:
         return
     n = len(names)
     habits.names, habits.groups, habits.still = names, 0, 0
-    habits.pending = np.empty((0, n, 4), np.float32)
+    habits.pending, habits.count = np.empty((0, 4, n), np.float32), 0
+    habits.sound, habits.moved = True, False
     habits.first, habits.usual = np.full((n, 2), np.nan), np.full(n, np.nan)
     habits.clipped, habits.dead = np.zeros(n), np.zeros(n)
 
 
-def take(habits: Habits, rows: NDArray[np.float32], rate: float, usual: bool) -> list[Finding]:
-    """Take frames [n, L, 4], at most to the end of the group.
+def room(habits: Habits) -> int:
+    """How many frames fit into the group."""
+    return GROUP_FRAMES - habits.count
+
+
+def take(habits: Habits, columns: Columns, t: int, n: int, rate: float, usual: bool) -> list[Finding]:
+    """Take n frames from the t-th of a block on, at most `room` of them.
 
     Args:
         habits: the memory, changed in place.
-        rows: what `columns` gave.
+        columns: of the block.
+        t: the first of the frames.
+        n: how many.
         rate: the learning rate now; NaN where it is unknown.
         usual: whether the run is in its usual state, so that the past may learn from it.
     """
-    if not rows.size:
+    if not columns:
         return []
-    habits.pending = np.concatenate([habits.pending, rows])
-    if len(habits.pending) < GROUP_FRAMES:
+    habits.sound = habits.sound and all(columns.sound[t : t + n])
+    habits.moved = habits.moved or any(columns.moved[t : t + n])
+    for at in SAMPLED:
+        if habits.count <= at < habits.count + n:
+            habits.pending = np.concatenate([habits.pending, columns.row(t + at - habits.count)[None]])
+    habits.count += n
+    if habits.count < GROUP_FRAMES:
         return []
-    group, habits.pending = habits.pending, habits.pending[:0]
-    one, two, three = (group[k].astype(np.float64) for k in SAMPLED)
+    sampled, sound, moved = habits.pending, habits.sound, habits.moved
+    habits.pending, habits.count, habits.sound, habits.moved = sampled[:0], 0, True, False
+    one, two, three = sampled.astype(np.float64)
     middle = np.maximum(np.minimum(one, two), np.minimum(np.maximum(one, two), three))  # NaN where one is missing
     with np.errstate(all="ignore"):
-        motion = np.log(np.maximum(middle[:, 0] / middle[:, 1], 1e-30))
+        motion = np.log(np.maximum(middle[0] / middle[1], 1e-30))
     habits.groups += 1
     if habits.groups <= 2:
-        habits.first = np.stack([middle[:, 3], motion], axis=1)
-    found = [*_still(habits, group, motion, rate), *_chronic(habits, middle, motion)]
+        habits.first = np.stack([middle[3], motion], axis=1)
+    found = [*_still(habits, sound, moved, motion, rate), *_chronic(habits, middle, motion)]
     if usual and not habits.still:
         habits.usual = np.where(np.isfinite(habits.usual), habits.usual + 0.2 * (motion - habits.usual), motion)
         habits.rate = rate if habits.rate != habits.rate else habits.rate + 0.2 * (rate - habits.rate)
     return found
 
 
-def _still(habits: Habits, group: NDArray[np.float32], motion: Floats64, rate: float) -> list[Finding]:
+def _still(habits: Habits, sound: bool, moved: bool, motion: Floats64, rate: float) -> list[Finding]:
     """No update at all, or next to none."""
-    updates = group[:, :, 0]
-    measured = bool(np.isfinite(updates).all())
     learning = rate != 0 and not (rate < RATE_SHARE * habits.rate)
     with np.errstate(invalid="ignore"):
         far = (motion < habits.usual + np.log(STILL_SHARE)).mean() >= 0.9
-    still = measured and learning and (not updates.any() or bool(far))
+    still = sound and learning and (not moved or bool(far))
     habits.still = habits.still + 1 if still else 0
     if habits.number is None and habits.still >= STILL_GROUPS:
         return [Finding("no_update", value=float(habits.still * GROUP_FRAMES))]
@@ -157,15 +197,15 @@ def _chronic(habits: Habits, middle: Floats64, motion: Floats64) -> list[Finding
     """Habits that are told once."""
     found: list[Finding] = []
     with np.errstate(invalid="ignore"):
-        low = middle[:, 2] < CLIPPED
+        low = middle[2] < CLIPPED
         habits.clipped = np.where(low & (low.mean() >= CLIPPED_LAYERS), habits.clipped + 1, 0)
-        dying = (middle[:, 3] >= DEAD_SHARE) & (middle[:, 3] >= habits.first[:, 0] + DEAD_RISE)
+        dying = (middle[3] >= DEAD_SHARE) & (middle[3] >= habits.first[:, 0] + DEAD_RISE)
         habits.dead = np.where(dying, habits.dead + 1, 0)
     for kind, counts, column in (("overclipped", habits.clipped, 2), ("dead_units", habits.dead, 3)):
         if kind not in habits.told and (counts >= HABIT_GROUPS).any():
             i = int(np.argmax(counts))
             habits.told.append(kind)
-            found.append(Finding(kind, habits.names[i], float(middle[i, column])))
+            found.append(Finding(kind, habits.names[i], float(middle[column, i])))
     late = habits.groups >= LAG_GROUPS and habits.groups % HABIT_GROUPS == 0
     if "unconverged_layer" not in habits.told and late and np.isfinite(motion).all():
         usual = float(np.median(motion))

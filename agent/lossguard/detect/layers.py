@@ -47,10 +47,10 @@ class Layers:
     Attributes:
         names: the layers.
         signals: the names of the signals.
-        centre: mean log per layer and signal [L, J].
-        scale: its deviation [L, J].
+        centre: mean log per signal and layer [J, L].
+        scale: its deviation [J, L].
         groups: how many groups the baseline rests on.
-        pending: logs of the frames since the last renewal [n, L, J].
+        pending: heights of the frames since the last renewal; their logs before there is a baseline [n, J, L].
         tall: the largest height over the signals of each layer, for the last 40 frames, oldest first; at least -1, and
             infinite above 65,504 [n, L].
     """
@@ -70,7 +70,7 @@ def init() -> Layers:
 
 
 def logs(frames: Frames) -> tuple[tuple[str, ...], NDArray[np.float32]]:
-    """The signals of a block and their logarithms [T, L, J]; NaN where not measured."""
+    """The signals of a block and their logarithms [T, J, L]; NaN where not measured."""
     names, stats = frames.schema.stats, frames.stats
     columns: list[NDArray[np.float32]] = []
     found: list[str] = []
@@ -91,9 +91,10 @@ def logs(frames: Frames) -> tuple[tuple[str, ...], NDArray[np.float32]]:
         if CLIPPY_RATIO in names:
             found.append(CLIPPY_RATIO)
             columns.append(stat(CLIPPY_RATIO))
-        if not columns:
-            return (), np.empty((len(frames), len(frames.schema.layers), 0), np.float32)
-        array = np.log(np.maximum(np.stack(columns, axis=2), np.float32(TINY)))
+        array = np.empty((len(frames), len(columns), len(frames.schema.layers)), np.float32)
+        for j, column in enumerate(columns):
+            np.maximum(column, np.float32(TINY), out=array[:, j])
+        np.log(array, out=array)
     return tuple(found), array
 
 
@@ -101,7 +102,7 @@ def fit(state: Layers, names: tuple[str, ...], signals: tuple[str, ...]) -> None
     """Make room for a block's layers; another set of layers or signals begins anew."""
     if names == state.names and signals == state.signals:
         return
-    shape = (len(names), len(signals))
+    shape = (len(signals), len(names))
     state.names, state.signals, state.groups = names, signals, 0
     state.centre, state.scale = np.full(shape, np.nan), np.full(shape, np.nan)
     state.pending = np.empty((0, *shape), np.float32)
@@ -113,23 +114,23 @@ def room(state: Layers) -> int:
     return GROUP_FRAMES - len(state.pending)
 
 
-def look(state: Layers, rows: NDArray[np.float32]) -> None:
-    """See how tall the layers' signals are in some frames [n, L, J]."""
+def look(state: Layers, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """See how tall the layers' signals are in some frames [n, J, L]; what `learn` takes, of the same shape."""
     if not rows.size:
-        return
-    with np.errstate(invalid="ignore"):
-        height = (rows - state.centre.astype(np.float32)) / state.scale.astype(np.float32)
-    # A NaN is not tall: non-finite values are judged elsewhere, and an unknown baseline judges nothing.
-    tallest = height[:, :, 0]
-    for j in range(1, height.shape[2]):
-        tallest = np.fmax(tallest, height[:, :, j])
-    with np.errstate(over="ignore"):
-        tallest = np.fmax(tallest, np.float32(-1)).astype(np.float16)
-    state.tall = np.concatenate([state.tall, tallest])[-TALL_FRAMES:]
+        return rows
+    with np.errstate(all="ignore"):
+        height = np.subtract(rows, state.centre.astype(np.float32))
+        np.divide(height, state.scale.astype(np.float32), out=height)
+        # A NaN is not tall: non-finite values are judged elsewhere, and an unknown baseline judges nothing.
+        tallest = np.fmax(height[:, 0], np.float32(-1))
+        for j in range(1, height.shape[1]):
+            np.fmax(tallest, height[:, j], out=tallest)
+        state.tall = np.concatenate([state.tall[len(rows) - TALL_FRAMES :], tallest.astype(np.float16)])
+    return height if state.groups else rows
 
 
 def learn(state: Layers, rows: NDArray[np.float32]) -> None:
-    """Take frames into the baselines [n, L, J], at most `room` of them."""
+    """Take frames into the baselines, at most `room` of them: what `look` gave for them [n, J, L]."""
     if not rows.size:
         return
     state.pending = np.concatenate([state.pending, rows])
@@ -150,10 +151,10 @@ def _renew(state: Layers) -> None:
         state.groups = 1
         return
     rate = 1.0 / min(state.groups + 1, MEMORY_GROUPS)
-    with np.errstate(invalid="ignore"):
-        deviation = (rows - state.centre.astype(np.float32)) / state.scale.astype(np.float32)
-    np.clip(deviation, -CLIP_SCALES, CLIP_SCALES, out=deviation)
-    deviation[np.isnan(deviation)] = 0.0
+    # `rows` is this module's own copy, and nobody else's any more. A NaN says nothing: it counts as the centre.
+    deviation = np.minimum(np.maximum(rows, np.float32(-CLIP_SCALES), out=rows), np.float32(CLIP_SCALES), out=rows)
+    if np.isnan(deviation.sum()):
+        deviation[np.isnan(deviation)] = 0.0
     mean = deviation.sum(axis=0, dtype=np.float64) / GROUP_FRAMES
     widening = np.abs(deviation, out=deviation).sum(axis=0, dtype=np.float64) / GROUP_FRAMES / CLIPPED_MEAN
     state.centre = state.centre + rate * state.scale * mean

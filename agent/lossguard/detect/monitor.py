@@ -6,7 +6,7 @@ bit. Memory is bounded whatever the number of steps. NaN is judged, never absorb
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields
 
 from lossguard.detect import pack, words
 from lossguard.detect.block import Block
@@ -56,15 +56,17 @@ def update(state: MonitorState, frames: Frames) -> MonitorState:
     return state
 
 
+_PARTS = tuple(field.name for field in fields(MonitorState) if field.name != "records")
+
+
 def _thawed(state: MonitorState) -> MonitorState:
     """A copy to work on. Incidents that can no longer change are shared: a run may have two thousand of them."""
     live = {kept.number for kept in state.probations}
-    copy = pack.clone(replace(state, records=[]))
-    assert isinstance(copy, MonitorState)
-    copy.records = [
+    parts = {name: pack.clone(getattr(state, name)) for name in _PARTS}
+    parts["records"] = [
         pack.clone(record) if record.end_step is None or record.number in live else record for record in state.records
     ]
-    return copy
+    return MonitorState(**parts)
 
 
 def new_attempt(state: MonitorState, step: int) -> MonitorState:

@@ -74,7 +74,12 @@ def _layers(frames: Frames) -> Bits:
 
 def scan(frames: Frames, rows: Floats64, here: Bits) -> Bits:
     """The frames of a block that hold a NaN or Inf: in a loss or in a layer [T]."""
-    return np.asarray((here & ~np.isfinite(rows)).any(axis=1) | _layers(frames).any(axis=1))
+    losses = np.asarray((here & ~np.isfinite(rows)).any(axis=1))
+    with np.errstate(all="ignore"):
+        sound = math.isfinite(frames.stats.sum())  # one pass; only where it fails it is asked which and where
+    names = frames.schema.stats
+    counted = NONFINITE_COUNT in names and frames.stats[:, :, names.index(NONFINITE_COUNT)].any()
+    return losses if sound and not counted else np.asarray(losses | _layers(frames).any(axis=1))
 
 
 def judge(watch: Nonfinite, frames: Frames, t: int, broken: bool, usual: Floats64, motion: Floats64) -> Finding | None:
