@@ -7,10 +7,20 @@
 The only room that knows Keras. Watching alone leaves weights and optimizer state bit-identical.
 """
 
+from lossguard.keras.reaction import Rollback, TrainingStopped
 from lossguard.keras.treatments.clipping import AdaptiveGradientClipping, GradientClipping
 from lossguard.keras.treatments.clippy import Clippy
 from lossguard.keras.treatments.lamb import LAMB
 from lossguard.keras.treatments.skip import SkipNonFinite
 from lossguard.keras.watch import Watch
 
-__all__ = ["LAMB", "AdaptiveGradientClipping", "Clippy", "GradientClipping", "SkipNonFinite", "Watch"]
+__all__ = [
+    "LAMB",
+    "AdaptiveGradientClipping",
+    "Clippy",
+    "GradientClipping",
+    "Rollback",
+    "SkipNonFinite",
+    "TrainingStopped",
+    "Watch",
+]

@@ -21,6 +21,7 @@ from lossguard.guard import guarded
 from lossguard.keras.describe import checked_journal, checked_treatments, describe
 from lossguard.keras.fetch import Fetcher, Sink, Snapshot
 from lossguard.keras.optimizer import Hook, leaves
+from lossguard.keras.reaction import FETCH_STEPS, OnFullDivergence, Trainee, TrainingStopped, reaction_of
 from lossguard.keras.scalars import StepScalars
 from lossguard.keras.tasks import Task, checked_kinds, compiled_tasks, said_tasks
 from lossguard.keras.treatments.base import Treatment, checked_patterns
@@ -54,6 +55,10 @@ class Watch(keras.callbacks.Callback):
             everything in every step for a while after a jump (`lossguard.keras.cadence`). 1 measures all always.
         fetch_steps: rows are taken off the device after at most so many steps ...
         fetch_seconds: ... or seconds, whatever comes first, between two executions of the compiled step.
+        on_full_divergence: what to do by itself about a divergence. `advise` does nothing here, the service advises;
+            `stop` raises `TrainingStopped`; `rollback`, or a `Rollback`, restores weights and optimizer state from
+            before the first sign, changes something and opens a new attempt (`lossguard.keras.reaction`). For the
+            latter two the detectors run in this process, and rows are fetched every 16 steps at least.
         open_recorder: makes what frames go to, with `Recorder`'s arguments.
 
     Raises:
@@ -91,6 +96,7 @@ class Watch(keras.callbacks.Callback):
         full_every: int = 16,
         fetch_steps: int = 64,
         fetch_seconds: float = 1.0,
+        on_full_divergence: OnFullDivergence = "advise",
         open_recorder: Callable[..., Sink] = Recorder,
     ) -> None:
         super().__init__()
@@ -116,6 +122,11 @@ class Watch(keras.callbacks.Callback):
             raise ValueError(f"logits: must be a sequence of task names, got the one string {logits!r}")
         self._logits = tuple(logits)
         self._treatments = checked_treatments(treatment)
+        self._reaction = reaction_of(on_full_divergence, self._treatments)
+        self._trainee = Trainee(lambda: self._hooks[0].step, self._state, self._new_attempt)
+        if self._reaction is not None:
+            self._treatments = (*self._treatments, *self._reaction.treatments)
+            fetch_steps = min(fetch_steps, FETCH_STEPS)
         self._user_config = dict(config or {})
         self._full_every = full_every
         self._unwatched = checked_patterns("unwatched", unwatched)
@@ -226,14 +237,23 @@ class Watch(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Take new rows off the device when it is time."""
-        self._steps_waiting += batch - self._last_batch
-        self._last_batch = batch
-        self._flush_when_due()
+        steps, self._last_batch = batch - self._last_batch, batch
+        self._after(steps)
 
-    def _flush_when_due(self) -> None:
+    def _after(self, steps: int) -> None:
+        self._steps_waiting += steps
         due = time.monotonic() - self._last_fetch >= self._fetch_seconds
         if due or self._steps_waiting >= self._fetch_steps:
             self.flush()
+        if self._reaction is not None and (why := self._react(steps)):
+            self.close("failed", 10.0)
+            if self._model is not None:
+                self._model.stop_training = True
+            raise TrainingStopped(f"run {self.run} is stopped: {why}")
+
+    @guarded("Watch.react", "")
+    def _react(self, steps: int) -> str:
+        return "" if self._reaction is None or self._sink is None else self._reaction.turn(steps, self._trainee)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """End the attempt, unless this watch is used in a `with` block, which ends it."""
@@ -278,9 +298,12 @@ class Watch(keras.callbacks.Callback):
         self._scalars.observe(loss, labels, outputs, sample_weights, task_losses, inputs)
 
     def after_step(self) -> None:
-        """In a loop of one's own: call it after every step, outside of the compiled function."""
-        self._steps_waiting += 1
-        self._flush_when_due()
+        """In a loop of one's own: call it after every step, outside of the compiled function.
+
+        Raises:
+            TrainingStopped: only with `on_full_divergence`, see there.
+        """
+        self._after(1)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         self._stays_open = False
@@ -351,6 +374,8 @@ class Watch(keras.callbacks.Callback):
             service=self._service,
             token=self._token,
         )
+        if self._reaction is not None:
+            sink = self._reaction.begin(sink, self._task_kinds(), self._trainee)
         self._sink, self._fetcher = sink, Fetcher(sink)
         self._last_fetch, self._steps_waiting = time.monotonic(), 0
         atexit.register(self._at_exit)
@@ -358,11 +383,42 @@ class Watch(keras.callbacks.Callback):
     def _config(self) -> dict[str, Any]:
         trainable = [] if self._model is None else self._model.trainable_variables
         return {
-            "tasks": {task.name: task.kind for task in self.tasks if task.kind is not None},
+            "tasks": self._task_kinds(),
+            **({} if self._reaction is None else self._reaction.config),
             "full_every": self._full_every,
             "treatment": [treatment.describe() for treatment in self._treatments],
             **describe([hook.optimizer for hook in self._hooks], trainable, self._unwatched),
         }
+
+    def _task_kinds(self) -> dict[str, str]:
+        return {task.name: task.kind for task in self.tasks if task.kind is not None}
+
+    def _state(self) -> list[Any]:
+        """Weights and optimizer state; nothing before the optimizer is built."""
+        optimizers = [hook.optimizer for hook in self._hooks]
+        if self._model is not None:
+            optimizers.append(self._model.optimizer)
+        if not all(optimizer.built for optimizer in optimizers):
+            return []
+        weights = [] if self._model is None else self._model.weights
+        trained = [variable for hook in self._hooks for variable in hook.optimizer._trainable_variables]
+        slots = [variable for optimizer in optimizers for variable in optimizer.variables]
+        return list({id(variable): variable for variable in (*weights, *trained, *slots)}.values())
+
+    def _new_attempt(self, back: Callable[[], None]) -> None:
+        self.flush()
+        if self._sink is None or self._fetcher is None:
+            return
+        self._fetcher.close(10.0)
+        self._sink.close("interrupted", 10.0)
+        atexit.unregister(self._at_exit)
+        try:
+            back()
+            if self._model is not None:
+                # The epoch's averages would carry the divergence, NaN for ever, into other callbacks.
+                self._model.reset_metrics()
+        finally:
+            self._open()
 
     def _at_exit(self) -> None:
         kind = getattr(sys, "last_type", None)
