@@ -156,6 +156,15 @@ ALERTS: Final = (
         about_run=False,
     ),
     Alert(
+        "LossguardGateBypassed",
+        f"max by (instance, folder, version, moved) ({names.GUARD_UNJUDGED.name}) > 0",
+        "critical",
+        "{{ $labels.instance }}: version {{ $labels.version }} in {{ $labels.folder }} has no valid verdict"
+        '{{ if eq $labels.moved "true" }} and was moved out of sight{{ else }} and can be served{{ end }}',
+        "Somebody or something put a model into the serving folder that the gate did not pass.",
+        about_run=False,
+    ),
+    Alert(
         "LossguardServiceDown",
         f'(sum(up{{job="{JOB}"}}) or vector(0)) == 0',
         "critical",

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,12 +60,23 @@ def guard(
     unsigned: Annotated[bool, typer.Option("--unsigned", help="Compare digest and verdict only.")] = False,
     every: Annotated[str, typer.Option("--every", metavar="TIME", help="Look again and again: 10s, 1m.")] = "0s",
     dry: Annotated[bool, typer.Option("--dry", help="Say what would be moved away, and move nothing.")] = False,
+    metrics_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--metrics-file", metavar="FILE.prom", help="Write findings for node_exporter's textfile collector."
+        ),
+    ] = None,
+    metrics_listen: Annotated[
+        str | None,
+        typer.Option("--metrics-listen", metavar="HOST:PORT", help="Show findings to Prometheus there; with --every."),
+    ] = None,
     format: FormatOption = "table",
 ) -> None:
     """Move every version without a valid verdict out of the serving folder's sight; exit code 1 if there was one.
 
     Example: lossguard gate guard serving/ranker --key gate.pub --every 10s
     """
+    from lossguard.gate.exposition import listen, page, write_page
     from lossguard.gate.guard import Guard
     from lossguard.gate.signature import read_keys
 
@@ -75,19 +87,41 @@ def guard(
             usage("--key", "name the service's public key, or --unsigned to trust whoever wrote the folder", format)
         if not folder.is_dir():
             usage("DIR", f"{folder} is not a folder: name the one that TensorFlow Serving watches", format)
+        if metrics_file is not None and (metrics_file.suffix != ".prom" or not metrics_file.parent.is_dir()):
+            usage("--metrics-file", "write a name that ends with .prom, in the folder that node_exporter reads", format)
+        if metrics_listen is not None and not pause:
+            usage("--metrics-listen", "goes with --every: a look that ends cannot be scraped", format)
         watch = Guard(folder, read_keys(key or []), dry)
-        while True:
-            findings = watch.look()
-            bad = [finding for finding in findings if not finding.good]
-            if format == "json" and (bad or not pause):
-                typer.echo(json.dumps({"versions": [finding.to_json() for finding in findings]}))
-            for finding in bad:
-                where = f" Moved to {finding.moved_to}." if finding.moved_to else ""
-                typer.echo(f"version {finding.version}: {finding.reason}{where}", err=True)
-            sys.stdout.flush()
-            if not pause:
-                raise typer.Exit(1 if bad else 0)
-            time.sleep(pause)
+        with listen(*_address(metrics_listen, format)) if metrics_listen else nullcontext() as listener:
+            if listener is not None:
+                typer.echo(f"Prometheus finds this guard at {listener.url}", err=True)
+            while True:
+                findings = watch.look()
+                bad = [finding for finding in findings if not finding.good]
+                if format == "json" and (bad or not pause):
+                    typer.echo(json.dumps({"versions": [finding.to_json() for finding in findings]}))
+                for finding in bad:
+                    where = f" Moved to {finding.moved_to}." if finding.moved_to else ""
+                    typer.echo(f"version {finding.version}: {finding.reason}{where}", err=True)
+                sys.stdout.flush()
+                if listener is not None:
+                    listener.text = page(folder, findings)
+                if metrics_file is not None:
+                    try:
+                        write_page(metrics_file, page(folder, findings))
+                    except OSError as error:
+                        # A full disk must not end the watch; node_exporter tells how old the file is.
+                        typer.echo(f"--metrics-file: {metrics_file} cannot be written ({error.strerror})", err=True)
+                if not pause:
+                    raise typer.Exit(1 if bad else 0)
+                time.sleep(pause)
+
+
+def _address(text: str, format: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        usage("--metrics-listen", f"write HOST:PORT, for example 127.0.0.1:9114, got {text!r}", format)
+    return host, int(port)
 
 
 def keys(

@@ -77,5 +77,12 @@ REPLICA_REQUEST_SECONDS: Final = Metric(
 REPLICA_COLLECT_SECONDS: Final = Metric(
     "lossguard_replica_collect_seconds", "gauge", "Time that reading the database for this page took."
 )
+GUARD_UNJUDGED: Final = Metric(
+    "lossguard_guard_unjudged_version",
+    "gauge",
+    "1 for each version in a serving folder, or in its quarantine, without a valid verdict.",
+    ("folder", "version", "moved"),
+)
+"""Told by `lossguard gate guard`, not by the service; lossguard.gate.exposition spells the same."""
 
 ALL: Final = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
