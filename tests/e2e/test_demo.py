@@ -164,17 +164,18 @@ def _must_be_on_the_page(chromium: str, url: str, plain: dict[str, Any], clippy:
         browser.close()
 
 
-def test_the_generated_stream_takes_the_same_path_to_the_same_verdicts_twice_in_one_folder(tmp_path: Path) -> None:
-    for version in (1, 2):
-        demo = Demo(tmp_path, "--exit", "--seed", str(version))
-        try:
-            assert demo.process.wait(500) == 0, demo.log.read_text()
-        finally:
-            demo.end()
-        plain, clippy = demo.runs()
-        _must_be_as_promised(tmp_path, plain, clippy)
-        assert (plain["name"], clippy["name"]) == (f"plain-{version}", f"clippy-{version}")
-        assert clippy["published"] == f"serving/ranker/{version}"
-        said = demo.log.read_text()
-        assert "passed" in said
-        assert "is not published (block)" in said
+def test_the_generated_stream_takes_the_same_path_to_the_same_verdicts_beside_an_earlier_demo(tmp_path: Path) -> None:
+    (tmp_path / ".lossguard" / "journal" / "demo" / "plain-1").mkdir(parents=True)
+    (tmp_path / "serving" / "ranker" / "1" / "variables").mkdir(parents=True)
+    demo = Demo(tmp_path, "--exit", "--seed", "1")
+    try:
+        assert demo.process.wait(500) == 0, demo.log.read_text()
+    finally:
+        demo.end()
+    plain, clippy = demo.runs()
+    _must_be_as_promised(tmp_path, plain, clippy)
+    assert (plain["name"], clippy["name"]) == ("plain-2", "clippy-2")
+    assert clippy["published"] == "serving/ranker/2"
+    said = demo.log.read_text()
+    assert "passed" in said
+    assert "is not published (block)" in said
