@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,6 @@ def rows(tmp_path: Path) -> Path:
 
 @pytest.mark.tensorflow
 def test_a_sound_export_answers_and_a_broken_one_blocks(rows: Path) -> None:
-    from dataclasses import replace
-
     good = run_canary(EXPORTS / "good.keras", rows)
     assert (good["rows"], good["nonfinite"]) == (3, 0)
     assert good["spread"] > 0
@@ -47,6 +46,12 @@ def test_rows_that_are_none_are_the_users_fault_and_not_the_models(tmp_path: Pat
 
 def test_a_model_that_never_answers_is_blocked(rows: Path) -> None:
     assert "did not answer within" in run_canary(EXPORTS / "good.keras", rows, seconds=0.05)["error"]
+
+
+def test_a_model_that_takes_more_memory_than_it_may_have_is_blocked(rows: Path) -> None:
+    answer = run_canary(EXPORTS / "good.keras", rows, memory_bytes=64 << 20)
+    assert answer["error"]
+    assert outcome_of(decide(DEFAULT, replace(healthy(), canary=Canary(**answer)))) == "block"
 
 
 def test_a_host_without_tensorflow_is_told_so(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

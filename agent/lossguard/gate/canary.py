@@ -1,9 +1,10 @@
 """Lets the exported model answer rows that the user supplies, in a process of its own.
 
-Guarantees. TensorFlow is loaded there and only there. The process has a time limit, cannot write core files and sees no
-accelerator; whatever it does, the outcome is a fact for the gate: an answer, or the reason why there is none.
+Guarantees. TensorFlow is loaded there and only there. The process has limits on time and memory, cannot write core
+files and sees no accelerator; whatever it does, the outcome is a fact for the gate: an answer, or why there is none.
 """
 
+import functools
 import json
 import os
 import resource
@@ -16,6 +17,8 @@ from lossguard.gate.errors import GateError
 from lossguard.wire.numbers import from_json_number
 
 SECONDS: Final = 300.0
+MEMORY_BYTES: Final = 32 << 30
+"""Private memory, which the system counts when it is mapped: TensorFlow alone maps some gigabytes before it answers."""
 _BAD_ROWS: Final = 2
 
 
@@ -23,13 +26,16 @@ class NoCanary(GateError):
     """The rows are not rows, or TensorFlow is not installed here; nothing is known about the model."""
 
 
-def run_canary(artifact: str | Path, rows: str | Path, *, seconds: float = SECONDS) -> dict[str, Any]:
+def run_canary(
+    artifact: str | Path, rows: str | Path, *, seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES
+) -> dict[str, Any]:
     """What the model answers, as the service wants it.
 
     Args:
         artifact: the exported folder or file.
         rows: an `.npz` or JSON file with values for each of the model's inputs.
         seconds: how long loading and answering may take.
+        memory_bytes: how much memory it may have (RLIMIT_DATA); a model that needs more blocks.
 
     Raises:
         NoCanary: see there.
@@ -47,7 +53,7 @@ def run_canary(artifact: str | Path, rows: str | Path, *, seconds: float = SECON
             errors="replace",
             timeout=seconds,
             check=False,
-            preexec_fn=_limits,
+            preexec_fn=functools.partial(_limit, memory_bytes),
         )
     except subprocess.TimeoutExpired:
         return _failed(f"it did not answer within {seconds:g} seconds")
@@ -70,5 +76,9 @@ def _failed(reason: str) -> dict[str, Any]:
     return {"rows": 0, "nonfinite": 0, "spread": 0.0, "error": reason}
 
 
-def _limits() -> None:
+def _limit(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Not the address space: what is mapped from files, libraries among it, does not fill the host.
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    if most == resource.RLIM_INFINITY or memory_bytes < most:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
