@@ -109,7 +109,7 @@ def begin(
 
 def _blame(state: MonitorState, record: Record, onset: int, frames: int) -> None:
     """Name the layers that moved within the last frames, if any did."""
-    moved = layers.movers(state.layers, frames)
+    moved = layers.movers(state.layers, frames, state.frame - onset if frames > 1 else 0)
     if not moved:
         return
     name, ago, _ = moved[0]

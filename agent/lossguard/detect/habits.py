@@ -108,7 +108,7 @@ class Columns:
             plain = np.isfinite(total) & (total > 0)
             if not plain.all():  # sums overflow and cancel: only a plain one says what its addends are
                 self.sound = [bool(sound) for sound in np.isfinite(updates).all(axis=1) & here]
-                self.moved = [bool(moved) for moved in updates.any(axis=1)]
+                self.moved = [bool(row.any()) for row in updates]
             else:
                 self.sound, self.moved = [bool(each) for each in here], [True] * len(frames)
 

