@@ -13,7 +13,13 @@ from lossguard.wire.incident import Incident, RunReport
 
 
 def replay(
-    files: Annotated[list[Path], typer.Argument(help="Traces (.npz), CSV, trainer_state.json or event files.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="Traces (.npz), CSV, trainer_state.json or event files; or a service's runs: the address of a run's "
+            "page, or PROJECT/RUN with --service."
+        ),
+    ],
     form: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
     plot: Annotated[Path | None, typer.Option(help="Write a page with the losses and incidents here.")] = None,
     scalar: Annotated[
@@ -21,13 +27,19 @@ def replay(
     ] = None,
     caution: Annotated[float, typer.Option(help="Factor on the losses' scales, see backtest.", min=0.01)] = 1.0,
     rule: Annotated[list[str] | None, typer.Option(help="package.module:object, a detector of your own.")] = None,
+    service: Annotated[str | None, typer.Option(help="The service's address, for PROJECT/RUN.")] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="LOSSGUARD_TOKEN", show_default=False, help="With the scope read.")
+    ] = None,
 ) -> None:
     """Run the detectors over saved runs and say what they find.
 
-    Exit code 0 whatever they find, 2 for a file that cannot be read.
+    Exit code 0 whatever they find, 2 for a file or a run that cannot be read.
     """
     from lossguard.trace.read import read
     from lossguard.trace.replay import replay as run_detectors
+    from lossguard.trace.service import address
+    from lossguard.trace.service import read as read_run
     from lossguard.trace.trace import TraceError
 
     if form not in ("table", "json"):
@@ -41,8 +53,9 @@ def replay(
     rules = [_rule(item) for item in rule or []]
     traces, reports = [], []
     try:
-        for path in files:
-            trace = read(path, given)
+        for name in files:
+            url = None if Path(name).exists() else address(name, service)
+            trace = read(Path(name), given) if url is None else read_run(url, token)
             reports.append(run_detectors(trace, caution, rules))
             if plot is not None:
                 traces.append(trace)

@@ -46,7 +46,9 @@ def _before(record: Record) -> str:
     """The clause about what moved first."""
     if record.first_layer is None:
         return ""
-    lead = record.onset_step - (record.first_signal_step or record.onset_step)
+    if record.first_signal_step is None:
+        return f"; {record.first_layer} was the first layer to move afterwards"
+    lead = record.onset_step - record.first_signal_step
     when = f"{lead} steps before" if lead > 1 else "1 step before" if lead == 1 else "in the same step"
     return f"; {record.first_layer} moved first, {when}"
 
