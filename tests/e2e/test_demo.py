@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 
 from lossguard.gate.digest import artifact_digest
+from lossguard.gate.signature import read_keys
+from lossguard.gate.verify import verify
 
 pytestmark = [pytest.mark.e2e, pytest.mark.tensorflow, pytest.mark.timeout(600)]
 
@@ -104,6 +106,7 @@ def _must_be_as_promised(folder: Path, plain: dict[str, Any], clippy: dict[str, 
     # Nothing but whole versions: no staging folder is left where TensorFlow Serving looks.
     assert all(entry.name.isdigit() for entry in published.parent.iterdir())
     assert artifact_digest(published).startswith("sha256:")
+    verify(published, read_keys([folder / ".lossguard" / "gate.pub"]))
 
 
 def _must_hold_every_step_once(url: str, run: str) -> None:

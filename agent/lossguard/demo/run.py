@@ -1,8 +1,8 @@
 """The demo from end to end: service, sidecar, two trainings, the gate, publishing.
 
 Guarantees: nothing here fakes what a part does; the two trainings differ in the treatment alone. Every process is
-ended however the demo ends. What is published passed the gate. Files go to `.lossguard/` and `serving/` of the folder
-it runs in, and a second demo there takes new run names and the next version.
+ended however the demo ends. What is published passed the gate and bears its signature. Files go to
+`.lossguard/` and `serving/` of the folder it runs in, and a second demo there takes new run names and the next version.
 """
 
 import fcntl
@@ -22,15 +22,18 @@ from typing import Any, Final, Literal, Protocol
 from lossguard.demo.children import Child, ChildError, Children, wait_for_file
 from lossguard.demo.train import Spec
 from lossguard.demo.view import RunView, Service
-from lossguard.gate.client import open_client, question_about, wait
+from lossguard.gate.client import call, open_client, question_about, wait
 from lossguard.gate.errors import GateError, GateUnreachable
 from lossguard.gate.publish import publish
+from lossguard.gate.signature import read_keys
 from lossguard.wire.numbers import from_json_number
 
 PROJECT: Final = "demo"
 POLICY: Final = "default"
 HOME: Final = Path(".lossguard")
 SERVING: Final = Path("serving/ranker")
+KEYS: Final = HOME / "gate.pub"
+"""The public keys of the service; a serving host would have them: `lossguard gate verify DIR --key FILE`."""
 TRAININGS: Final[tuple[tuple[str, Literal["none", "clippy"]], ...]] = (("plain", "none"), ("clippy", "clippy"))
 MIN_STEPS: Final = 100
 ARRIVAL_SECONDS: Final = 90.0
@@ -44,6 +47,7 @@ _NEEDED: Final = (
     "sqlalchemy",
     "alembic",
     "pydantic_settings",
+    "cryptography",
 )
 
 
@@ -246,9 +250,12 @@ def _judge(spec: Spec, url: str, trained: _Trained) -> tuple[str, tuple[str, ...
         )
         with open_client(url) as client:
             answer = wait(client, question, 20.0, pause_seconds=2.0)
+            known = call(client, "GET", "/v1/keys")["keys"]
         if answer.verdict.outcome != "pass":
             return answer.verdict.outcome, answer.verdict.reasons, None
-        return "pass", (), publish(spec.export, SERVING, answer.verdict, document=answer.document)
+        KEYS.write_text("".join(f"{one['public']}\n" for one in known if one["state"] != "revoked"))
+        keys = read_keys([KEYS])
+        return "pass", (), publish(spec.export, SERVING, answer.verdict, document=answer.document, keys=keys)
     except GateUnreachable as error:
         return "insufficient_data", (str(error),), None
     except GateError as error:
