@@ -178,6 +178,18 @@ def test_memory_is_bounded_over_many_steps() -> None:
     assert max(sizes[3:]) < 2 * sizes[3]
 
 
+def test_a_million_steps_leave_a_state_of_bounded_size() -> None:
+    rng = np.random.default_rng(2)
+    state, schema, sizes = monitor.init(), Schema(("loss",)), []
+    for block in range(100):
+        values = 1 + 0.02 * rng.standard_normal(10_000)
+        steps = np.arange(block * 10_000 + 1, (block + 1) * 10_000 + 1)
+        state = monitor.update(state, Frames.of(schema, steps, values[:, None]))
+        sizes.append(len(monitor.dumps(state)))
+    assert state.last_step == 1_000_000
+    assert max(sizes[50:]) < 2 * max(sizes[:5])
+
+
 def test_damaged_bytes_are_refused_by_name() -> None:
     data = monitor.dumps(judged(RUNS["full"]))
     with pytest.raises(monitor.StateError, match="does not begin"):
