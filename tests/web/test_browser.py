@@ -167,6 +167,10 @@ def test_the_stat_and_the_order_of_the_heat_map_can_be_chosen(watched: Watched) 
         page.select_option("#heat-stat", "clippy_ratio")
     expect(page.locator("#heat-plot")).to_have_attribute("aria-label", re.compile("Heat map of clippy_ratio"))
     expect(page.locator("#heat-note")).to_contain_text("lambda_rel")
+    with page.expect_response(re.compile("stat=would_be%2Fgc")):
+        page.select_option("#heat-stat", "would_be/gc")
+    expect(page.locator("#heat-plot")).to_have_attribute("aria-label", re.compile("Heat map of would_be/gc"))
+    expect(page.locator("#heat-note")).to_contain_text("gradient clipping")
     page.select_option("#heat-order", "mover")
     order = page.evaluate("document.getElementById('heat-plot').layout.yaxis.ticktext")
     assert order[0] == "shared0/kernel"

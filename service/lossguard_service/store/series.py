@@ -41,7 +41,7 @@ class HeatMap:
         stat: its name.
         layers: layer paths [L], in the model's order.
         first, last: int64 [n], the steps of each bucket.
-        maximum: float64 [L, n], the largest value without NaN; NaN where nothing was measured, or only NaN.
+        maximum, minimum: float64 [L, n], without NaN; NaN where nothing was measured, or only NaN.
         nonfinite: int64 [L, n], how many values are NaN or infinite.
     """
 
@@ -50,6 +50,7 @@ class HeatMap:
     first: Steps
     last: Steps
     maximum: Floats64
+    minimum: Floats64
     nonfinite: NDArray[np.int64]
 
 
@@ -212,7 +213,7 @@ async def heat_map(
         raise UnknownSeries(_unknown("stat", stat, known.stats))
     question = _Question(stat=stat, layers=known.layers)
     found = await _answer(database, run_id, question, pieces, schemas, points, first, last)
-    return HeatMap(stat, known.layers, found.first, found.last, found.maximum.T, found.nonfinite.T)
+    return HeatMap(stat, known.layers, found.first, found.last, found.maximum.T, found.minimum.T, found.nonfinite.T)
 
 
 async def frames_at(database: Database, run_id: int, step: int, *, attempt: int | None = None) -> Frames | None:

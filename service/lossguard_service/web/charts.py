@@ -18,6 +18,7 @@ from lossguard.wire.numbers import to_json_number
 from lossguard_service.store.buckets import Buckets
 from lossguard_service.store.database import Database
 from lossguard_service.store.series import HeatMap, scalar_columns
+from lossguard_service.web.factors import FACTORS
 
 POINTS: Final = 600
 HEAT_POINTS: Final = 240
@@ -213,6 +214,7 @@ def heat_document(heat: HeatMap) -> dict[str, Any]:
     """A heat map, ready for `json.dumps`: layers x buckets."""
     return {
         "stat": heat.stat,
+        "smallest": heat.stat in FACTORS,
         "layers": list(heat.layers),
         "first": heat.first.tolist(),
         "last": heat.last.tolist(),

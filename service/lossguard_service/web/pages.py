@@ -22,9 +22,9 @@ from lossguard_service.store.database import Database
 from lossguard_service.store.gaps import list_gaps
 from lossguard_service.store.incidents import list_incidents, open_incidents
 from lossguard_service.store.runs import Run, find_run, list_attempts, list_runs
-from lossguard_service.store.series import UnknownSeries, columns, heat_map, scalar_series
+from lossguard_service.store.series import HeatMap, UnknownSeries, columns, heat_map, scalar_series
 from lossguard_service.store.verdicts import list_verdicts
-from lossguard_service.web import charts, compare, layers, runs_view
+from lossguard_service.web import charts, compare, factors, layers, runs_view
 from lossguard_service.web.admit import admit, anybody, home, reader, viewer_of
 from lossguard_service.web.render import SECURITY, Renderer
 from lossguard_service.web.run_view import RunFacts, incident_view, run_view
@@ -131,17 +131,20 @@ class Pages:
             return _json({"title": "unknown run"}, 404)
         stat = request.query_params.get("stat", "")
         try:
-            heat = await heat_map(
-                self._database,
-                found.id,
-                stat,
-                first=_step(request, "from"),
-                last=_step(request, "to"),
-                points=charts.HEAT_POINTS,
-            )
+            heat = await self._heat(found.id, stat, _step(request, "from"), _step(request, "to"))
         except UnknownSeries as error:
             return _json({"title": str(error)}, 404)
         return await asyncio.to_thread(lambda: _json(charts.heat_document(heat), request=request))
+
+    async def _heat(self, run_id: int, stat: str, first: int | None, last: int | None) -> HeatMap:
+        """A stat that was measured, or a factor made from some."""
+        reach: dict[str, Any] = {"first": first, "last": last, "points": charts.HEAT_POINTS}
+        one = factors.FACTORS.get(stat)
+        if one is None:
+            return await heat_map(self._database, run_id, stat, **reach)
+        maps = [await heat_map(self._database, run_id, name, **reach) for name in one.stats]
+        rate = await scalar_series(self._database, run_id, factors.LEARNING_RATE, **reach) if one.needs_rate else None
+        return factors.factor(stat, maps[0], maps[1] if len(maps) > 1 else None, rate)
 
     async def comparison(self, request: Request) -> Response:
         """Several runs side by side."""

@@ -18,7 +18,7 @@ from lossguard_service.store.gaps import Gap
 from lossguard_service.store.incidents import StoredIncident
 from lossguard_service.store.lineage import Attempt
 from lossguard_service.store.runs import Run
-from lossguard_service.web import charts, story
+from lossguard_service.web import charts, factors, story
 from lossguard_service.web.runbooks import FOR_KIND
 from lossguard_service.web.words import (
     KINDS,
@@ -260,6 +260,7 @@ def _tracks(facts: RunFacts, focus: tuple[int, int] | None) -> Tracks:
         if not one.superseded
     )
     stats = tuple(Stat(name, MEANING.get(name, "")) for name in facts.columns.stats)
+    stats += tuple(Stat(*one) for one in factors.possible(facts.columns).items())
     names = [stat.name for stat in stats]
     tasks = charts.tasks_of(run.config, facts.columns.scalars)
     return Tracks(

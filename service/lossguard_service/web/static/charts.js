@@ -326,7 +326,8 @@
       return values.length ? values[Math.floor(values.length / 2)] : 1;
     };
     const bad = (at) => heat.nonfinite[at].reduce((a, b) => a + b, 0);
-    const score = (at) => (bad(at) ? Infinity : how === "largest" ? top(heat.maximum[at]) : top(heat.maximum[at]) / middle(heat.maximum[at]));
+    const least = (row) => finite(row).reduce((a, b) => (b !== null && b < a ? b : a), Infinity);
+    const score = (at) => (bad(at) ? Infinity : heat.smallest ? -least(heat.maximum[at]) : how === "largest" ? top(heat.maximum[at]) : top(heat.maximum[at]) / middle(heat.maximum[at]));
     const scores = places.map(score);
     return places.sort((a, b) => (scores[a] === scores[b] ? a - b : scores[b] > scores[a] ? 1 : -1));
   };
@@ -353,11 +354,13 @@
     const bad = order.map((at) => heat.nonfinite[at].map((count) => (count > 0 ? 1 : null)));
     const badCount = bad.flat().filter(Boolean).length;
     const text = order.map((at) => heat.maximum[at].map((value, x) => {
-      const steps = heat.first[x] === heat.last[x] ? `step ${whole(heat.first[x])}` : `steps ${whole(heat.first[x])} to ${whole(heat.last[x])}, largest`;
+      const steps = heat.first[x] === heat.last[x] ? `step ${whole(heat.first[x])}` : `steps ${whole(heat.first[x])} to ${whole(heat.last[x])}, ${heat.smallest ? "smallest" : "largest"}`;
       const lost = heat.nonfinite[at][x] ? `<br>${heat.nonfinite[at][x]} × NaN or Inf` : "";
       return `<b>${plain(heat.layers[at])}</b><br>${steps}: ${value === "NaN" && lost ? "nothing finite" : say(value)}${lost}`;
     }));
     const scale = [[0, css("--heat-0")], [0.3, css("--heat-1")], [0.55, css("--heat-2")], [0.78, css("--heat-3")], [1, css("--heat-4")]];
+    // Of a clipping factor the small values are what to look at.
+    if (heat.smallest) scale.splice(0, scale.length, ...scale.map(([at, colour]) => [1 - at, colour]).reverse());
     const common = { type: "heatmap", x: edges, y: order.map((_, at) => at), showscale: false, zsmooth: false, xgap: 0, ygap: rows > 40 ? 0 : 1 };
     const data = [{ ...common, z, colorscale: scale, zmin: place(Math.max(low, -Infinity)), zmax: place(high), hoverinfo: "text", text, hoverongaps: false }];
     if (!log) { data[0].zmin = Math.min(...all); data[0].zmax = high > Math.min(...all) ? high : Math.min(...all) + 1; }
@@ -384,7 +387,7 @@
     key.replaceChildren();
     if (all.length) {
       const bottom = log ? low : Math.min(...all);
-      key.append(`${log && all.length > positive.length ? "0 or " : ""}${say(bottom)}`, make("span", "ramp"), `${say(high)}${log ? " (logarithmic)" : ""}`);
+      key.append(`${log && all.length > positive.length ? "0 or " : ""}${say(bottom)}`, make("span", heat.smallest ? "ramp is-reversed" : "ramp"), `${say(high)}${log ? " (logarithmic)" : ""}`);
     }
     if (badCount) key.append(make("span", "cell"), "NaN or Inf");
     plot.setAttribute("aria-label", `Heat map of ${heat.stat}, ${rows} layers, steps ${whole(shown()[0])} to ${whole(shown()[1])}${all.length ? `, from ${say(low)} to ${say(high)}` : ""}${badCount ? `, NaN or Inf in ${badCount} cells` : ""}`);
