@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+BENCHMARKS ?= journal chunk_bytes detector_cost detection ingest gate overhead chaos
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench fuzz clean
 
@@ -36,7 +37,7 @@ test: lint
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/.dev
-	@for b in benchmarks/*.py; do echo; echo "== $$b"; $(BIN)/python $$b || exit 1; done
+	@for b in $(BENCHMARKS); do echo; echo "== $$b"; $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python tests/wire/fuzz_decode.py --seconds 300
