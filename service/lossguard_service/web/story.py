@@ -181,7 +181,9 @@ def _flagged(incident: Incident) -> str:
 
 def _lead(incident: Incident) -> str:
     signal = incident.first_signal_step
-    if signal is None or signal == incident.onset_step:
+    if signal is None:
+        return "nothing before the onset; after it:"
+    if signal == incident.onset_step:
         return "in the same step:"
     if signal > incident.onset_step:
         return f"at step {whole(signal)}, {count(signal - incident.onset_step, 'step')} after the loss:"
