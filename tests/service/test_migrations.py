@@ -30,9 +30,9 @@ def test_the_migrations_and_the_schema_agree(database_url: str) -> None:
     assert run(story()) == []
 
 
-def test_replicas_that_start_at_once_migrate_once(postgres_url: str) -> None:
+def test_replicas_that_start_at_once_migrate_once(database_url: str) -> None:
     async def story() -> None:
-        replicas = [open_database(postgres_url, connections=2) for _ in range(4)]
+        replicas = [open_database(database_url, connections=2) for _ in range(4)]
         try:
             await asyncio.gather(*(migrate(replica) for replica in replicas))
             assert not any([await pending(replica) for replica in replicas])

@@ -8,7 +8,9 @@ a greenlet on the event loop over asyncpg. When `write` returns, the transaction
 
 import asyncio
 import queue
+import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ GROUP_COMMIT_JOBS: Final = 64
 """At most so many writes share a commit: it bounds how long the first of them waits for the last."""
 PAGE_BYTES: Final = 32_768
 """Measured on chunks of 200 KB: a quarter more points per CPU-second than SQLite's 4,096."""
+BUSY_SECONDS: Final = 60.0
+"""How long a connection waits for another process's lock on the file: longer than any migration of ours."""
 
 
 class DatabaseUrlError(ValueError):
@@ -140,11 +144,22 @@ class SqliteDatabase:
         self._reader_engine.dispose()
 
     def _write_loop(self) -> None:
-        with self._writer_engine.connect() as connection:
-            self._write_until_closed(connection)
+        waiting = self._jobs.get()
+        while waiting is not None:
+            try:
+                connection = self._writer_engine.connect()
+            except Exception as error:
+                # No folder, no permission, locked for too long: the caller hears it, the next job tries again.
+                waiting.future.set_exception(error)
+                waiting = self._jobs.get()
+                continue
+            with connection:
+                self._write_until_closed(connection, waiting)
+            return
 
-    def _write_until_closed(self, connection: Connection) -> None:
-        while (job := self._jobs.get()) is not None:
+    def _write_until_closed(self, connection: Connection, first: _Job) -> None:
+        job: _Job | None = first
+        while job is not None:
             group = [job]
             last = False
             while len(group) < GROUP_COMMIT_JOBS:
@@ -159,6 +174,7 @@ class SqliteDatabase:
             self._commit(connection, group)
             if last:
                 return
+            job = self._jobs.get()
 
     def _commit(self, connection: Connection, group: list[_Job]) -> None:
         outcomes: list[tuple[_Job, Any, BaseException | None]] = []
@@ -198,18 +214,22 @@ def _sqlite_engine(url: URL, *, begin: str, pool: int) -> Engine:
         pool_size=pool,
         max_overflow=0,
         # The driver's own transaction control begins late and not at all before DDL, so we say BEGIN ourselves.
-        connect_args={"isolation_level": None, "check_same_thread": False, "timeout": 60.0, "cached_statements": 512},
+        connect_args={
+            "isolation_level": None,
+            "check_same_thread": False,
+            "timeout": BUSY_SECONDS,
+            "cached_statements": 512,
+        },
     )
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
+        connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
+        _switch_to_wal(connection)
         # FULL syncs at every commit: a 200 must survive a power cut.
         for pragma in (
-            f"page_size={PAGE_BYTES}",
-            "journal_mode=WAL",
             "synchronous=FULL",
             "foreign_keys=ON",
-            "busy_timeout=60000",
             "cache_size=-32768",
             "wal_autocheckpoint=256",
         ):
@@ -220,6 +240,19 @@ def _sqlite_engine(url: URL, *, begin: str, pool: int) -> Engine:
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _switch_to_wal(connection: Any) -> None:
+    """Put the file into WAL mode; the one lock for which SQLite does not wait by itself, so we do."""
+    give_up = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > give_up:
+                raise
+        time.sleep(0.01)
 
 
 class PostgresDatabase:

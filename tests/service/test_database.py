@@ -1,0 +1,50 @@
+"""A database file that cannot be opened is an error for the caller, never a wait without end."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from services import run
+from sqlalchemy.engine import Connection
+
+from lossguard_service.store.database import open_database
+from lossguard_service.store.migrate import migrate, pending
+
+
+def _one(connection: Connection) -> int:
+    return int(connection.execute(sa.text("SELECT 1")).scalar_one())
+
+
+def test_a_write_to_a_file_that_cannot_be_opened_fails_and_the_next_one_tries_again(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "lossguard.db"
+    in_the_way.mkdir()
+
+    async def story() -> int:
+        database = open_database(f"sqlite:///{in_the_way}")
+        try:
+            for _ in range(2):
+                with pytest.raises(sa.exc.OperationalError, match="unable to open database file"):
+                    await asyncio.wait_for(database.write(_one), 30)
+            in_the_way.rmdir()
+            return await asyncio.wait_for(database.write(_one), 30)
+        finally:
+            await database.close()
+
+    assert run(story()) == 1
+
+
+def test_a_fresh_file_opened_by_many_at_once_makes_none_of_them_wait_for_ever(tmp_path: Path) -> None:
+    """SQLite does not wait for the lock of the switch to WAL by itself; one in thirty starts met it."""
+
+    async def story(url: str) -> None:
+        replicas = [open_database(url, connections=2) for _ in range(4)]
+        try:
+            await asyncio.wait_for(asyncio.gather(*(migrate(replica) for replica in replicas)), 60)
+            assert not any([await pending(replica) for replica in replicas])
+        finally:
+            for replica in replicas:
+                await replica.close()
+
+    for turn in range(10):
+        run(story(f"sqlite:///{tmp_path / str(turn)}.db"))
