@@ -11,8 +11,8 @@ from services import Clock, run, service
 from lossguard.wire.chunk import AttemptStart, Chunk, ChunkId, encode
 from lossguard.wire.frame import Frames, Schema
 from lossguard.wire.numbers import from_json_number
-from lossguard_service.store import compact, series, summary
-from lossguard_service.store.buckets import Buckets, bucket, edges_by_width
+from lossguard_service.store import compact, series
+from lossguard_service.store.buckets import Buckets, edges_by_width
 
 RUN = "/v1/projects/video/runs/ranker"
 
@@ -52,33 +52,12 @@ def check(found: Buckets, steps: Any, values: Any, present: Any, tolerance: floa
         assert_allclose(got[4], expected[4], rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_summary_says_what_one_bucket_over_the_chunk_says(seed: int) -> None:
-    block = rough(1, 50, seed)
-    held = summary.load(summary.summarize(block))
-    edges = np.zeros(1, np.int64)
-    scalars = summary.load_scalars(summary.summarize(block), 1, 50)
-    for n in range(block.scalars.shape[1]):
-        one = Buckets(scalars.first, scalars.last, *(getattr(scalars, c)[:, n : n + 1] for c in Buckets.__slots__[2:]))
-        check(one, block.steps, block.scalars[:, n], block.scalars_present[:, n])
-    for k in range(3):
-        for layer in range(len(LAYERS)):
-            check(held.stat(k, layer, 1, 50), block.steps, block.stats[:, layer, k], block.stats_present[:, k], 1e-4)
-        whole = bucket(
-            block.steps, block.stats[:, :, k], np.repeat(block.stats_present[:, k : k + 1], 4, axis=1), edges
-        )
-        layers = held.layers(k, 1, 50)
-        for name in ("count", "nonfinite", "minimum", "maximum"):
-            assert_array_equal(getattr(layers, name), getattr(whole, name))
-
-
-@pytest.mark.parametrize("kept", ["chunks", "summaries", "segments", "pyramid"])
+@pytest.mark.parametrize("kept", ["chunks", "segments", "pyramid"])
 @pytest.mark.parametrize("points", [1, 7, 100, 5000])
 def test_any_zoom_says_what_the_frames_say(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, kept: str, points: int
 ) -> None:
-    """Whatever it is read from: chunks, their summaries, segments, or what retention leaves."""
-    monkeypatch.setattr(series, "RAW_CHUNKS", 0 if kept == "summaries" else 1000)
+    """Whatever it is read from: chunks, segments, or what retention leaves."""
     monkeypatch.setattr(compact, "SEGMENT_FRAMES", 64)
     monkeypatch.setattr(compact, "INCIDENT_STEPS", -1000)
     # Attempt 1 is superseded after step 250, in the middle of one of its chunks.

@@ -40,7 +40,7 @@ _INLINE_BYTES: Final = 16_384
 class _View:
     """What a replica remembers of a run's rows; true as long as the run's revision is the same."""
 
-    revision: int
+    run: Run
     attempts: list[Attempt]
     incidents: list[StoredIncident]
     schemas: dict[Schema, int]
@@ -129,10 +129,9 @@ class Ingest:
 
     def _store(self, connection: Connection, prepared: Prepared, touched: list[int]) -> ChunkReply:
         identity, now = prepared.chunk.id, self._clock()
-        run = record.lock_or_open_run(connection, identity.project, identity.run, now)
+        view = self._view(connection, identity, now)
+        run, attempts = view.run, list(view.attempts)
         touched.append(run.id)
-        view = self._view(connection, run)
-        attempts = list(view.attempts)
         attempt = next((one for one in attempts if one.key == identity.attempt), None)
         if attempt is not None and (identity.index < attempt.next_index or run.waiting_chunks):
             known = chunks.digest_of(connection, run.id, attempt.number, identity.index)
@@ -149,12 +148,11 @@ class Ingest:
             attempt = record.open_attempt(connection, run.id, number, identity.attempt)
             attempts.append(attempt)
             run_values |= {"attempt": number, "stop_reason": None, "last_progress": now, "heard_step": None}
-        run = replace(run, **run_values)
-        self._insert(connection, run, attempt, prepared, view.schemas, now)
+            run = replace(run, **run_values)
+        row = self._row(connection, run, attempt, prepared, view.schemas, now)
+        checkpoints.add(connection, run.id, attempt.number, prepared.events(Checkpoint))
         attempt, attempt_values, absorbed = self._advance_attempt(connection, run, attempt, prepared)
         attempts[attempt.number - 1] = attempt
-        if attempt_values:
-            record.update_attempt(connection, run.id, attempt.number, attempt_values)
         newest = prepared.digest
         if absorbed > 0:
             newest = _digest_of_last(connection, run.id, attempt) or newest
@@ -162,27 +160,31 @@ class Ingest:
         run = replace(run, **run_values)
         judged, incidents = self._judge(connection, run, attempts, attempt, prepared, view.incidents, now)
         run_values |= judged
-        record.update_run(connection, run.id, run_values)
-        run = replace(run, **run_values)
-        self._views[run.id] = _View(run.revision + 1, attempts, incidents, view.schemas)
+        chunks.store(connection, row, prepared.data, attempt_values, run_values)
+        run = replace(run, **judged, revision=run.revision + 1)
+        self._views[run.id] = _View(run, attempts, incidents, view.schemas)
         return self._reply(connection, run, attempt, incidents, duplicate=False)
 
-    def _view(self, connection: Connection, run: Run) -> _View:
-        """The run's attempts, incidents and column names: from memory if nobody has written since."""
-        view = self._views.get(run.id)
-        if view is not None and view.revision == run.revision:
-            self._views.move_to_end(run.id)
-            return view
+    def _view(self, connection: Connection, identity: ChunkId, now: float) -> _View:
+        """The run, locked, with its attempts, incidents and column names: from memory if nobody has written since."""
+        found = record.lock_revision(connection, identity.project, identity.run)
+        if found is not None:
+            run_id, revision = found
+            view = self._views.get(run_id)
+            if view is not None and view.run.revision == revision:
+                self._views.move_to_end(run_id)
+                return view
         while len(self._views) >= self._remembered:
             self._views.popitem(last=False)
+        run = record.lock_or_open_run(connection, identity.project, identity.run, now)
         return _View(
-            run.revision,
+            run,
             attempts_of(connection, run.id),
             incidents_of(connection, run.id),
             {names: number for number, names in chunks.schemas_of(connection, run.id).items()},
         )
 
-    def _insert(
+    def _row(
         self,
         connection: Connection,
         run: Run,
@@ -190,14 +192,15 @@ class Ingest:
         prepared: Prepared,
         schemas: dict[Schema, int],
         now: float,
-    ) -> None:
+    ) -> dict[str, Any]:
+        """The chunk's index row."""
         chunk = prepared.chunk
         schema = schemas.get(chunk.frames.schema)
         if schema is None:
             schema = max(schemas.values(), default=0) + 1
             chunks.add_schema(connection, run.id, schema, chunk.frames.schema)
             schemas[chunk.frames.schema] = schema
-        row = {
+        return {
             "run_id": run.id,
             "attempt": attempt.number,
             "index": chunk.id.index,
@@ -210,8 +213,6 @@ class Ingest:
             "sha256": prepared.sha256,
             "received": now,
         }
-        chunks.insert(connection, row, prepared.data, prepared.summary)
-        checkpoints.add(connection, run.id, attempt.number, prepared.events(Checkpoint))
 
     def _advance_attempt(
         self, connection: Connection, run: Run, attempt: Attempt, prepared: Prepared
@@ -231,7 +232,8 @@ class Ingest:
         if index == attempt.next_index:
             following, last = index + 1, prepared.last_step
             if run.waiting_chunks:
-                following, last = record.contiguous(connection, run.id, attempt.number, index)
+                following, step = record.contiguous(connection, run.id, attempt.number, index + 1)
+                last = last if step is None else step
             absorbed = following - index - 1
             values["next_index"] = following
             if last is not None:

@@ -1,4 +1,4 @@
-"""A chunk's bytes into what the store needs, before any lock is taken: decoded, checked, summarized. Pure.
+"""A chunk's bytes into what the store needs, before any lock is taken: decoded and checked. Pure.
 
 This is the CPU-heavy part of ingest; it may run in any thread.
 """
@@ -15,7 +15,6 @@ from lossguard.wire.chunk import AttemptStart, AttemptStop, Checkpoint, Chunk, C
 from lossguard.wire.frame import Frames
 from lossguard.wire.numbers import to_json_number
 from lossguard_service.errors import UnreadableChunk, WrongIdentity
-from lossguard_service.store.summary import MINIMUM_FRAMES, summarize
 
 TOP_LAYERS: Final = 5
 SUMMARY_SCALARS: Final = 64
@@ -31,7 +30,6 @@ class Prepared:
         chunk: decoded.
         data: the bytes as they came.
         sha256: of the bytes, in hex.
-        summary: see `lossguard_service.store.summary`; None for small chunks.
         missing: [first, last] of each stretch of steps without a frame inside.
         digest: the run's summary as of the last frame; None without frames.
     """
@@ -39,7 +37,6 @@ class Prepared:
     chunk: Chunk
     data: bytes
     sha256: str
-    summary: bytes | None
     missing: list[list[int]]
     digest: dict[str, Any] | None
 
@@ -78,7 +75,6 @@ def prepare(identity: ChunkId, data: bytes) -> Prepared:
         chunk=chunk,
         data=data,
         sha256=hashlib.sha256(data).hexdigest(),
-        summary=summarize(frames) if len(frames) >= MINIMUM_FRAMES else None,
         missing=_missing(frames),
         digest=digest(frames) if len(frames) else None,
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,10 +11,20 @@ from sqlalchemy.engine import Connection
 from lossguard.wire import chunk as wire
 from lossguard.wire.frame import Frames, Schema
 from lossguard_service.store import schema, segments
+from lossguard_service.store.hot import Hot
+from lossguard_service.store.record import attempt_update, run_update
 
-_INSERT = sa.insert(schema.chunks)
-_INSERT_BYTES = sa.insert(schema.chunk_bytes)
-_INSERT_SUMMARY = sa.insert(schema.chunk_summaries)
+
+def _insert(table: sa.Table) -> sa.Insert:
+    return sa.insert(table).values({column.name: sa.bindparam(column.name, type_=column.type) for column in table.c})
+
+
+@lru_cache
+def _store(attempt_names: tuple[str, ...], run_names: tuple[str, ...]) -> Hot:
+    statements: list[Any] = [_insert(schema.chunks), _insert(schema.chunk_bytes)]
+    if attempt_names:
+        statements.append(attempt_update(attempt_names))
+    return Hot(*statements, run_update(run_names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +86,6 @@ def bytes_of(connection: Connection, run_id: int, attempt: int, first: int, last
     return {row[0]: row[1] for row in connection.execute(query)}
 
 
-def summaries_of(connection: Connection, run_id: int, attempt: int, first: int, last: int) -> dict[int, bytes]:
-    """The summaries of an attempt's chunks with indexes in [first, last], by index."""
-    table = schema.chunk_summaries
-    query = sa.select(table.c.index, table.c.data).where(
-        table.c.run_id == run_id, table.c.attempt == attempt, table.c.index.between(first, last)
-    )
-    return {row[0]: row[1] for row in connection.execute(query)}
-
-
 def decoded(connection: Connection, run_id: int, attempt: int, first: int, end: int) -> Iterator[tuple[int, Frames]]:
     """Index and frames of chunks `first` to `end - 1` of an attempt, a few at a time so that memory stays flat.
 
@@ -134,13 +136,25 @@ def digest_of(connection: Connection, run_id: int, attempt: int, index: int) -> 
     return found
 
 
-def insert(connection: Connection, row: dict[str, Any], data: bytes, summary: bytes | None) -> None:
-    """Store a chunk; the caller holds the run's lock and knows that it is new."""
-    key = {name: row[name] for name in ("run_id", "attempt", "index")}
-    connection.execute(_INSERT, row)
-    connection.execute(_INSERT_BYTES, {**key, "data": data})
-    if summary is not None:
-        connection.execute(_INSERT_SUMMARY, {**key, "data": summary})
+def store(
+    connection: Connection,
+    row: dict[str, Any],
+    data: bytes,
+    attempt_values: dict[str, Any],
+    run_values: dict[str, Any],
+) -> None:
+    """Store a chunk and what it changes of its attempt and its run; the caller holds the run's lock and knows it new.
+
+    Args:
+        connection: inside the transaction that holds the lock.
+        row: all columns of `schema.chunks`.
+        data: the chunk's bytes.
+        attempt_values, run_values: changed columns; the run's revision rises besides.
+    """
+    values = row | {"data": data}
+    values |= {f"attempt_{name}": value for name, value in attempt_values.items()}
+    values |= {f"run_{name}": value for name, value in run_values.items()}
+    _store(tuple(attempt_values), tuple(run_values)).run(connection, values)
 
 
 def schemas_of(connection: Connection, run_id: int) -> dict[int, Schema]:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from lossguard_service.store import schema
+from lossguard_service.store.hot import Hot
 from lossguard_service.store.lineage import Attempt
 from lossguard_service.store.runs import Run, run_of
 from lossguard_service.store.upsert import insert_or_ignore
@@ -22,19 +23,38 @@ _LOCK = (
 )
 
 
+_LOCK_REVISION = Hot(
+    sa.select(schema.runs.c.id, schema.runs.c.revision)
+    .where(schema.runs.c.project == sa.bindparam("project"), schema.runs.c.name == sa.bindparam("name"))
+    .with_for_update()
+)
+
+
 @lru_cache
-def _run_update(names: tuple[str, ...]) -> sa.Update:
+def run_update(names: tuple[str, ...]) -> sa.Update:
+    """Set these columns of run `run_id`, from values of the name `run_` and the column's; its revision rises."""
     table = schema.runs
-    values = {name: sa.bindparam(name, type_=table.c[name].type) for name in names}
-    return sa.update(table).where(table.c.id == sa.bindparam("key_run")).values(revision=table.c.revision + 1, **values)
+    values = {name: sa.bindparam(f"run_{name}", type_=table.c[name].type) for name in names}
+    return (
+        sa.update(table)
+        .where(table.c.id == sa.bindparam("run_id"))
+        .values(revision=table.c.revision + sa.literal_column("1"), **values)
+    )
 
 
 @lru_cache
-def _attempt_update(names: tuple[str, ...]) -> sa.Update:
+def attempt_update(names: tuple[str, ...]) -> sa.Update:
+    """Set these columns of attempt `attempt` of run `run_id`, from values of the name `attempt_` and the column's."""
     table = schema.attempts
-    values = {name: sa.bindparam(name, type_=table.c[name].type) for name in names}
-    this = (table.c.run_id == sa.bindparam("key_run"), table.c.number == sa.bindparam("key_number"))
+    values = {name: sa.bindparam(f"attempt_{name}", type_=table.c[name].type) for name in names}
+    this = (table.c.run_id == sa.bindparam("run_id"), table.c.number == sa.bindparam("attempt"))
     return sa.update(table).where(*this).values(**values)
+
+
+def lock_revision(connection: Connection, project: str, name: str) -> tuple[int, int] | None:
+    """The run's id and revision, the run locked until the transaction ends; None if there is none."""
+    found = _LOCK_REVISION.run(connection, {"project": project, "name": name})
+    return (int(found[0][0]), int(found[0][1])) if found else None
 
 
 def lock_run(connection: Connection, project: str, name: str) -> Run | None:
@@ -73,7 +93,8 @@ def lock_or_open_run(connection: Connection, project: str, name: str, now: float
 
 def update_run(connection: Connection, run_id: int, values: dict[str, Any]) -> None:
     """Set columns of the run's row; its revision rises, also if there are none to set."""
-    connection.execute(_run_update(tuple(values)), {"key_run": run_id, **values})
+    named = {f"run_{name}": value for name, value in values.items()}
+    connection.execute(run_update(tuple(values)), {"run_id": run_id, **named})
 
 
 def open_attempt(connection: Connection, run_id: int, number: int, key: str) -> Attempt:
@@ -81,11 +102,6 @@ def open_attempt(connection: Connection, run_id: int, number: int, key: str) -> 
     values = {"run_id": run_id, "number": number, "key": key, "next_index": 0, "config": {}}
     connection.execute(sa.insert(schema.attempts).values(**values))
     return Attempt(number, key, None, None, None, None, next_index=0, last_step=None)
-
-
-def update_attempt(connection: Connection, run_id: int, number: int, values: dict[str, Any]) -> None:
-    """Set columns of the attempt's row."""
-    connection.execute(_attempt_update(tuple(values)), {"key_run": run_id, "key_number": number, **values})
 
 
 def config_of(connection: Connection, run_id: int, number: int) -> dict[str, Any]:
@@ -98,7 +114,7 @@ def config_of(connection: Connection, run_id: int, number: int) -> dict[str, Any
 
 
 def contiguous(connection: Connection, run_id: int, attempt: int, index: int) -> tuple[int, int | None]:
-    """From chunk `index`, which is here: the first index that is not, and the last step before it (None: no frames)."""
+    """From chunk `index` on: the first index that is not here, and the last step before it (None: no frames)."""
     table = schema.chunks
     query = (
         sa.select(table.c.index, table.c.last_step)

@@ -98,7 +98,7 @@ chunk_summaries = sa.Table(
     sa.Column("index", sa.Integer, primary_key=True),
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
-"""Apart from the bytes: SQLite would have to walk past 200 KB of them to reach a column behind."""
+"""Not written any more (docs/decisions/0405-hot-statements.md); replicas of the version before still write it."""
 
 segments = sa.Table(
     "segments",

@@ -1,7 +1,7 @@
 """Series, heat maps and single steps of a run, at any zoom.
 
-A bucket's width in steps follows from the points asked for. Where many chunks lie in the range their summaries are
-read, where much of it is in segments the pyramid for heat maps; then a bucket begins and ends where a chunk does.
+A bucket's width in steps follows from the points asked for. Where much of the range is in segments, heat maps read
+the pyramid; then a bucket begins and ends where a chunk does.
 Superseded frames are left out, unless one attempt is asked for by its number. Where retention has dropped the frames,
 the pyramid answers, whatever the zoom.
 """
@@ -16,15 +16,12 @@ from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
 from lossguard.wire.frame import Floats64, Frames, Schema, Steps
-from lossguard_service.store import buckets, chunks, schema, segments, summary
+from lossguard_service.store import buckets, chunks, schema, segments
 from lossguard_service.store.buckets import Buckets
-from lossguard_service.store.chunks import ChunkRow
 from lossguard_service.store.database import Database
 from lossguard_service.store.pieces import Piece, batches, frames_in, pieces_of
 from lossguard_service.store.segments import SegmentRow
 
-RAW_CHUNKS: Final = 96
-"""Up to so many chunks are decoded for one plot; more are read from their summaries."""
 RAW_SEGMENTS: Final = 1
 """Up to so many segments are decoded for one heat map; more are read from the pyramid."""
 
@@ -86,15 +83,6 @@ class _Question:
             return buckets.bucket(frames.steps, frames.stats[:, place : place + 1, k], here, edges)
         here = np.broadcast_to(here, frames.stats.shape[:2])
         return _spread(buckets.bucket(frames.steps, frames.stats[:, :, k], here, edges), names.layers, self.layers)
-
-    def of_summary(self, data: bytes, names: Schema, first: int, last: int) -> Buckets:
-        if self.scalars:
-            return _spread(summary.load_scalars(data, first, last), names.scalars, self.scalars)
-        held = summary.load(data)
-        k = names.stats.index(self.stat or "")
-        if self.layer is not None:
-            return held.stat(k, names.layers.index(self.layer), first, last)
-        return _spread(held.layers(k, first, last), names.layers, self.layers)
 
     def parts(self, names: Schema) -> list[int]:
         return [segments.COMMON] if self.scalars else [segments.COMMON, names.stats.index(self.stat or "")]
@@ -243,7 +231,6 @@ async def _answer(
     low = pieces[0].first if first is None else max(pieces[0].first, first)
     high = pieces[-1].until if last is None else min(pieces[-1].until, last)
     width = max(1, -(-(high - low + 1) // points))
-    from_summaries = sum(isinstance(piece.row, ChunkRow) for piece in pieces) > max(RAW_CHUNKS, points)
     held = [piece.row for piece in pieces if isinstance(piece.row, SegmentRow)]
     per_chunk = sum(row.frames for row in held) / max(1, sum(row.next_index - row.first_index for row in held))
     whole = all(piece.is_whole for piece in pieces)
@@ -253,8 +240,6 @@ async def _answer(
         row = batch[0].row
         if isinstance(row, SegmentRow) and (not row.is_full or from_pyramid):
             found.extend(await _from_pyramid(database, run_id, question, batch, low, high, schemas))
-        elif isinstance(row, ChunkRow) and from_summaries:
-            found.extend(await _from_summaries(database, run_id, question, batch, schemas))
         else:
             blocks = await frames_in(
                 database, run_id, batch, schemas, layer=question.layer, scalars_only=bool(question.scalars)
@@ -299,29 +284,6 @@ async def _from_pyramid(
         return result
 
     return await asyncio.to_thread(work, await database.read(read))
-
-
-async def _from_summaries(
-    database: Database, run_id: int, question: _Question, batch: Sequence[Piece], schemas: dict[int, Schema]
-) -> list[Buckets]:
-    """One bucket per chunk; a chunk without a summary, or of which only a part counts, is decoded."""
-    attempt = batch[0].row.attempt
-    rows = [piece.row for piece in batch if isinstance(piece.row, ChunkRow)]
-
-    def read(connection: Connection) -> dict[int, bytes]:
-        return chunks.summaries_of(connection, run_id, attempt, rows[0].index, rows[-1].index)
-
-    held = await database.read(read)
-    found: list[Buckets] = []
-    for piece, row in zip(batch, rows, strict=True):
-        if row.index in held and piece.is_whole:
-            found.append(question.of_summary(held[row.index], schemas[row.schema], piece.first, piece.until))
-            continue
-        blocks = await frames_in(
-            database, run_id, [piece], schemas, layer=question.layer, scalars_only=bool(question.scalars)
-        )
-        found += [question.of_frames(frames, np.zeros(1, np.int64)) for frames in blocks if len(frames)]
-    return found
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> str:

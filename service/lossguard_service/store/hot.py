@@ -1,0 +1,77 @@
+"""Statements of every chunk: compiled once for each database, then handed to its driver as they are.
+
+Guarantees. The same SQL, the same column types and the same errors as `Connection.execute`, inside the same
+transaction; a lost connection is given up as SQLAlchemy would give it up. What is left out is what SQLAlchemy does
+anew for each execution, which costs more than SQLite's own work (docs/decisions/0405-hot-statements.md).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Dialect
+
+_Processor = Callable[[Any], Any]
+
+
+class Hot:
+    """One statement, or several that write and of which none reads what another one wrote.
+
+    Several are sent one by one to SQLite and as one statement to PostgreSQL, where each is a way there and back.
+
+    Args:
+        statements: with a `bindparam` for every value; the same name stands for the same value in all of them.
+    """
+
+    def __init__(self, *statements: Any) -> None:
+        self._statements = statements
+        self._ready: dict[str, list[_Compiled]] = {}
+
+    def run(self, connection: Connection, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Execute with these values; returns the rows of a SELECT as the driver gives them, no rows of others."""
+        compiled = self._ready.get(connection.dialect.name)
+        if compiled is None:
+            compiled = self._ready[connection.dialect.name] = self._compile(connection.dialect)
+        cursor = connection.connection.cursor()
+        try:
+            for one in compiled:
+                cursor.execute(one.text, one.bind(values))
+            return list(cursor.fetchall()) if compiled[-1].returns_rows else []
+        except connection.dialect.loaded_dbapi.Error as error:
+            is_lost = connection.dialect.is_disconnect(error, connection.connection.dbapi_connection, cursor)
+            if is_lost:
+                connection.invalidate(error)
+            raise sa.exc.DBAPIError.instance(
+                compiled[-1].text,
+                None,
+                error,
+                connection.dialect.loaded_dbapi.Error,
+                hide_parameters=True,
+                connection_invalidated=is_lost,
+                dialect=connection.dialect,
+            ) from error
+        finally:
+            cursor.close()
+
+    def _compile(self, dialect: Dialect) -> list["_Compiled"]:
+        if dialect.name != "postgresql" or len(self._statements) == 1:
+            return [_Compiled(one, dialect) for one in self._statements]
+        written = [one.cte(f"written_{place}") for place, one in enumerate(self._statements)]
+        return [_Compiled(sa.select(sa.literal_column("1")).add_cte(*written), dialect)]
+
+
+class _Compiled:
+    """A statement in one database's words."""
+
+    def __init__(self, statement: Any, dialect: Dialect) -> None:
+        compiled = statement.compile(dialect=dialect)
+        self.text = str(compiled)
+        self.returns_rows = statement.is_select
+        names = compiled.positiontup or []
+        self._binds: list[tuple[str, _Processor | None]] = [
+            (name, compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect)) for name in names
+        ]
+
+    def bind(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The values in the statement's order, as the driver takes them."""
+        return tuple(values[name] if make is None else make(values[name]) for name, make in self._binds)
