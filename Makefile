@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+WORKERS ?= auto
 BENCHMARKS ?= journal chunk_bytes detector_cost detection ingest gate overhead chaos
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench fuzz clean
@@ -34,7 +35,7 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports --no-cache
 
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: $(VENV)/.dev
 	@for b in $(BENCHMARKS); do echo; echo "== $$b"; $(BIN)/python benchmarks/$$b.py || exit 1; done

@@ -1,14 +1,13 @@
 """Statements that the service itself would never run."""
 
-import asyncio
-
 import sqlalchemy as sa
+from services import run
 
 
 def psql(url: sa.URL, statement: str) -> None:
     """Run one statement outside any transaction."""
 
-    async def run() -> None:
+    async def story() -> None:
         import asyncpg
 
         connection = await asyncpg.connect(
@@ -19,4 +18,4 @@ def psql(url: sa.URL, statement: str) -> None:
         finally:
             await connection.close()
 
-    asyncio.run(run())
+    run(story())

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -59,8 +60,9 @@ async def service(url: str, clock: Callable[[], float] | None = None, **settings
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a test's coroutine to its end."""
-    return asyncio.run(coroutine)
+    """Run a test's coroutine to its end, in a thread: Playwright leaves a running event loop in the main one."""
+    with ThreadPoolExecutor(1, thread_name_prefix="story") as thread:
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 class Uvicorn:
