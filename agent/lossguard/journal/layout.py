@@ -5,6 +5,7 @@
     lock                                      flocked by the trainer as long as it lives
     shipped.json                              the shipper's place: everything before it is acknowledged
     rejected/<index>.chunk, .json             what the service refused, with its reason
+<directory>/<project>/<run>/workers/<rank>.heartbeat  signs of life of the other workers (`lossguard.journal.heartbeat`)
 <directory>/<project>/<run>/.new-<attempt>/   an attempt that is being made
 <directory>/<project>/<run>/.shipping         flocked by whoever ships the run
 """

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from lossguard.journal.heartbeat import Heartbeat
 from lossguard.sidecar.backoff import Backoff
 from lossguard.sidecar.client import Failed
 from lossguard.sidecar.shipper import RunShipper, Service, Shipped, Turn
@@ -46,6 +47,7 @@ class RunStatus:
     shipped: Shipped
     backlog_bytes: int
     failure: Failed | None
+    workers: tuple[Heartbeat, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,12 @@ class Dispatcher:
             runs = sorted(self._runs.items())
         return [
             RunStatus(
-                run.shipper.project, run.shipper.run, run.shipper.shipped, run.shipper.backlog_bytes(), run.failure
+                run.shipper.project,
+                run.shipper.run,
+                run.shipper.shipped,
+                run.shipper.backlog_bytes(),
+                run.failure,
+                run.shipper.workers,
             )
             for _, run in runs
         ]

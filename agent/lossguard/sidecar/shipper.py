@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from lossguard.journal.heartbeat import Heartbeat, forget, heartbeats
 from lossguard.journal.layout import attempt_folders
 from lossguard.journal.reader import AttemptReader, Cut, RunLock, remove_stillborn
 from lossguard.journal.segment import Record
@@ -63,6 +64,9 @@ class RunShipper:
     Args:
         run_folder: `<journal>/<project>/<run>`.
         service: where to.
+
+    Attributes:
+        workers: the run's other workers that lived at the last heartbeat.
     """
 
     def __init__(self, run_folder: Path, service: Service) -> None:
@@ -70,6 +74,7 @@ class RunShipper:
         self.project, self.run = run_folder.parent.name, run_folder.name
         self.shipped = Shipped()
         self.failing: str | None = None
+        self.workers: tuple[Heartbeat, ...] = ()
         self._service = service
         self._lock = RunLock(run_folder)
         self._readers: dict[str, AttemptReader] = {}
@@ -169,13 +174,30 @@ class RunShipper:
             _log.info("%s/%s: attempt %s is shipped to its end", self.project, self.run, reader.attempt)
 
     def heartbeat(self, now: float) -> None:
-        """Tell the service which trainer of this run lives, if one does."""
+        """Tell the service which trainer of this run lives, if one does, and which of its workers beside the chief."""
+        self._hear_workers()
         alive = [reader for reader in self._readers.values() if reader.alive()]
         if alive:
             newest = max(alive, key=lambda reader: reader.order)
             self._service.put_heartbeat(
                 self.project, self.run, {"attempt": newest.attempt, "last_step": newest.last_step, "time": now}
             )
+
+    def _hear_workers(self) -> None:
+        there = heartbeats(self.run_folder)
+        for worker in there:
+            if worker.alive:
+                self._service.put_heartbeat(self.project, self.run, worker.to_json())
+                continue
+            _log.warning(
+                "%s/%s: worker %d is gone without a goodbye, its last step was %d",
+                self.project,
+                self.run,
+                worker.worker,
+                worker.last_step,
+            )
+            forget(self.run_folder, worker)
+        self.workers = tuple(worker for worker in there if worker.alive)
 
     def backlog_bytes(self) -> int:
         """Bytes on disk that the service does not have yet."""

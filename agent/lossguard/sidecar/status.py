@@ -23,6 +23,7 @@ HELP: Final = {
     "lossguard_sidecar_retries_total": ("counter", "failed tries"),
     "lossguard_sidecar_torn_tails_total": ("counter", "torn tails of killed trainers that were cut"),
     "lossguard_sidecar_damaged_bytes_total": ("counter", "bytes that were passed over because they are no record"),
+    "lossguard_sidecar_worker_last_step": ("gauge", "by project, run and worker: the last step of a worker that lives"),
 }
 
 
@@ -44,8 +45,21 @@ def exposition(runs: list[RunStatus], last_success: float | None) -> str:
     }
     lines = []
     for name, (kind, text) in HELP.items():
-        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {values[name]!r}"]
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+        lines += [f"{name} {values[name]!r}"] if name in values else _workers(name, runs)
     return "\n".join(lines) + "\n"
+
+
+def _workers(name: str, runs: list[RunStatus]) -> list[str]:
+    """One line per worker beside the chief. Of what the format escapes, a name holds quotes only."""
+    lines = []
+    for run in runs:
+        project, run_name = (text.replace('"', '\\"') for text in (run.project, run.run))
+        lines += [
+            f'{name}{{project="{project}",run="{run_name}",worker="{worker.worker}"}} {worker.last_step}'
+            for worker in run.workers
+        ]
+    return lines
 
 
 class StatusServer:
