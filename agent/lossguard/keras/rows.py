@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import tensorflow as tf
+from keras import ops
 
 from lossguard.keras import cadence, measure
+from lossguard.keras.backends import backend
 from lossguard.keras.treatments.base import Proposal
 from lossguard.wire import stats
 
@@ -26,7 +27,8 @@ class Pending:
             it subtracted.
         value: see `write`.
         factor: sigma; the number 1.0 if no treatment applies.
-        seen: the proposal as dense float32 tensors.
+        dense: see `whole_gradient`.
+        seen: see `proposal`.
     """
 
     index: int
@@ -35,6 +37,7 @@ class Pending:
     write: str | None
     value: Any
     factor: Any = 1.0
+    dense: Any = None
     seen: Proposal | None = None
 
     @property
@@ -43,17 +46,25 @@ class Pending:
         return not isinstance(self.factor, float)
 
     def proposal(self, learning_rate: Any) -> Proposal:
-        """The proposal as dense float32 tensors."""
+        """The proposal as dense float32 tensors, which the whole step may read."""
         if self.seen is None:
-            self.seen = self._dense(learning_rate)
+            self.seen = self.full(learning_rate)
         return self.seen
 
-    def _dense(self, learning_rate: Any) -> Proposal:
+    def whole_gradient(self) -> Any:
+        """The gradient as a dense float32 tensor, which the whole step may read."""
+        if self.dense is None:
+            self.dense = ops.cast(backend.dense(self.gradient, self.weight), "float32")
+        return self.dense
+
+    def full(self, learning_rate: Any) -> Proposal:
+        """The proposal; if no treatment has asked for it, made where this is called, such as in a branch."""
+        if self.seen is not None:
+            return self.seen
         weight = self.weight
         value = weight - self.value if self.write == "assign" else self.value
-        value, gradient = (_whole(tensor, weight) for tensor in (value, self.gradient))
-        weight, gradient, value = (tf.cast(tensor, tf.float32) for tensor in (weight, gradient, value))
-        return Proposal(weight, gradient, -value if self.write == "assign_add" else value, learning_rate)
+        weight, value = (ops.cast(tensor, "float32") for tensor in (weight, backend.dense(value, weight)))
+        return Proposal(weight, self.whole_gradient(), -value if self.write == "assign_add" else value, learning_rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,26 +93,24 @@ class RowMaker:
             learning_rate: eta.
         """
         by_index = {one.index: one for one in pending}
-        cheap = [self._cheap(by_index.get(index), learning_rate) for index in self.weights]
-        norms = tf.stack([one[stats.GRADIENT_NORM] for one in cheap])
+        cheap = [self._cheap(by_index.get(index)) for index in self.weights]
+        norms = ops.stack([one[stats.GRADIENT_NORM] for one in cheap])
         if self.every == 1:
-            state = cadence.State(tf.constant(1.0), tf.constant(0.0), tf.zeros_like(norms))
+            state = cadence.State(ops.convert_to_tensor(1.0), ops.convert_to_tensor(0.0), ops.zeros_like(norms))
             table = self._full(by_index, cheap, norms, learning_rate)
         else:
             state = cadence.advance(cadence.State.of(before), norms, position, self.every)
-            table = tf.cond(
+            table = backend.branch(
                 state.full > 0.0,
                 lambda: self._full(by_index, cheap, norms, learning_rate),
                 lambda: _table([{**dict.fromkeys(measure.REST, float("nan")), **one} for one in cheap]),
             )
-        return tf.concat([state.columns(), scalars, tf.reshape(table, [-1])], 0)
+        return ops.concatenate([state.columns(), scalars, ops.reshape(table, [-1])], 0)
 
-    def _cheap(self, one: Pending | None, learning_rate: Any) -> dict[str, Any]:
+    def _cheap(self, one: Pending | None) -> dict[str, Any]:
         if one is None:
-            return {stats.GRADIENT_NORM: 0.0, stats.UPDATE_NORM: 0.0, stats.CLIPPING_FACTOR: 1.0}
-        proposal = one.proposal(learning_rate)
-        factor = tf.reduce_min(tf.cast(one.factor, tf.float32))
-        return measure.cheap(proposal.gradient, proposal.update, factor)
+            return {stats.GRADIENT_NORM: 0.0, stats.CLIPPING_FACTOR: 1.0}
+        return measure.cheap(one.whole_gradient(), ops.min(ops.cast(one.factor, "float32")))
 
     def _full(self, by_index: dict[int, Pending], cheap: list[dict[str, Any]], norms: Any, learning_rate: Any) -> Any:
         rows, robust = [], []
@@ -110,50 +119,38 @@ class RowMaker:
             # A layer that the loss does not reach has a gradient of zero.
             found = {**dict.fromkeys(measure.REST, 0.0), stats.GRADIENT_ZERO_FRACTION: 1.0, **cheap[place]}
             if one is not None:
-                seen = one.proposal(learning_rate)
+                seen = one.full(learning_rate)
                 size = float(_entries(one.weight))
                 rest = measure.rest(seen.weight, seen.gradient, seen.update, size, self.lambda_rel, self.lambda_abs)
                 found.update(rest)
                 robust.append((seen, found))
-            whole = tf.convert_to_tensor(weight.value) if one is None else one.weight
-            found[stats.WEIGHT_NORM] = measure.norm(tf.cast(whole, tf.float32))
+            whole = backend.read(weight) if one is None else one.weight
+            found[stats.WEIGHT_NORM] = measure.norm(ops.cast(whole, "float32"))
             rows.append(found)
-        updates = tf.stack([one[stats.UPDATE_NORM] for one in cheap])
-        largest = tf.stack([tf.cast(found[stats.GRADIENT_MAX], tf.float32) for found in rows])
-        doubtful = [~tf.math.is_finite(value) | (value < measure.SAFE_NORM) for value in (norms, updates)]
-        needed = tf.reduce_any((doubtful[0] | doubtful[1]) & (largest > 0.0))
+        updates = _column(rows, stats.UPDATE_NORM)
+        largest = ops.stack([ops.cast(found[stats.GRADIENT_MAX], "float32") for found in rows])
+        doubtful = [ops.logical_not(ops.isfinite(value)) | (value < measure.SAFE_NORM) for value in (norms, updates)]
+        needed = ops.any((doubtful[0] | doubtful[1]) & (largest > 0.0))
 
         def scaled() -> Any:
             for seen, found in robust:
                 found[stats.GRADIENT_NORM] = measure.scaled_norm(seen.gradient)
                 found[stats.UPDATE_NORM] = measure.scaled_norm(seen.update)
-            return tf.stack([_column(rows, stats.GRADIENT_NORM), _column(rows, stats.UPDATE_NORM)])
+            return ops.stack([_column(rows, stats.GRADIENT_NORM), _column(rows, stats.UPDATE_NORM)])
 
-        both = tf.cond(needed, scaled, lambda: tf.stack([norms, updates]))
+        both = backend.branch(needed, scaled, lambda: ops.stack([norms, updates]))
         for index, found in enumerate(rows):
             found[stats.GRADIENT_NORM], found[stats.UPDATE_NORM] = both[0, index], both[1, index]
         return _table(rows)
 
 
-def _whole(tensor: Any, weight: Any) -> Any:
-    """A sparse gradient or update as the dense one it stands for, rows that stand twice added up.
-
-    Keras itself computes over the whole table at each step, so this is of the same order; merging rows by sorting cost
-    a fifth of the step of a ranker with 28 columns. The table's static length, and not `dense_shape`, which would make
-    XLA compile every step anew: Keras's division may append rows whose number depends on the data.
-    """
-    if isinstance(tensor, tf.IndexedSlices):
-        return tf.math.unsorted_segment_sum(tensor.values, tensor.indices, weight.shape[0])
-    return tensor
-
-
 def _column(rows: list[dict[str, Any]], name: str) -> Any:
-    return tf.stack([tf.cast(row[name], tf.float32) for row in rows])
+    return ops.stack([ops.cast(row[name], "float32") for row in rows])
 
 
 def _table(rows: list[dict[str, Any]]) -> Any:
     """[L, K] in the order of `STAT_NAMES`."""
-    return tf.stack([tf.stack([tf.cast(row[name], tf.float32) for name in stats.STAT_NAMES]) for row in rows])
+    return ops.stack([ops.stack([ops.cast(row[name], "float32") for name in stats.STAT_NAMES]) for row in rows])
 
 
 def _entries(tensor: Any) -> int:
