@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from lossguard.gate.bundle import BundleError, _unsnap, read_index
 from lossguard.gate.client import question_about
 from lossguard.gate.errors import ArtifactChanged
-from lossguard.gate.scan import BLOCK_BYTES, count_nonfinite, scan_artifact
+from lossguard.gate.findings import BLOCK_BYTES, count_nonfinite
+from lossguard.gate.scan import scan_artifact
 
 EXPORTS = Path(__file__).resolve().parents[1] / "golden" / "exports"
 
@@ -87,10 +88,44 @@ def test_a_model_without_variables_or_of_another_kind_is_not_called_finite(tmp_p
     assert "constants" in scan_artifact(tmp_path / "frozen").note
     (tmp_path / "orbax").mkdir()
     (tmp_path / "orbax" / "_CHECKPOINT_METADATA").write_text("{}")
-    assert "Orbax" in scan_artifact(tmp_path / "orbax").note
+    assert not scan_artifact(tmp_path / "orbax").complete
     for name in ("x.keras", "x.weights.h5"):
         (tmp_path / name).write_bytes(b"neither zip nor hdf5")
         assert not scan_artifact(tmp_path / name).complete
+
+
+@pytest.mark.parametrize("where", ["link", "soft", "external", "virtual"])
+def test_weights_that_lie_in_another_file_make_the_scan_incomplete(tmp_path: Path, where: str) -> None:
+    h5py = pytest.importorskip("h5py")
+    (tmp_path / "raw").write_bytes(np.full(4, np.nan, np.float32).tobytes())
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["kernel"] = np.full(4, np.nan, np.float32)
+    with h5py.File(tmp_path / "ranker.weights.h5", "w") as file:
+        file["bias"] = np.ones(3, np.float32)
+        match where:
+            case "link":
+                file["layers/kernel"] = h5py.ExternalLink("other.h5", "kernel")
+            case "soft":
+                file["layers/kernel"] = h5py.SoftLink("/bias")
+            case "external":
+                file.create_dataset("layers/kernel", (4,), "f4", external=[(str(tmp_path / "raw"), 0, 16)])
+            case "virtual":
+                layout = h5py.VirtualLayout((4,), "f4")
+                layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "kernel", (4,))
+                file.create_virtual_dataset("layers/kernel", layout)
+    scan = scan_artifact(tmp_path / "ranker.weights.h5")
+    assert not scan.complete
+    assert "in one file" in scan.note
+
+
+def test_the_optimizers_tensors_are_told_apart(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "ranker.weights.h5", "w") as file:
+        file["layers/dense/vars/0"] = np.ones((2, 2), np.float32)
+        file["optimizer/vars/2"] = np.array([1, np.nan, np.inf], np.float32)
+    scan = scan_artifact(tmp_path / "ranker.weights.h5")
+    assert (scan.complete, scan.tensors, scan.slots) == (True, 2, 1)
+    assert (scan.nonfinite, scan.nonfinite_slots) == ({}, {"optimizer/vars/2": 2})
 
 
 @settings(max_examples=300, deadline=None)

@@ -45,11 +45,17 @@ def _folder(path: Path) -> Kind:
         if (path / "variables").is_dir() and not index.is_file():
             raise NotAModel(f"{index} is missing: the export did not finish; export the model again")
         return "savedmodel"
-    if "_CHECKPOINT_METADATA" in names or "manifest.ocdbt" in names:
+    if ".orbax-checkpoint-tmp" in path.name:
+        raise NotAModel(f"{path} is a checkpoint that Orbax did not finish: name one that it did, or save it again")
+    if _is_orbax(path):
         return "orbax"
     models = [name for name in names if name.endswith((".keras", ".weights.h5"))]
     if len(models) == 1:
         return "keras" if models[0].endswith(".keras") else "weights"
+    steps = [name for name in names if name.isdigit() and (path / name).is_dir() and _is_orbax(path / name)]
+    if steps:
+        newest = max(steps, key=int)
+        raise NotAModel(f"{path} holds checkpoints of several steps: name one of them, {path / newest}")
     versions = [name for name in names if name.isdigit() and (path / name / "saved_model.pb").is_file()]
     if versions:
         raise NotAModel(f"{path} holds versions of a model, not a model: name one of them, {path / versions[-1]}")
@@ -60,3 +66,9 @@ def _folder(path: Path) -> Kind:
         )
     held = f"it holds {', '.join(names[:5])}{' and more' if len(names) > 5 else ''}" if names else "it is empty"
     raise NotAModel(f"{path} is not a model ({held}): export {_WHAT}")
+
+
+def _is_orbax(path: Path) -> bool:
+    """True for one step of Orbax, or one item of it; an Orbax of before 0.6 marks the items only."""
+    marks = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt")
+    return any((folder / mark).is_file() for mark in marks for folder in (path, path / "default"))

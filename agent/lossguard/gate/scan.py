@@ -4,26 +4,24 @@ Guarantees. Streaming, with bounded memory. `complete` only if every tensor of f
 cannot be read here, a missing data file or a cut one makes the scan incomplete, with a note that says why, and an
 incomplete scan never passes.
 
-SavedModels are read as tensor bundles (`lossguard.gate.bundle`). `.keras` and `.weights.h5` files need h5py, which
-comes with Keras. Constants inside a SavedModel's graph are not weights and are not looked at: masks of -Inf are common
-there.
+SavedModels are read as tensor bundles (`lossguard.gate.bundle`), `.keras` and `.weights.h5` files by
+`lossguard.gate.hdf5`, Orbax checkpoints by `lossguard.gate.orbax`. Constants inside a SavedModel's graph are not
+weights and are not looked at: masks of -Inf are common there.
 """
 
 import io
 import zipfile
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lossguard.gate.artifact import Kind, model_kind
+from lossguard.gate.artifact import model_kind
 from lossguard.gate.bundle import BundleError, Entry, read_index, shard_path
+from lossguard.gate.findings import BLOCK_BYTES, Scan, count_nonfinite
+from lossguard.gate.hdf5 import scan_hdf5
+from lossguard.gate.orbax import scan_orbax
 
-BLOCK_BYTES: Final = 4 << 20
-MAX_NAMED: Final = 50
-"""So many tensors are named; the rest are counted under one name."""
 _FLOATS: Final[dict[int, np.dtype[Any]]] = {
     1: np.dtype("<f4"),
     2: np.dtype("<f8"),
@@ -36,47 +34,6 @@ _BITS: Final[dict[int, tuple[np.dtype[Any], int]]] = {14: (np.dtype("<u2"), 0x7F
 _E4M3FN: Final = 25
 _WITHOUT_FLOATS: Final = frozenset({3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 15, 16, 17, 20, 21, 22, 23, 29, 30})
 """Integers, booleans, strings, resources and their kin."""
-
-
-@dataclass(slots=True)
-class Scan:
-    """What was found.
-
-    Attributes:
-        kind: what the artifact is.
-        tensors: tensors of floats that were read to the end.
-        values: the numbers in them.
-        nonfinite: tensors with NaN or Inf in them, and how many entries each.
-        complete: False if a part could not be read.
-        note: why.
-    """
-
-    kind: Kind
-    tensors: int = 0
-    values: int = 0
-    nonfinite: dict[str, int] = field(default_factory=dict)
-    complete: bool = True
-    note: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """As the service wants it."""
-        return {
-            "kind": self.kind, "tensors": self.tensors, "values": self.values, "nonfinite": dict(self.nonfinite),
-            "complete": self.complete, "note": self.note,
-        }  # fmt: skip
-
-    def found(self, name: str, values: int, bad: int) -> None:
-        """One more tensor, read to its end."""
-        self.tensors += 1
-        self.values += values
-        if bad:
-            key = name[:500] if len(self.nonfinite) < MAX_NAMED else "(more)"
-            self.nonfinite[key] = self.nonfinite.get(key, 0) + bad
-
-    def incomplete(self, note: str) -> None:
-        """A part could not be read; the first reason is kept."""
-        self.complete = False
-        self.note = self.note or note
 
 
 def scan_artifact(artifact: str | Path) -> Scan:
@@ -92,9 +49,11 @@ def scan_artifact(artifact: str | Path) -> Scan:
             case "savedmodel":
                 _savedmodel(path, scan)
             case "keras" | "weights":
-                _hdf5(path if path.is_file() else _only_file(path), scan)
-            case _:
-                scan.incomplete("the tensors of Orbax checkpoints cannot be read here: export a SavedModel")
+                scan_hdf5(path if path.is_file() else _only_file(path), scan)
+            case "orbax":
+                scan_orbax(path, scan)
+        if scan.complete and scan.tensors == 0:
+            scan.incomplete("it holds no tensors of floats")
     except (ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:  # BundleError, and what h5py raises
         scan.incomplete(str(error))
     except OSError as error:
@@ -155,59 +114,5 @@ def _nonfinite(dtype: int, block: memoryview) -> int:
     return int(np.count_nonzero((values & bits.type(mask)) == mask))
 
 
-def count_nonfinite(values: NDArray[Any]) -> int:
-    """How many entries are NaN or Inf.
-
-    >>> count_nonfinite(np.array([1.0, np.nan, np.inf]))
-    2
-    """
-    if values.dtype.itemsize >= 4:
-        # NaN and Inf survive a sum, so a finite one clears the block at the speed of memory; else count exactly.
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(np.add.reduce(values, axis=None)):
-                return 0
-    return int(values.size - np.count_nonzero(np.isfinite(values)))
-
-
 def _only_file(folder: Path) -> Path:
     return next(path for path in sorted(folder.iterdir()) if path.name.endswith((".keras", ".weights.h5")))
-
-
-def _hdf5(path: Path, scan: Scan) -> None:
-    try:
-        import h5py
-    except ImportError:
-        scan.incomplete(f"{path.name} cannot be read without h5py: pip install h5py, or export a SavedModel")
-        return
-    if path.suffix != ".keras":
-        with h5py.File(path, "r") as file:
-            _group(file, scan, h5py)
-        return
-    with zipfile.ZipFile(path) as archive:
-        weights = [name for name in archive.namelist() if name.endswith(".weights.h5")]
-        if not weights:
-            scan.incomplete(f"{path.name} holds no weights")
-        for name in weights:
-            with archive.open(name) as member, h5py.File(member, "r") as file:
-                _group(file, scan, h5py)
-
-
-def _group(file: Any, scan: Scan, h5py: Any) -> None:
-    def visit(name: str, item: Any) -> None:
-        if not isinstance(item, h5py.Dataset):
-            return
-        if item.dtype.kind not in "fc":
-            if item.dtype.kind not in "iubSOU":
-                scan.incomplete(f"tensor {name} has type {item.dtype}, which this version cannot read")
-            return
-        bad = 0
-        if item.ndim == 0:
-            bad = count_nonfinite(np.asarray(item[()]))
-        else:
-            row_bytes = max(1, item.dtype.itemsize * int(np.prod(item.shape[1:], dtype=np.int64)))
-            rows = max(1, BLOCK_BYTES // row_bytes)
-            for first in range(0, item.shape[0], rows):
-                bad += count_nonfinite(item[first : first + rows])
-        scan.found(name, int(item.size), bad)
-
-    file.visititems(visit)

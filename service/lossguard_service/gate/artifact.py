@@ -1,4 +1,4 @@
-"""The checks of the artifact itself: are its tensors finite, and does the exported model answer?
+"""The checks of the artifact itself: are its tensors and the optimizer's finite, and does the exported model answer?
 
 Guarantees. Pure. The service never reads the artifact: the agent beside it scans it, hashes the same bytes and reports
 both. A NaN blocks under every policy; a scan or a canary that a policy wants and nobody ran is `insufficient_data`.
@@ -13,7 +13,7 @@ from lossguard_service.gate.policy import Policy
 
 def artifact_checks(policy: Policy, facts: Facts) -> tuple[Check, ...]:
     """What the agent found in the artifact, against the policy."""
-    checks = (_finite(policy, facts), _canary(policy, facts))
+    checks = (_finite(policy, facts), _slots(policy, facts), _canary(policy, facts))
     return tuple(check for check in checks if check is not None)
 
 
@@ -22,10 +22,10 @@ def _finite(policy: Policy, facts: Facts) -> Check | None:
     if scan is not None and scan.nonfinite:
         tensors = sorted(scan.nonfinite.items(), key=lambda item: -item[1])
         worst = ", ".join(f"{tensor} ({count})" for tensor, count in tensors[:3])
-        target = f"the checkpoint of step {facts.good_checkpoint[0]}" if facts.good_checkpoint else "an earlier one"
         return Check(
             name, "block", dict(tensors[:20]), limit,
-            f"The export holds NaN or Inf in {len(tensors)} tensors: {worst}. Do not release it; go back to {target}.",
+            f"The export holds NaN or Inf in {len(tensors)} tensors: {worst}. Do not release it; go back to "
+            f"{_target(facts)}.",
         )  # fmt: skip
     if not policy.scan_required and (scan is None or not scan.complete):
         return None
@@ -45,6 +45,45 @@ def _finite(policy: Policy, facts: Facts) -> Check | None:
         name, "pass", scan.tensors, limit,
         f"All {scan.values} numbers in the {scan.tensors} tensors of the export are finite.",
     )  # fmt: skip
+
+
+def _slots(policy: Policy, facts: Facts) -> Check | None:
+    """The optimizer's tensors: those that the artifact holds, and what the updates of the last steps say of them."""
+    name, limit, scan = "slots_finite", "no NaN and no Inf", facts.scan
+    window = facts.window
+    if scan is not None and scan.nonfinite_slots:
+        tensors = sorted(scan.nonfinite_slots.items(), key=lambda item: -item[1])
+        worst = ", ".join(f"{tensor} ({count})" for tensor, count in tensors[:3])
+        return Check(
+            name, "block", dict(tensors[:20]), limit,
+            f"The optimizer's state in the export holds NaN or Inf in {len(tensors)} tensors: {worst}. Whoever trains "
+            f"on from it loses the weights too. Go back to {_target(facts)}.",
+        )  # fmt: skip
+    if window is not None and window.nonfinite_updates:
+        layers = ", ".join(window.nonfinite_updates[:3])
+        return Check(
+            name, "block", list(window.nonfinite_updates[:10]), limit,
+            f"The optimizer's last updates of {len(window.nonfinite_updates)} layers hold NaN or Inf, among them "
+            f"{layers}: its slots are broken, and the weights are next. Go back to {_target(facts)}.",
+        )  # fmt: skip
+    held = 0 if scan is None or not scan.complete else scan.slots
+    if held or (window is not None and window.updates_measured):
+        said = [f"the {held} tensors of the optimizer in the export are finite"] if held else []
+        if window is not None and window.updates_measured:
+            said.append("the last updates of all layers, which the optimizer computes from its slots, are finite")
+        text = " and ".join(said)
+        return Check(name, "pass", held, limit, f"{text[0].upper()}{text[1:]}.")
+    if not policy.slots_required:
+        return None
+    return Check(
+        name, "insufficient_data", None, limit,
+        f"Policy {policy.name} wants to know whether the optimizer's slots are finite: the export holds none, and the "
+        "stat update_norm was not measured. Watch the optimizer, or judge a checkpoint that holds it.",
+    )  # fmt: skip
+
+
+def _target(facts: Facts) -> str:
+    return f"the checkpoint of step {facts.good_checkpoint[0]}" if facts.good_checkpoint else "an earlier one"
 
 
 def _canary(policy: Policy, facts: Facts) -> Check | None:

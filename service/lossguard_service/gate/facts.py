@@ -6,14 +6,14 @@ its last.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lossguard.wire.frame import Bits, Floats64, Frames, Steps
 from lossguard.wire.incident import Incident
-from lossguard.wire.stats import GRADIENT_NORM, NONFINITE_COUNT, WEIGHT_NORM
+from lossguard.wire.stats import GRADIENT_NORM, NONFINITE_COUNT, UPDATE_NORM, WEIGHT_NORM
 
 Range = tuple[int, int]
 
@@ -79,21 +79,25 @@ class Window:
         values: float64 [T] for each scalar; where a scalar was not measured, its bit is off.
         present: bool [T] for each scalar.
         nonfinite_layers: layers whose last measured weights or gradients hold a NaN or an infinity.
+        nonfinite_updates: layers whose last measured update, which the optimizer computes from its slots, does.
+        updates_measured: True if any layer's update was measured.
     """
 
     steps: Steps
     values: Mapping[str, Floats64]
     present: Mapping[str, Bits]
     nonfinite_layers: tuple[str, ...] = ()
+    nonfinite_updates: tuple[str, ...] = ()
+    updates_measured: bool = False
 
     def between(self, first: int, last: int) -> "Window":
         """The part of the window in steps `first` to `last`."""
         rows = (self.steps >= first) & (self.steps <= last)
-        return Window(
+        return replace(
+            self,
             steps=self.steps[rows],
             values={name: values[rows] for name, values in self.values.items()},
             present={name: bits[rows] for name, bits in self.present.items()},
-            nonfinite_layers=self.nonfinite_layers,
         )
 
     def measured(self, name: str) -> Floats64:
@@ -120,6 +124,8 @@ class Scan:
         tensors: how many tensors of floats were read to the end.
         values: how many numbers they hold.
         nonfinite: the tensors with NaN or Inf in them, by name, and how many entries; the first ones.
+        slots: how many of the tensors are the optimizer's: its slots, and its averages of the weights.
+        nonfinite_slots: as `nonfinite`, of those.
         complete: False if a part of the artifact could not be read as tensors; then nothing is known about it.
         note: why it is not complete.
     """
@@ -130,6 +136,8 @@ class Scan:
     nonfinite: Mapping[str, int]
     complete: bool
     note: str = ""
+    slots: int = 0
+    nonfinite_slots: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +283,7 @@ def window_of(blocks: Sequence[Frames], first: int, last: int) -> Window:
     """
     rows: dict[int, dict[str, float]] = {}
     broken: dict[str, bool] = {}
+    updates: dict[str, bool] = {}
     for block in blocks:
         names = block.schema.scalars
         for i, step in enumerate(block.steps.tolist()):
@@ -282,7 +291,8 @@ def window_of(blocks: Sequence[Frames], first: int, last: int) -> Window:
                 rows[step] = {name: float(block.scalars[i, j]) for j, name in enumerate(names)
                               if block.scalars_present[i, j]}  # fmt: skip
         if bool(((block.steps >= first) & (block.steps <= last)).any()):
-            broken.update(_broken_layers(block, first, last))
+            broken.update(_broken_layers(block, first, last, (WEIGHT_NORM, GRADIENT_NORM, NONFINITE_COUNT)))
+            updates.update(_broken_layers(block, first, last, (UPDATE_NORM,)))
     steps = sorted(rows)
     names = tuple(dict.fromkeys(name for step in steps for name in rows[step]))
     return Window(
@@ -290,23 +300,24 @@ def window_of(blocks: Sequence[Frames], first: int, last: int) -> Window:
         values={name: np.array([rows[step].get(name, np.nan) for step in steps], np.float64) for name in names},
         present={name: np.array([name in rows[step] for step in steps], np.bool_) for name in names},
         nonfinite_layers=tuple(layer for layer, is_broken in broken.items() if is_broken),
+        nonfinite_updates=tuple(layer for layer, is_broken in updates.items() if is_broken),
+        updates_measured=bool(updates),
     )
 
 
-def _broken_layers(block: Frames, first: int, last: int) -> dict[str, bool]:
-    """Each layer of the block, and whether its last measured weights or gradients are not finite.
+def _broken_layers(block: Frames, first: int, last: int, stats: Sequence[str]) -> dict[str, bool]:
+    """Each layer of the block, and whether the last measured of these stats are not finite; empty if none was measured.
 
     Only the last ones: a gradient that overflowed once and was skipped by a loss scaler leaves sound weights, and
     whether it did is the detectors' question. NaN weights stay NaN, so they are in the last measurement too.
     """
     wanted = (block.steps >= first) & (block.steps <= last)
     broken = np.zeros(len(block.schema.layers), np.bool_)
+    measured = False
     for k, name in enumerate(block.schema.stats):
         rows = block.stats[:, :, k][wanted & block.stats_present[:, k]]
-        if not len(rows):
+        if name not in stats or not len(rows):
             continue
-        if name in (WEIGHT_NORM, GRADIENT_NORM):
-            broken |= ~np.isfinite(rows[-1])
-        elif name == NONFINITE_COUNT:
-            broken |= ~(rows[-1] == 0)
-    return dict(zip(block.schema.layers, broken.tolist(), strict=True))
+        measured = True
+        broken |= ~(rows[-1] == 0) if name == NONFINITE_COUNT else ~np.isfinite(rows[-1])
+    return dict(zip(block.schema.layers, broken.tolist(), strict=True)) if measured else {}

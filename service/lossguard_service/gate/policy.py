@@ -46,6 +46,7 @@ class Policy:
         certainty: how many standard errors make "clearly".
         metric_auc_floor: what each supplied `auc/<task>` must reach.
         metrics_required: True if every binary task needs a supplied `auc/<task>` from held-out data.
+        slots_required: True if it must be known that the optimizer's slots are finite, by the updates or the artifact.
         scan_required: True if every tensor of the artifact must have been scanned for NaN and Inf.
         regression_tolerance: by how much a supplied `auc/<task>` may fall below that of the last passed export.
         canary_required: True if the exported model must have answered on canary rows.
@@ -73,6 +74,7 @@ class Policy:
     metric_auc_floor: float = 0.52
     metrics_required: bool = False
     scan_required: bool = True
+    slots_required: bool = False
     regression_tolerance: float = 0.02
     canary_required: bool = False
 
@@ -86,7 +88,7 @@ class Policy:
         for name in ("version", "settle_steps", "recovered_budget", "quiet_steps", "quality_steps"):
             if not isinstance(getattr(self, name), int):
                 raise PolicyError(f"{name}: must be a whole number, got {getattr(self, name)!r}")
-        for name in ("signal_blocks", "baseline_required", "metrics_required", "scan_required", "canary_required"):
+        for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
                 raise PolicyError(f"{name}: must be true or false, got {getattr(self, name)!r}")
         unknown = sorted(set(self.blocking_kinds) - set(KINDS))
@@ -127,6 +129,14 @@ class Policy:
         return json.dumps(self.to_json(), sort_keys=True)
 
 
+_FLAGS = (
+    "signal_blocks",
+    "baseline_required",
+    "metrics_required",
+    "scan_required",
+    "slots_required",
+    "canary_required",
+)
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("version", 1, 1_000_000_000),
     ("minimum_coverage", 0, 1),
@@ -169,6 +179,7 @@ STRICT = Policy(
     calibration_limit=0.2,
     metric_auc_floor=0.55,
     metrics_required=True,
+    slots_required=True,
     regression_tolerance=0.01,
 )
 

@@ -34,6 +34,8 @@ class ScanBody(Body):
     tensors: int = Field(ge=0)
     values: int = Field(ge=0)
     nonfinite: dict[str, int] = Field(default_factory=dict, max_length=1_000)
+    slots: int = Field(0, ge=0)
+    nonfinite_slots: dict[str, int] = Field(default_factory=dict, max_length=1_000)
     complete: bool
     note: str = Field("", max_length=2_000)
 
