@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-import httpx
-
 from lossguard import __version__
+from lossguard.sidecar.connections import Answer, Connections
 from lossguard.wire.chunk import ChunkId
 from lossguard.wire.replies import ChunkReply
 
@@ -97,62 +96,64 @@ class Client:
             if not token.isascii() or not token.isprintable() or not token:
                 raise ValueError("token: must be printable ASCII")
             headers["authorization"] = f"Bearer {token}"
-        self._http = httpx.Client(
-            headers=headers,
-            verify=_trust(ca_file),
-            timeout=httpx.Timeout(30.0, connect=5.0, pool=30.0),
-            limits=httpx.Limits(max_connections=32, max_keepalive_connections=32),
-        )
+        self._connections = Connections(self.service, headers, _trust(self.service, ca_file))
 
     def put_chunk(self, identity: ChunkId, data: bytes) -> Outcome:
         """Send a chunk."""
-        url = f"{self._run_url(identity.project, identity.run)}/attempts/{identity.attempt}/chunks/{identity.index}"
+        path = f"{_run_path(identity.project, identity.run)}/attempts/{identity.attempt}/chunks/{identity.index}"
         try:
-            answer = self._http.put(url, content=data, headers={"content-type": CONTENT_TYPE})
-        except (httpx.HTTPError, OSError) as error:
+            answer = self._connections.put(path, data, CONTENT_TYPE)
+        except OSError as error:
             return Failed(f"{self.service} does not answer: {error or type(error).__name__}")
-        if answer.status_code == 200:
+        if answer.status == 200:
             return _accepted(answer)
-        reason = f"{answer.status_code} {_detail(answer)}"
-        if 400 <= answer.status_code < 500 and answer.status_code not in RETRIED:
+        reason = f"{answer.status} {_detail(answer)}"
+        if 400 <= answer.status < 500 and answer.status not in RETRIED:
             return Refused(reason)
-        return Failed(reason, _retry_after(answer, time.time()), answer.status_code)
+        return Failed(reason, _retry_after(answer, time.time()), answer.status)
 
     def put_heartbeat(self, project: str, run: str, document: dict[str, object]) -> bool:
         """Say that a run's trainer lives; a lost heartbeat is followed by the next one."""
         try:
-            answer = self._http.put(f"{self._run_url(project, run)}/heartbeat", json=document)
-        except (httpx.HTTPError, OSError):
+            answer = self._connections.put(
+                f"{_run_path(project, run)}/heartbeat", json.dumps(document).encode(), "application/json"
+            )
+        except OSError:
             return False
-        return answer.is_success
-
-    def _run_url(self, project: str, run: str) -> str:
-        return f"{self.service}/v1/projects/{quote(project, safe='')}/runs/{quote(run, safe='')}"
+        return 200 <= answer.status < 300
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._connections.close()
 
 
-def _trust(ca_file: str | None) -> ssl.SSLContext | bool:
-    if ca_file is None:
-        return True
+def _run_path(project: str, run: str) -> str:
+    return f"/v1/projects/{quote(project, safe='')}/runs/{quote(run, safe='')}"
+
+
+def _trust(service: str, ca_file: str | None) -> ssl.SSLContext | None:
+    if ca_file is not None:
+        try:
+            return ssl.create_default_context(cafile=ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise ValueError(f"ca: cannot read certificates from {ca_file}: {error}") from None
+    if not service.startswith("https:"):
+        return None
+    from httpx import create_ssl_context  # the authorities that the rest of Lossguard trusts
+
+    return create_ssl_context()
+
+
+def _accepted(answer: Answer) -> Outcome:
     try:
-        return ssl.create_default_context(cafile=ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ValueError(f"ca: cannot read certificates from {ca_file}: {error}") from None
-
-
-def _accepted(answer: httpx.Response) -> Outcome:
-    try:
-        return Accepted(ChunkReply.from_json(answer.json()))
+        return Accepted(ChunkReply.from_json(json.loads(answer.content)))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         return Failed(
             f"the answer 200 holds no chunk reply ({error}): is this the URL of a Lossguard service?", None, 200
         )
 
 
-def _detail(answer: httpx.Response) -> str:
+def _detail(answer: Answer) -> str:
     try:
         problem = json.loads(answer.content)
         text = problem.get("detail") or problem.get("title")
@@ -160,12 +161,12 @@ def _detail(answer: httpx.Response) -> str:
             return text[:_REASON_LENGTH]
     except (ValueError, AttributeError, RecursionError):
         pass
-    if answer.status_code in (404, 405):
+    if answer.status in (404, 405):
         return "from something that is not a Lossguard service: check the URL"
-    return answer.reason_phrase[:_REASON_LENGTH]
+    return answer.reason[:_REASON_LENGTH]
 
 
-def _retry_after(answer: httpx.Response, now: float) -> float | None:
+def _retry_after(answer: Answer, now: float) -> float | None:
     text = answer.headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():
         return float(text[:9])
