@@ -25,7 +25,7 @@ from lossguard_service.incidents.advise import advise
 from lossguard_service.incidents.announce import announce
 from lossguard_service.incidents.detectors import Detectors
 from lossguard_service.ingest.prepare import Prepared, digest, prepare
-from lossguard_service.store import checkpoints, chunks, record
+from lossguard_service.store import checkpoints, chunks, drops, record
 from lossguard_service.store.database import Database
 from lossguard_service.store.incidents import StoredIncident, incidents_of
 from lossguard_service.store.lineage import Attempt, Stretch, lineage
@@ -151,6 +151,7 @@ class Ingest:
             run = replace(run, **run_values)
         row = self._row(connection, run, attempt, prepared, view.schemas, now)
         checkpoints.add(connection, run.id, attempt.number, prepared.events(Checkpoint))
+        drops.add(connection, run.id, prepared.chunk.drops)
         attempt, attempt_values, absorbed = self._advance_attempt(connection, run, attempt, prepared)
         attempts[attempt.number - 1] = attempt
         newest = prepared.digest

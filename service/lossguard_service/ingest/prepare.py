@@ -101,6 +101,7 @@ def digest(frames: Frames) -> dict[str, Any]:
             scalars[name] = to_json_number(frames.scalars[present[-1], column])
     document: dict[str, Any] = {
         "scalars": scalars,
+        "time": to_json_number(frames.times[-1]),
         "steps_per_second": None,
         "clippy_ratio_max": None,
         "top_layers": [],

@@ -43,7 +43,7 @@ class Run:
         dropped_frames: frames that the trainer's side dropped and counted.
         waiting_chunks: chunks that came early and wait for a gap to fill.
         summary: `scalars` (last value by name), `clippy_ratio_max`, `top_layers` ([layer, value] by clipping ratio, at
-            most 5) and `steps_per_second` of the newest frames; non-finite numbers by name.
+            most 5), `steps_per_second` and `time` (the trainer's) of the newest frames; non-finite numbers by name.
         revision: rises with every transaction that changes anything about the run.
     """
 

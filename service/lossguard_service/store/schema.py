@@ -181,6 +181,15 @@ incidents = sa.Table(
     sa.Index(None, "run_id", "superseded", "end_step"),
 )
 
+dropped = sa.Table(
+    "dropped",
+    metadata,
+    sa.Column("run_id", Big, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("reason", sa.Text, primary_key=True),
+    sa.Column("frames", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 checkpoints = sa.Table(
     "checkpoints",
     metadata,
@@ -208,6 +217,8 @@ verdicts = sa.Table(
     sa.Column("signature", Document),
     sa.Index(None, "project", "run", "created"),
     sa.Index(None, "artifact_digest"),
+    sa.Index(None, "created"),
+    sa.Index(None, "project", "outcome"),
 )
 """No foreign key: a verdict about a run that is not known is a verdict too, and it outlives a run's retention."""
 
