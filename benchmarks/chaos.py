@@ -1,35 +1,35 @@
 """Kills trainers, the sidecar and the service at random, and counts what is lost: it must be nothing.
 
-`python benchmarks/chaos.py [--rounds 30] [--seed N] [--trainers 3] [--json FILE]`
+`python benchmarks/chaos.py [--rounds 30] [--seed N] [--trainers 3] [--database sqlite|postgresql] [--json FILE]`
 
 Real processes: trainers that record (and write down, by a way of their own that survives `kill -9`, up to which step
-they were told that frames are sealed), one `lossguard sidecar`, one `lossguard serve` on SQLite, and between them a
-proxy that sometimes answers 500, 429 or garbage, or forwards a chunk and hangs up. Every round one thing goes wrong: a
-`kill -9` of a trainer, the sidecar or the service, a service that is stopped for a while, a full disk, a clock that
-jumped. In the end everybody may finish, and the service's database is compared with what the trainers wrote down.
+they were told that frames are sealed), one `lossguard sidecar`, one `lossguard serve` on SQLite or PostgreSQL, and
+between them a proxy that sometimes answers 500, 429 or garbage, or slowly, or forwards a chunk and hangs up. Every
+round one thing goes wrong: a `kill -9` of a trainer, the sidecar, the service or PostgreSQL, a service that is stopped
+for a while, a full disk, a clock that jumped. In the end everybody may finish, and the service's database is compared
+with what the trainers wrote down.
 Exit code 1 if a sealed frame is missing, stands twice or differs. The seed is printed.
 """
 
 import argparse
 import errno
-import http.client
 import json
 import os
 import random
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
+
+from chaos_database import Database, Postgres, Sqlite
+from chaos_proxy import Proxy
 
 LAYERS, STATS = 20, 9
 SLOW_SECONDS = 0.05
@@ -86,75 +86,19 @@ def train(journal: Path, truth: Path, run: str, start: int, clock_offset: float,
     sys.exit(1 if dropped else 0)
 
 
-# --- the proxy
-
-
-class Proxy:
-    """Forwards to the service, or does what a network and a tired service do."""
-
-    def __init__(self, target: str, chance: random.Random) -> None:
-        self.badly = 0.0
-        self.did: Counter[str] = Counter()
-        address = urlsplit(target).netloc
-        proxy = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_PUT(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                what = chance.choice(["500", "429", "garbage", "hang up"]) if chance.random() < proxy.badly else "pass"
-                proxy.did[what] += 1
-                if what in ("pass", "hang up"):
-                    try:
-                        connection = http.client.HTTPConnection(address, timeout=20)
-                        connection.request("PUT", self.path, body, dict(self.headers))
-                        answer = connection.getresponse()
-                        status, content = answer.status, answer.read()
-                        connection.close()
-                    except OSError:
-                        status, content = 502, b""
-                    if what == "hang up":
-                        self.close_connection = True
-                        self.connection.shutdown(socket.SHUT_RDWR)
-                        return
-                else:
-                    status = {"500": 500, "429": 429, "garbage": 200}[what]
-                    content = b"<html>hello</html>"
-                self.send_response(status)
-                if status == 429:
-                    self.send_header("retry-after", "0")
-                self.send_header("content-length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, request: object, client_address: object) -> None:
-                pass
-
-        self.server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
 # --- the rounds
 
 
 class World:
     """All processes of one run of the benchmark."""
 
-    def __init__(self, folder: Path, seed: int, trainers: int) -> None:
+    def __init__(self, folder: Path, seed: int, trainers: int, database: Database) -> None:
         self.folder = folder
+        self.database = database
         self.chance = random.Random(seed)
         self.port = free_port()
         self.proxy = Proxy(f"http://127.0.0.1:{self.port}", random.Random(seed + 1))
         self.disk_full = folder / "disk-full"
-        self.database = folder / "service.db"
         self.log = (folder / "log").open("w")
         (folder / "journal").mkdir()
         self.runs = [f"run-{number}" for number in range(trainers)]
@@ -174,8 +118,8 @@ class World:
         return self.spawn(Path(__file__).resolve(), "--train", *paths, run, start, offset, self.disk_full)
 
     def start_service(self) -> subprocess.Popen[bytes]:
-        database = f"sqlite:///{self.database}"
-        return self.spawn("-m", "lossguard_service", "--port", self.port, "--database", database)
+        options = "--port", self.port, "--database", self.database.url
+        return self.spawn("-m", "lossguard_service", *options)
 
     def start_sidecar(self) -> subprocess.Popen[bytes]:
         main = "from lossguard.cli.main import main; main()"
@@ -192,9 +136,8 @@ class World:
     def stored(self) -> int:
         """Chunks in the database now; -1 while there is none."""
         try:
-            with sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=20) as database:
-                return int(database.execute("select count(*) from chunks").fetchone()[0])
-        except sqlite3.Error:
+            return int(self.database.rows("select count(*) from chunks")[0][0])
+        except OSError:
             return -1
 
     def wait_for_progress(self, timeout_seconds: float = 120.0) -> None:
@@ -205,7 +148,9 @@ class World:
 
     def round(self) -> str:
         self.proxy.badly = self.chance.choice([0.0, 0.1, 0.4])
-        what = self.chance.choice(["trainer", "trainer", "sidecar", "service", "service", "all", "stop", "disk"])
+        what = self.chance.choice(
+            ["trainer", "trainer", "sidecar", "service", "service", "all", "stop", "disk", "database"]
+        )
         time.sleep(self.chance.uniform(0.0, 0.3))
         if what in ("trainer", "all"):
             run = self.chance.choice(self.runs)
@@ -215,6 +160,8 @@ class World:
             kill(self.service)
             time.sleep(self.chance.uniform(0.0, 0.3))
             self.service = self.start_service()
+        if what == "database" and not self.database.kill():
+            what = "service"
         if what in ("sidecar", "all"):
             kill(self.sidecar)
             self.sidecar = self.start_sidecar()
@@ -270,27 +217,26 @@ def reckon(world: World) -> dict[str, int]:
     # The index of chunks stays for ever; their bytes move into segments as the service compacts, so that what the
     # frames hold is compared in those that it has not compacted yet.
     query = (
-        "select runs.name, attempts.key, chunks.[index], chunks.first_step, chunks.last_step, chunks.frames, "
+        'select runs.name, attempts.key, chunks."index", chunks.first_step, chunks.last_step, chunks.frames, '
         "chunk_bytes.data from chunks join attempts on attempts.run_id = chunks.run_id and attempts.number = "
         "chunks.attempt join runs on runs.id = chunks.run_id left join chunk_bytes on chunk_bytes.run_id = "
-        "chunks.run_id and chunk_bytes.attempt = chunks.attempt and chunk_bytes.[index] = chunks.[index] "
-        "order by chunks.[index]"
+        'chunks.run_id and chunk_bytes.attempt = chunks.attempt and chunk_bytes."index" = chunks."index" '
+        'order by chunks."index"'
     )
     stored: dict[tuple[str, str], list[int]] = {}
     indices: dict[tuple[str, str], list[int]] = {}
-    with sqlite3.connect(world.database) as database:
-        for run, attempt, index, first, last, count, data in database.execute(query):
-            indices.setdefault((run, attempt), []).append(index)
-            if count:
-                found["chunks whose count is not their steps"] += last - first + 1 != count
-                stored.setdefault((run, attempt), []).extend(range(first, last + 1))
-            if data is None:
-                continue
-            frames = decode(data).frames
-            found["frames compared"] += len(frames)
-            for row, step in enumerate(frames.steps.tolist()):
-                if not np.array_equal(frames.stats[row : row + 1], numbers(step)):
-                    found["frames that differ"] += 1
+    for run, attempt, index, first, last, count, data in world.database.rows(query):
+        indices.setdefault((run, attempt), []).append(index)
+        if count:
+            found["chunks whose count is not their steps"] += last - first + 1 != count
+            stored.setdefault((run, attempt), []).extend(range(first, last + 1))
+        if data is None:
+            continue
+        frames = decode(data).frames
+        found["frames compared"] += len(frames)
+        for row, step in enumerate(frames.steps.tolist()):
+            if not np.array_equal(frames.stats[row : row + 1], numbers(step)):
+                found["frames that differ"] += 1
     for run in world.runs:
         attempts: dict[str, list[int]] = {}
         for attempt, start, sealed, recorded, slow, control in world.truth(run):
@@ -323,12 +269,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--trainers", type=int, default=3)
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    print(f"seed {options.seed}, {options.rounds} rounds, {options.trainers} trainers", flush=True)
+    print(
+        f"seed {options.seed}, {options.rounds} rounds, {options.trainers} trainers, {options.database}, "
+        f"load {os.getloadavg()[0]:.1f}",
+        flush=True,
+    )
     faults: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name:
-        world = World(Path(name), options.seed, options.trainers)
+        database: Database = Sqlite(Path(name)) if options.database == "sqlite" else Postgres()
+        world = World(Path(name), options.seed, options.trainers, database)
         try:
             world.wait_for_progress()
             for number in range(1, options.rounds + 1):
@@ -343,6 +295,7 @@ def main() -> None:
             raise
         finally:
             world.kill_all()
+            database.close()
     print("faults:", dict(faults), "proxy:", dict(world.proxy.did))
     for key, count in found.items():
         print(f"{key:45} {count}")
