@@ -11,7 +11,7 @@ when positive, the refractory ones when negative.
 
 from typing import Any, Final, NamedTuple
 
-import tensorflow as tf
+from keras import ops
 
 JUMP: Final = 4.0
 STAY: Final = 64.0
@@ -39,7 +39,7 @@ class State(NamedTuple):
 
     def columns(self) -> Any:
         """For a row."""
-        return tf.concat([tf.stack([self.full, self.armed]), self.levels], 0)
+        return ops.concatenate([ops.stack([self.full, self.armed]), self.levels], 0)
 
 
 def advance(before: State, gradient_norms: Any, position: Any, every: int) -> State:
@@ -51,16 +51,16 @@ def advance(before: State, gradient_norms: Any, position: Any, every: int) -> St
         position: updates before this one, int64.
         every: the cadence, 1 or more.
     """
-    finite = tf.math.is_finite(gradient_norms)
-    broken = tf.reduce_any(~finite)
+    finite = ops.isfinite(gradient_norms)
+    broken = ops.any(ops.logical_not(finite))
     known = before.levels > 0
-    jump = tf.reduce_any(known & finite & (gradient_norms > JUMP * before.levels))
+    jump = ops.any(known & finite & (gradient_norms > JUMP * before.levels))
     # A jump enters the level only up to the bound, so that one spike does not hide the next.
-    bounded = tf.where(known, tf.minimum(gradient_norms, JUMP * before.levels), gradient_norms)
-    moved = tf.where(known, before.levels + SMOOTHING * (bounded - before.levels), bounded)
-    levels = tf.where(finite, moved, before.levels)
-    counted = tf.where(before.armed == 1.0, -REFRACTORY, before.armed - tf.sign(before.armed))
-    armed = tf.where((before.armed == 0.0) & jump, STAY, counted)
-    due = tf.equal(position % every, 0)
+    bounded = ops.where(known, ops.minimum(gradient_norms, JUMP * before.levels), gradient_norms)
+    moved = ops.where(known, before.levels + SMOOTHING * (bounded - before.levels), bounded)
+    levels = ops.where(finite, moved, before.levels)
+    counted = ops.where(before.armed == 1.0, -REFRACTORY, before.armed - ops.sign(before.armed))
+    armed = ops.where((before.armed == 0.0) & jump, STAY, counted)
+    due = position % every == 0
     full = due | broken | (armed > 0.0)
-    return State(tf.cast(full, tf.float32), armed, levels)
+    return State(ops.cast(full, "float32"), armed, levels)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 import lossguard
+from lossguard.keras.backends import backend
 from lossguard.keras.treatments.base import Treatment
 
 
@@ -41,7 +41,7 @@ def describe(optimizers: Sequence[Any], trainable: Sequence[Any], unwatched: Seq
         "versions": {
             "lossguard": lossguard.__version__,
             "keras": keras.__version__,
-            "tensorflow": tf.__version__,
+            keras.backend.backend(): backend.version(),
             "python": platform.python_version(),
         },
     }

@@ -7,8 +7,9 @@ something assigns one variable: nothing is compiled again, in loops of one's own
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
-import tensorflow as tf
+from keras import ops
 
+from lossguard.keras.backends import backend
 from lossguard.keras.treatments.base import Proposal, Treatment
 from lossguard.keras.treatments.clippy import Clippy
 
@@ -21,7 +22,7 @@ class SleepingClippy:
 
     def __init__(self) -> None:
         self.clippy: Final = Clippy()
-        self._awake = tf.Variable(False, trainable=False, name="lossguard_clippy_awake")
+        self._awake = backend.variable(False, "lossguard_clippy_awake")
         self.awake = False
 
     def wake(self) -> None:
@@ -35,7 +36,7 @@ class SleepingClippy:
 
     def factor(self, proposal: Proposal) -> Any:
         """Clippy's factor, or 1."""
-        return tf.where(self._awake, self.clippy.factor(proposal), 1.0)
+        return ops.where(backend.read(self._awake), self.clippy.factor(proposal), 1.0)
 
     def describe(self) -> dict[str, Any]:
         """Name and settings, JSON-like."""
@@ -46,7 +47,7 @@ class Rate:
     """A factor on all updates u = eta * r, which is one on the learning rate, whatever schedule sets that."""
 
     def __init__(self) -> None:
-        self._rate = tf.Variable(1.0, trainable=False, name="lossguard_rate")
+        self._rate = backend.variable(1.0, "lossguard_rate")
         self.rate = 1.0
 
     def halve(self) -> None:
@@ -60,7 +61,7 @@ class Rate:
 
     def factor(self, proposal: Proposal) -> Any:
         """The rate."""
-        return tf.identity(self._rate)
+        return backend.read(self._rate)
 
     def describe(self) -> dict[str, Any]:
         """Name and settings, JSON-like."""

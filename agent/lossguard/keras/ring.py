@@ -1,17 +1,15 @@
 """The ring: one device variable [N, W] with a row per step, written inside the step and read between executions.
 
-Row of step s: (s - 1) mod N. A row holds the cadence's state, the scalars, then layers x stats. Only
-`scatter_update` writes it: it is in place with and without XLA, needs no communication between replicas, and is the
-one scatter that mirrored and TPU variables have (decision 0202). Only new rows are copied out, by a gather on the
-device.
+Row of step s: (s - 1) mod N. A row holds the cadence's state, the scalars, then layers x stats. It is written in place
+and without communication between replicas (decision 0202). Only new rows are copied out, by a gather on the device.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
+from lossguard.keras.backends import backend
 from lossguard.keras.measure import CHEAP
 from lossguard.wire.frame import Frames, Schema
 
@@ -50,28 +48,20 @@ class Ring:
     def __init__(self, layout: Layout, rows: int) -> None:
         self.layout = layout
         self.rows = rows
-        self.variable = tf.Variable(
-            tf.zeros([rows, layout.width]),
-            trainable=False,
-            name="lossguard_ring",
-            aggregation=tf.VariableAggregation.NONE,
-        )
+        self.variable = backend.ring(rows, layout.width)
 
     def write(self, copy: Any, position: Any, row: Any) -> None:
         """Write the row of the update that has `position` before it; `copy` is this replica's ring."""
-        copy.scatter_update(tf.IndexedSlices(row[None], self._place(position)))
+        backend.write_row(copy, position, row)
 
     def state(self, copy: Any, position: Any) -> Any:
         """The state's columns of a row."""
-        return tf.gather(copy, self._place(position))[0, : self.layout.state]
-
-    def _place(self, position: Any) -> Any:
-        return tf.reshape(tf.cast(tf.math.floormod(position, self.rows), tf.int32), [1])
+        return backend.read_row(copy, position, self.layout.state)
 
     def snapshot(self, first: int, last: int) -> Any:
         """The rows of steps first..last as a tensor on the device, [last - first + 1, W]."""
         steps = np.arange(first, last + 1)
-        return tf.gather(self.variable, ((steps - 1) % self.rows).astype(np.int32))
+        return backend.take_rows(self.variable, ((steps - 1) % self.rows).astype(np.int32))
 
 
 def frames_of(layout: Layout, first: int, rows: np.ndarray[Any, np.dtype[np.float32]], seconds: float) -> Frames:

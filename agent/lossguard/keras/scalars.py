@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
-import tensorflow as tf
+from keras import ops
 
 from lossguard.guard import guarded
 from lossguard.keras import tasks as tasks_module
+from lossguard.keras.backends import backend
 from lossguard.keras.ring import ID_HIGH, ID_LOW, ID_SPLIT
 from lossguard.keras.tasks import Task
 from lossguard.keras.window import BUCKETS, Window, auc, binary_counts, logits_of, regression_counts, rmse
@@ -85,10 +86,7 @@ class StepScalars:
         bare = optimizer._stateful_handle_non_finite_grads
         if "_stateful_handle_non_finite_grads" in optimizer.__dict__:
             return
-        with tf.init_scope():
-            skipped = tf.Variable(
-                0.0, trainable=False, name="lossguard_skipped", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
-            )
+        skipped = backend.variable(0.0, "lossguard_skipped")
 
         def leave_out() -> None:
             bare()
@@ -113,17 +111,17 @@ class StepScalars:
         """The scalars of the step being updated, in replica context; without a loss, the learning rate alone."""
         step = getattr(self._seen, "step", None)
         self._seen.step = None
-        found = _NOTHING if step is None or not _reachable(step[0]) else self._measure(step)
-        skipped = {} if self._skipped is None else {"skipped_steps": self._skipped.read_value()}
+        found = _NOTHING if step is None or not backend.reachable(step[0]) else self._measure(step)
+        skipped = {} if self._skipped is None else {"skipped_steps": backend.read(self._skipped)}
         return {**found, "learning_rate": learning_rate, **skipped}
 
     @guarded("StepScalars.measure", _NOTHING)
     def _measure(self, step: tuple[Any, Any, Any, Any, dict[str, Any], Any]) -> dict[str, Any]:
         loss, labels, outputs, sample_weights, task_losses, inputs = step
-        total = _replica_total()
-        found = {"loss": total([tf.cast(tf.convert_to_tensor(loss), tf.float32)])[0]}
+        total = backend.replica_total()
+        found = {"loss": total([ops.cast(loss, "float32")])[0]}
         for name, value in task_losses.items():
-            found[f"loss/{name}"] = total([tf.cast(tf.convert_to_tensor(value), tf.float32)])[0]
+            found[f"loss/{name}"] = total([ops.cast(value, "float32")])[0]
         if self._batch_id is not None and inputs is not None:
             # Over replicas each writes its own row, and the first one's is read.
             found |= split_id(self._batch_id(inputs))
@@ -140,7 +138,7 @@ class StepScalars:
         for task in self.tasks:
             parts = [tasks_module.at(one, task.key, self.tasks) for one in (labels, outputs, sample_weights)]
             if task.kind is None or parts[0] is None or parts[1] is None:
-                counts.append(tf.zeros([2, BUCKETS]))
+                counts.append(ops.zeros([2, BUCKETS]))
                 continue
             y, p, w = tasks_module.flat(*parts)
             if task.kind == "regression":
@@ -159,24 +157,5 @@ class StepScalars:
 
 def split_id(value: Any) -> dict[str, Any]:
     """A whole number as two float32 scalars: one alone is exact only up to 2**24."""
-    whole = tf.cast(tf.reshape(value, []), tf.int64)
-    return {ID_HIGH: tf.cast(whole // ID_SPLIT, tf.float32), ID_LOW: tf.cast(whole % ID_SPLIT, tf.float32)}
-
-
-def _replica_total() -> Callable[[list[Any]], list[Any]]:
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return lambda values: values
-    return lambda values: list(context.all_reduce(tf.distribute.ReduceOp.SUM, values))
-
-
-def _reachable(tensor: Any) -> bool:
-    """Whether a remembered tensor belongs to what is being traced: not to a validation step or an older trace."""
-    if tf.executing_eagerly():
-        return isinstance(tensor, tf.__internal__.EagerTensor)
-    graph = tf.compat.v1.get_default_graph()
-    while graph is not None:
-        if getattr(tensor, "graph", None) is graph:
-            return True
-        graph = getattr(graph, "outer_graph", None)
-    return False
+    whole = ops.cast(ops.reshape(value, ()), "int64")
+    return {ID_HIGH: ops.cast(whole // ID_SPLIT, "float32"), ID_LOW: ops.cast(whole % ID_SPLIT, "float32")}

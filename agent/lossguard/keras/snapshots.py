@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
+from lossguard.keras.backends import backend
 from lossguard.wire.incident import BREAKING, Incident
 
 MARGIN_STEPS = 2
@@ -22,7 +22,7 @@ class Snapshot:
 
     def __init__(self, step: int, variables: Sequence[Any]) -> None:
         self.step = step
-        self._values = [tf.identity(variable.value) for variable in variables]
+        self._values = [backend.copy(variable) for variable in variables]
 
     def fetch(self) -> None:
         """Move the copy to the host; calling it again does nothing."""

@@ -14,10 +14,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Self
 
 import keras
-import tensorflow as tf
 
 from lossguard import drops
 from lossguard.guard import guarded
+from lossguard.keras.backends import backend
 from lossguard.keras.describe import checked_journal, checked_treatments, describe
 from lossguard.keras.fetch import Fetcher, Sink, Snapshot
 from lossguard.keras.optimizer import Hook, leaves
@@ -209,7 +209,7 @@ class Watch(keras.callbacks.Callback):
             self._scalars.count_skips(model.optimizer)
         self._scalars.tasks = compiled_tasks(model, self._kinds, self._logits)
         if self._window_steps is not None:
-            self._scalars.keep_window(self._window_steps, model.distribute_strategy.scope())
+            self._scalars.keep_window(self._window_steps, backend.scope(model))
         if self._scalars.attach(model) or len(self._hooks) > known:
             # A step that was compiled before does not contain us.
             model.train_function = None
@@ -270,7 +270,7 @@ class Watch(keras.callbacks.Callback):
         self._stays_open = True
         if self._model is None and self._hooks:
             if self._window_steps is not None:
-                self._scalars.keep_window(self._window_steps, tf.distribute.get_strategy().scope())
+                self._scalars.keep_window(self._window_steps, backend.scope(None))
             self._open()
         return self
 
@@ -435,7 +435,7 @@ class Watch(keras.callbacks.Callback):
         def train_function(iterator: Any) -> Any:
             try:
                 return bare(iterator)
-            except (StopIteration, tf.errors.OutOfRangeError):
+            except backend.END_OF_DATA:
                 raise  # the end of the data
             except BaseException as error:
                 self.close(_reason_of(type(error)), 10.0)

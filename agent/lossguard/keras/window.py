@@ -9,7 +9,10 @@ out; that step's own scalars show it.
 
 from typing import Any, Final
 
-import tensorflow as tf
+import numpy as np
+from keras import ops
+
+from lossguard.keras.backends import backend
 
 BUCKETS: Final = 1000
 LOGIT_BOUND: Final = 12.0
@@ -26,53 +29,48 @@ class Window:
     def __init__(self, tasks: int, steps: int) -> None:
         self.keep = 1.0 - 1.0 / steps
         # Per task positives and negatives by bucket; a regression uses the first two cells: squared error and weight.
-        self.state = tf.Variable(
-            tf.zeros([tasks, 2, BUCKETS]),
-            trainable=False,
-            name="lossguard_window",
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-        )
+        self.state = backend.variable(np.zeros([tasks, 2, BUCKETS], np.float32), "lossguard_window")
 
     def advance(self, counts: list[Any]) -> Any:
         """Add a step's counts, one [2, BUCKETS] per task and summed over the replicas; returns the new state."""
-        state = self.keep * tf.convert_to_tensor(self.state) + tf.stack(counts)
+        state = self.keep * backend.read(self.state) + ops.stack(counts)
         self.state.assign(state)
         return state
 
 
 def binary_counts(labels: Any, logits: Any, weights: Any) -> Any:
     """[2, BUCKETS]: the weight of the positives and of the negatives in each bucket."""
-    good = tf.math.is_finite(labels) & tf.math.is_finite(logits)
-    labels, logits = tf.where(good, labels, 0.0), tf.where(good, logits, 0.0)
-    weights = tf.where(good, weights, 0.0)
-    share = (tf.clip_by_value(logits, -LOGIT_BOUND, LOGIT_BOUND) + LOGIT_BOUND) / (2 * LOGIT_BOUND)
-    bucket = tf.minimum(tf.cast(share * BUCKETS, tf.int32), BUCKETS - 1)
-    columns = tf.stack([weights * labels, weights * (1.0 - labels)], 1)
-    return tf.transpose(tf.math.unsorted_segment_sum(columns, bucket, BUCKETS))
+    good = ops.isfinite(labels) & ops.isfinite(logits)
+    labels, logits = ops.where(good, labels, 0.0), ops.where(good, logits, 0.0)
+    weights = ops.where(good, weights, 0.0)
+    share = (ops.clip(logits, -LOGIT_BOUND, LOGIT_BOUND) + LOGIT_BOUND) / (2 * LOGIT_BOUND)
+    bucket = ops.minimum(ops.cast(share * BUCKETS, "int32"), BUCKETS - 1)
+    columns = ops.stack([weights * labels, weights * (1.0 - labels)], 1)
+    return ops.transpose(ops.segment_sum(columns, bucket, BUCKETS))
 
 
 def regression_counts(labels: Any, values: Any, weights: Any) -> Any:
     """[2, BUCKETS]: squared error and weight in the first cells."""
-    good = tf.math.is_finite(labels) & tf.math.is_finite(values)
-    error = tf.where(good, tf.square(labels - values), 0.0)
-    weights = tf.where(good, weights, 0.0)
-    sums = tf.stack([tf.reduce_sum(weights * error), tf.reduce_sum(weights)])
-    return tf.pad(sums[:, None], [[0, 0], [0, BUCKETS - 1]])
+    good = ops.isfinite(labels) & ops.isfinite(values)
+    error = ops.where(good, ops.square(labels - values), 0.0)
+    weights = ops.where(good, weights, 0.0)
+    sums = ops.stack([ops.sum(weights * error), ops.sum(weights)])
+    return ops.pad(sums[:, None], [[0, 0], [0, BUCKETS - 1]])
 
 
 def auc(counts: Any) -> Any:
     """The area under the ROC curve; NaN without a pair."""
     positive, negative = counts[0], counts[1]
-    below = tf.cumsum(negative) - 0.5 * negative
-    return tf.reduce_sum(positive * below) / (tf.reduce_sum(positive) * tf.reduce_sum(negative))
+    below = ops.cumsum(negative) - 0.5 * negative
+    return ops.sum(positive * below) / (ops.sum(positive) * ops.sum(negative))
 
 
 def rmse(counts: Any) -> Any:
     """The root of the mean squared error; NaN without an example."""
-    return tf.sqrt(counts[0, 0] / counts[1, 0])
+    return ops.sqrt(counts[0, 0] / counts[1, 0])
 
 
 def logits_of(probabilities: Any) -> Any:
     """Logits; 0 and 1 become the ends."""
-    p = tf.clip_by_value(probabilities, 1e-7, 1.0 - 1e-7)
-    return tf.math.log(p) - tf.math.log1p(-p)
+    p = ops.clip(probabilities, 1e-7, 1.0 - 1e-7)
+    return ops.log(p) - ops.log1p(-p)

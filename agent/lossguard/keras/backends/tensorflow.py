@@ -1,0 +1,217 @@
+"""TensorFlow: the step is a graph, perhaps compiled by XLA, perhaps on several replicas.
+
+Guarantees. No host call, no collective beyond the sum of a few scalars; only ops that exist with and without XLA and on
+mirrored and TPU variables (decision 0202). Graphs are the user's, so nothing here goes through AutoGraph.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Final
+
+import tensorflow as tf
+
+from lossguard.keras.backends.interface import Hooked, Indices
+
+END_OF_DATA: Final = (StopIteration, tf.errors.OutOfRangeError)
+
+
+def version() -> str:
+    return tf.__version__
+
+
+# --- tensors
+
+
+def read(variable: Any) -> Any:
+    return tf.convert_to_tensor(variable)
+
+
+def norm(values: Any) -> Any:
+    # One pass without a temporary of the squares: a third cheaper on CPU than square and sum.
+    return tf.sqrt(2.0 * tf.nn.l2_loss(values))
+
+
+def branch(wanted: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
+    return tf.cond(wanted, yes, no)
+
+
+def dense(tensor: Any, weight: Any) -> Any:
+    """Rows that stand twice are added up.
+
+    Keras itself computes over the whole table at each step, so this is of the same order; merging rows by sorting cost
+    a fifth of the step of a ranker with 28 columns. The table's static length, and not `dense_shape`, which would make
+    XLA compile every step anew: Keras's division may append rows whose number depends on the data.
+    """
+    if isinstance(tensor, tf.IndexedSlices):
+        return tf.math.unsorted_segment_sum(tensor.values, tensor.indices, weight.shape[0])
+    return tensor
+
+
+def scale(value: Any, factor: Any) -> Any:
+    if isinstance(value, tf.IndexedSlices):
+        return tf.IndexedSlices(value.values * tf.cast(factor, value.dtype), value.indices, value.dense_shape)
+    return value * tf.cast(factor, value.dtype)
+
+
+def copy(variable: Any) -> Any:
+    return tf.identity(variable.value)
+
+
+# --- the step
+
+
+class Placement:
+    """Two methods of the optimizer: one runs on each replica, the other one across them.
+
+    What is summed over replicas is summed in the first, where they can talk. Its results travel to the second in the
+    learning rate's place, the one argument that Keras hands through unread.
+    """
+
+    def __init__(self, hook: Hooked) -> None:
+        self._hook = hook
+        optimizer = hook.optimizer
+        self._bare_update = optimizer._backend_update_step
+        optimizer._backend_update_step = self._update_step
+        optimizer._distributed_tf_update_step = self._distributed
+
+    def remove(self) -> None:
+        for name in ("_backend_update_step", "_distributed_tf_update_step"):
+            self._hook.optimizer.__dict__.pop(name, None)
+
+    @tf.autograph.experimental.do_not_convert
+    def _update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
+        scalars = self._hook.scalars(learning_rate)
+        packed = (learning_rate, scalars, self._hook.position())
+        self._bare_update(grads, trainable_variables, packed)
+
+    @tf.autograph.experimental.do_not_convert
+    def _distributed(self, distribution: Any, grads_and_vars: Any, packed: Any) -> None:
+        with tf.init_scope(), distribution.scope():
+            ring = self._hook.make_ring()
+        if not self._hook.skips:
+            self._run(distribution, ring, grads_and_vars, packed, leave_out=False)
+            return
+        # The gradients are summed over the replicas by now: each has the same.
+        local = [distribution.experimental_local_results(gradient)[0] for gradient, _ in grads_and_vars]
+        values = [one.values if isinstance(one, tf.IndexedSlices) else one for one in local]
+        finite = tf.reduce_all(tf.stack([tf.reduce_all(tf.math.is_finite(one)) for one in values]))
+        tf.cond(
+            finite,
+            lambda: self._run(distribution, ring, grads_and_vars, packed, leave_out=False),
+            lambda: self._run(distribution, ring, grads_and_vars, packed, leave_out=True),
+        )
+
+    def _run(self, distribution: Any, ring: Any, grads_and_vars: Any, packed: Any, *, leave_out: bool) -> None:
+        """Propose, measure and write, each on every replica."""
+        hook = self._hook
+        learning_rate, scalars, position = packed
+        update = distribution.extended.update
+        # A replica is known by the order of the calls: its id is a symbolic tensor under the default strategy.
+        replicas: dict[int, list[Any]] = {}
+        measured: dict[int, Any] = {}
+        count = _Counter()
+
+        def propose(variable: Any, gradient: Any, learning_rate: Any) -> None:
+            one = hook.nothing(variable, gradient) if leave_out else hook.propose(variable, gradient, learning_rate)
+            replicas.setdefault(count.next(), []).append(one)
+
+        for gradient, variable in grads_and_vars:
+            count.reset()
+            update(variable, propose, args=(gradient, learning_rate), group=False)
+
+        def decide(copy: Any, learning_rate: Any, scalars: Any, position: Any) -> None:
+            replica = count.next()
+            hook.decide(replicas[replica], learning_rate)
+            measured[replica] = hook.record(ring, copy, replicas[replica], scalars, position, learning_rate)
+
+        count.reset()
+        update(ring.variable, decide, args=(learning_rate, scalars, position), group=False)
+        if leave_out:
+            return
+
+        def write(variable: Any, place: int) -> None:
+            replica = count.next()
+            # Only when nobody reads the old weight any more is the update in place; else TensorFlow copies the weight.
+            after = [measured[replica]] if measured[replica] is not None else []
+            with tf.control_dependencies(after):
+                hook.write(variable, replicas[replica][place])
+
+        for place, (_, variable) in enumerate(grads_and_vars):
+            count.reset()
+            update(variable, write, kwargs={"place": place}, group=False)
+
+
+class _Counter:
+    """Numbers the calls that `extended.update` makes, one per replica."""
+
+    def __init__(self) -> None:
+        self._value = -1
+
+    def next(self) -> int:
+        self._value += 1
+        return self._value
+
+    def reset(self) -> None:
+        self._value = -1
+
+
+def place(hook: Hooked) -> Placement:
+    return Placement(hook)
+
+
+def still(tensor: Any) -> Any:
+    # The tape records; its tensors stay what they are.
+    return tensor
+
+
+def reachable(tensor: Any) -> bool:
+    if tf.executing_eagerly():
+        return isinstance(tensor, tf.__internal__.EagerTensor)
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None:
+        if getattr(tensor, "graph", None) is graph:
+            return True
+        graph = getattr(graph, "outer_graph", None)
+    return False
+
+
+def replica_total() -> Callable[[list[Any]], list[Any]]:
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return lambda values: values
+    return lambda values: list(context.all_reduce(tf.distribute.ReduceOp.SUM, values))
+
+
+# --- state on the device
+
+
+def scope(model: Any) -> AbstractContextManager[Any]:
+    return (tf.distribute.get_strategy() if model is None else model.distribute_strategy).scope()
+
+
+def variable(value: Any, name: str) -> Any:
+    with tf.init_scope():
+        return tf.Variable(value, trainable=False, name=name, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+
+
+def ring(rows: int, width: int) -> Any:
+    return tf.Variable(
+        tf.zeros([rows, width]), trainable=False, name="lossguard_ring", aggregation=tf.VariableAggregation.NONE
+    )
+
+
+def write_row(ring: Any, position: Any, row: Any) -> None:
+    # In place with and without XLA, and the one scatter that mirrored and TPU variables have.
+    ring.scatter_update(tf.IndexedSlices(row[None], _index(ring, position)))
+
+
+def read_row(ring: Any, position: Any, columns: int) -> Any:
+    return tf.gather(ring, _index(ring, position))[0, :columns]
+
+
+def _index(ring: Any, position: Any) -> Any:
+    return tf.reshape(tf.cast(tf.math.floormod(position, ring.shape[0]), tf.int32), [1])
+
+
+def take_rows(ring: Any, places: Indices) -> Any:
+    return tf.gather(ring, places)
