@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,23 +86,28 @@ class Postgres:
     def kill(self) -> bool:
         """`kill -9` of the postmaster and all its processes at once, as a machine that goes away would."""
         first = self._server.get_pid()
-        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
-        for pid in (first, *map(int, children)):
-            try:
+        pids = [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
+        for pid in pids:
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
         until = time.monotonic() + 60
-        while True:
-            try:
-                self._server.ensure_postgres_running()
-                return True
-            except Exception:  # its memory may still be in use by a process that is dying
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.2)
+        while any(map(_lives, pids)):
+            assert time.monotonic() < until, "PostgreSQL does not die"
+            time.sleep(0.01)
+        # Until somebody has waited for it, its number stands for a running process, and these for its being in use.
+        for left in (self._folder / "postmaster.pid", *self._folder.glob(".s.PGSQL.*")):
+            left.unlink(missing_ok=True)
+        self._server.ensure_postgres_running()
+        return True
 
     def close(self) -> None:
         """See `Database`."""
         self._server.cleanup()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
