@@ -1,0 +1,76 @@
+"""What measuring costs on this device, clocked once a process, since nothing inside a compiled step has a clock.
+
+Guarantees. A price is seconds a layer plus seconds an entry, from the same functions that the step calls, compiled in
+the same way, run on made-up layers: many small ones and one of two million entries. Clocked once a process and kind of
+compilation; the training's own tensors are not touched. What a step fuses with its update is cheaper than this, so the
+price is an upper bound where the compiler fuses.
+"""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from keras import ops
+
+from lossguard.guard import guarded
+from lossguard.keras import measure
+from lossguard.keras.backends import backend
+from lossguard.keras.budget import StepPrice
+
+SMALL: Final = 16
+LARGE: Final = 1 << 21
+TURNS: Final = 5
+FREE: Final = StepPrice(0.0, 0.0)
+
+
+@guarded("price_of", FREE)
+def price_of(entries: Sequence[int], *, jit: bool) -> StepPrice:
+    """The price of a step that measures layers of so many entries.
+
+    Args:
+        entries: of each layer.
+        jit: whether the step is compiled by XLA.
+    """
+    prices = _prices(jit)
+    cheap, rest = (len(entries) * layer + sum(entries) * entry for layer, entry in prices)
+    return StepPrice(cheap, rest)
+
+
+@functools.cache
+def _prices(jit: bool) -> tuple[tuple[float, float], tuple[float, float]]:
+    """(seconds a layer, seconds an entry) of the cheap set and of the rest."""
+    random = np.random.default_rng(0)
+    small = [tuple(random.standard_normal((3, 4), np.float32)) for _ in range(SMALL)]
+    large = [tuple(random.standard_normal((3, LARGE), np.float32))]
+    return _price(_cheap, small, large, jit), _price(_rest, small, large, jit)
+
+
+def _price(function: Callable[[Any], Any], small: list[Any], large: list[Any], jit: bool) -> tuple[float, float]:
+    one, many, big = (_seconds(backend.compiled(function, jit), layers) for layers in (small[:1], small, large))
+    return max(0.0, (many - one) / (SMALL - 1)), max(0.0, (big - one) / LARGE)
+
+
+def _seconds(function: Callable[[Any], Any], layers: list[Any]) -> float:
+    given = [tuple(ops.convert_to_tensor(part) for part in layer) for layer in layers]
+    taken = []
+    for _ in range(TURNS + 1):
+        begin = time.perf_counter()
+        ops.convert_to_numpy(function(given))
+        taken.append(time.perf_counter() - begin)
+    return statistics.median(taken[1:])
+
+
+def _cheap(layers: list[Any]) -> Any:
+    return ops.stack([value for _, gradient, _ in layers for value in list(measure.cheap(gradient, 1.0).values())[:1]])
+
+
+def _rest(layers: list[Any]) -> Any:
+    found = []
+    for weight, gradient, update in layers:
+        size = float(weight.shape[0])
+        stats = measure.rest(weight, gradient, update, size, measure.LAMBDA_REL, measure.LAMBDA_ABS)
+        found += [measure.norm(weight), *stats.values()]
+    return ops.stack(found)
