@@ -3,8 +3,9 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
-from lossguard.detect import monitor
+from lossguard.detect import monitor, period
 from lossguard.wire.frame import Frames, Schema
 from lossguard.wire.incident import Incident
 
@@ -129,3 +130,13 @@ def test_a_long_silence_between_frames_is_a_stall() -> None:
     (found,) = incidents(dataclasses.replace(frames, times=times), "stalled")
     assert (found.onset_step, found.end_step) == (120, 121)
     assert "7201 seconds" in found.explanation
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 5000])
+def test_the_loss_is_thinned_alike_however_blocks_are_cut(size: int) -> None:
+    values, memory = np.arange(9000.0), period.Period()
+    for start in range(0, len(values), size):
+        period.extend(memory, values[start : start + size])
+    assert memory.stride == 8
+    assert len(memory.values) <= period.KEPT
+    assert set(np.diff(memory.values)) == {8.0}

@@ -5,6 +5,7 @@ from one-step residuals, so that a trend does not count as noise and noise does 
 the centre enter clipped; NaN and the infinities never enter. All constants count frames (logged points), not steps.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,11 +103,11 @@ def _every(frame: int) -> int:
 
 def refresh(base: Baseline, caution: float) -> None:
     """Renew centre and scale from what was accepted; the scale is multiplied by `caution`."""
+    if base.accepted.min(initial=np.inf) >= VALUE_FRAMES and not math.isnan(base.residuals.sum()):
+        _refresh_full(base, caution)
+        return
     # Sorting puts NaN last, so quantiles are read off at positions that depend on how many values there are.
     upward = np.sort(base.residuals, axis=1)
-    if base.accepted.min(initial=np.inf) >= VALUE_FRAMES and not np.isnan(upward[:, -1]).any():
-        _refresh_full(base, upward, caution)
-        return
     recent = np.sort(base.values[:, -CENTRE_FRAMES:], axis=1)
     rows = np.arange(len(recent))
     count = np.minimum(base.accepted, CENTRE_FRAMES).astype(np.int64)
@@ -128,11 +129,12 @@ def refresh(base: Baseline, caution: float) -> None:
     base.scale = np.where(judged, caution * scale, np.nan)
 
 
-def _refresh_full(base: Baseline, upward: Floats64, caution: float) -> None:
+def _refresh_full(base: Baseline, caution: float) -> None:
     """The same where nothing is missing: the positions are the same for all voices."""
     recent = np.sort(base.values[:, -CENTRE_FRAMES:], axis=1)
     ordered = np.sort(base.values, axis=1)
-    absolute = np.sort(np.abs(upward), axis=1)
+    upward = np.partition(base.residuals, int(TAIL_QUANTILE * (RESIDUAL_FRAMES - 1)), axis=1)
+    absolute = np.partition(np.abs(base.residuals), (RESIDUAL_FRAMES - 1) // 2, axis=1)
     centre = 0.5 * recent[:, (CENTRE_FRAMES - 1) // 2] + 0.5 * recent[:, CENTRE_FRAMES // 2]
     top, bottom = int((1 - RANGE_TRIM) * (VALUE_FRAMES - 1)), int(RANGE_TRIM * (VALUE_FRAMES - 1))
     scale = np.maximum(1.4826 * absolute[:, (RESIDUAL_FRAMES - 1) // 2],
@@ -142,22 +144,26 @@ def _refresh_full(base: Baseline, upward: Floats64, caution: float) -> None:
     base.centre, base.scale = centre, caution * scale
 
 
-_STEPS = np.arange(STEP_FRAMES)
-
-
 def accept(base: Baseline, rows: Floats64) -> None:
     """Take frames in which every voice is finite and none is far from its centre [n, V]."""
     n = len(rows)
     columns = rows.T
-    history = np.concatenate([base.values[:, -STEP_FRAMES:], columns], axis=1)
-    before = np.sort(history[:, np.arange(n)[:, None] + _STEPS], axis=2)
-    residuals = columns - before[:, :, STEP_FRAMES // 2]
-    residuals = np.where(np.isnan(before[:, :, -1]), np.nan, residuals)
-    residuals = np.minimum(residuals, CLIP_SCALES * base.scale[:, None])
-    base.values = np.concatenate([base.values, columns], axis=1)[:, -VALUE_FRAMES:]
-    base.residuals = np.concatenate([base.residuals, residuals], axis=1)[:, -RESIDUAL_FRAMES:]
+    history = np.concatenate([base.values, columns], axis=1)
+    middle = _median_of_five(history[:, VALUE_FRAMES - STEP_FRAMES : -1], n)
+    residuals = np.minimum(columns - middle, CLIP_SCALES * base.scale[:, None])
+    base.values = history[:, -VALUE_FRAMES:].copy()
+    base.residuals = np.concatenate([base.residuals[:, n:], residuals], axis=1)[:, -RESIDUAL_FRAMES:]
     base.accepted = base.accepted + n
     base.fall = np.zeros_like(base.fall)
+
+
+def _median_of_five(history: Floats64, n: int) -> Floats64:
+    """The median of each value's five predecessors; NaN where one of them is NaN [V, n]."""
+    a, b, c, d, e = (history[:, i : i + n] for i in range(STEP_FRAMES))
+    # The middle one of the third and of what is neither the least nor the largest of two pairs.
+    low = np.maximum(np.minimum(a, b), np.minimum(d, e))
+    high = np.minimum(np.maximum(a, b), np.maximum(d, e))
+    return np.maximum(np.minimum(low, high), np.minimum(np.maximum(low, high), c))
 
 
 def accept_one(base: Baseline, row: Floats64, z: Floats64) -> None:

@@ -2,7 +2,8 @@
 
 The columns are found once; frames are judged in groups between two renewals of the baselines. Ordinary frames (nothing
 open, everything measured, no loss high) pass together, all others one by one; both ways leave the same state to the
-bit, which is why the answer does not depend on how frames are cut into blocks.
+bit, which is why the answer does not depend on how frames are cut into blocks. What only looks back, the layers' own
+baselines and the search for a period, is handed its frames when somebody asks, and at the end of the block.
 """
 
 import math
@@ -23,6 +24,7 @@ from lossguard.detect import (
     trigger,
     voices,
 )
+from lossguard.detect.columns import columns as columns_of
 from lossguard.detect.state import MonitorState
 from lossguard.wire.frame import Floats64, Frames, Schema
 
@@ -56,24 +58,36 @@ class Block:
             if name in columns:
                 self.rows[:, v] = frames.scalars[:, columns[name]]
                 self.here[:, v] = present[:, columns[name]]
-        self.rows[~self.here] = np.nan
+        if not self.here.all():
+            self.rows[~self.here] = np.nan
         self.whole = np.isfinite(self.rows).all(axis=1)
         self.judged = {name: np.where(present[:, columns[name]], frames.scalars[:, columns[name]], np.nan)
                        for name in found.judges}  # fmt: skip
+        self.judged_values = {name: column.tolist() for name, column in self.judged.items()}
+        self.judged_whole = all(math.isfinite(sum(values)) for values in self.judged_values.values())
         self.label_columns = {task: columns[name] for task, name in found.labels.items()}
+        self.label_means = {task: frames.scalars[:, i].tolist() for task, i in self.label_columns.items()
+                            if present[:, i].all()}  # fmt: skip
         self.rates = self._column(schema, "learning_rate")
         self.binary = voices.binary_tasks(state.tasks, schema.scalars)
-        self.broken = nonfinite.scan(frames, self.rows, self.here)
-        signals, self.logs = layers.logs(frames)
+        stats = columns_of(frames)
+        self.broken = nonfinite.scan(frames, self.rows, self.here, stats)
+        signals, self.logs = layers.logs(stats, len(frames), len(schema.layers))
         if signals:
             layers.fit(state.layers, schema.layers, signals)
-        self.habits = habits.Columns(frames)
+        kept = state.habits.count if schema.layers == state.habits.names else 0
+        self.habits = habits.Columns(stats, len(frames), kept)
         if self.habits:
             habits.fit(state.habits, schema.layers)
         self.gaps = np.empty(len(frames))
         self.gaps[0] = frames.times[0] - state.time
         np.subtract(frames.times[1:], frames.times[:-1], out=self.gaps[1:])
-        self.gaps[~np.isfinite(self.gaps)] = 0.0
+        with np.errstate(invalid="ignore"):
+            self.gapped = (self.gaps > slow.STALL_SECONDS) & np.isfinite(self.gaps)
+        self.odd = ~self.whole | self.broken | self.gapped
+        self.any_odd = bool(self.odd.any())
+        self.steps: list[int] = frames.steps.tolist()
+        self.behind = 0
         self.motion = signals.index(layers.MOTION) if layers.MOTION in signals else None
 
     def _column(self, schema: Schema, name: str) -> Floats64 | None:
@@ -89,20 +103,37 @@ class Block:
             if baseline.due(state.frame):
                 if state.open is None:
                     baseline.refresh(state.base, state.caution)
-                slow.watch(state, int(self.frames.steps[t]), self.binary)
-            if state.frame and state.frame % period.EVERY_FRAMES == 0:
-                slow.once(state, int(self.frames.steps[t]))
-            room = min(layers.room(state.layers), habits.room(state.habits))
-            n = min(baseline.until_due(state.frame), room, total - t)
+                self._watch(t)
+            if state.frame and state.frame % period.every(state.frame) == 0:
+                self._catch_up(t)
+                slow.once(state, self.steps[t])
+            n = min(baseline.until_due(state.frame), habits.room(state.habits), total - t)
             passed, hits = self._ordinary(t, n)
             if passed:
                 self._pass(t, passed)
             for k in range(passed, n):
                 self._frame(t + k, hits if k == passed else None)
             t += n
-        state.last_step = int(self.frames.steps[-1])
+        self._catch_up(total)
+        state.last_step = self.steps[-1]
         if math.isfinite(self.frames.times[-1]):
             state.time = float(self.frames.times[-1])
+
+    def _watch(self, t: int) -> None:
+        """What only shows over many frames, before the frames from the t-th on are judged."""
+        state, step = self.state, self.steps[t]
+        slow.slide_watch(state, step)
+        fallen = slow.fallen(state)
+        if fallen is not None:
+            self._catch_up(t)
+            slow.collapse(state, step, fallen, self.binary)
+
+    def _catch_up(self, t: int) -> None:
+        """Hand the frames before the t-th to what looks back: all that are left are of the run's usual state."""
+        if self.behind < t:
+            layers.advance(self.state.layers, self.logs[self.behind : t])
+            period.extend(self.state.period, self.rows[self.behind : t, 0])
+            self.behind = t
 
     def _ordinary(self, t: int, n: int) -> tuple[int, dict[int, int] | None]:
         """How many of the next frames are ordinary, and what flags the one after them, if that was found here.
@@ -112,9 +143,7 @@ class Block:
         state = self.state
         if state.open is not None or state.probations or state.ruined or state.frame < course.FIRST_FRAMES:
             return 0, None
-        if not self.whole[t : t + n].all() or self.broken[t : t + n].any() or nonfinite.watching(state.nonfinite):
-            return 0, None
-        if (self.gaps[t : t + n] > slow.STALL_SECONDS).any():
+        if nonfinite.watching(state.nonfinite) or (self.any_odd and self.odd[t : t + n].any()):
             return 0, None
         z = (self.rows[t : t + n] - state.base.centre) / state.base.scale
         if not (z > -baseline.FALL_SCALES).all():
@@ -126,15 +155,15 @@ class Block:
         """Take n ordinary frames at once."""
         state = self.state
         baseline.accept(state.base, self.rows[t : t + n])
-        for name, column in self.judged.items():
-            values = [v for v in column[t : t + n].tolist() if math.isfinite(v)]
+        for name, column in self.judged_values.items():
+            values = column[t : t + n]
+            if not self.judged_whole:
+                values = [value for value in values if math.isfinite(value)]
             state.judges[name] = [*state.judges[name], *values][-JUDGE_FRAMES:]
             state.recent[name] = [*state.recent[name], *values][-episode.KEPT_FRAMES :]
-        steps = self.frames.steps[t : t + n].tolist()
+        steps = self.steps[t : t + n]
         self._rates_and_labels(t, steps)
-        layers.learn(state.layers, layers.look(state.layers, self.logs[t : t + n]))
         slide.extend(state.slide, self.rows[t : t + n, 0])
-        period.extend(state.period, self.rows[t : t + n, 0])
         state.steps = [*state.steps, *steps][-course.STEPS_KEPT :]
         state.frame += n
         self._habits(t, n)
@@ -144,7 +173,7 @@ class Block:
         state = self.state
         usual = state.open is None and not nonfinite.watching(state.nonfinite)
         for found in habits.take(state.habits, self.habits, t, n, state.rate, usual):
-            slow.habit(state, int(self.frames.steps[t + n - 1]), found)
+            slow.habit(state, self.steps[t + n - 1], found)
 
     def _rates(self, t: int, n: int) -> None:
         state = self.state
@@ -179,13 +208,15 @@ class Block:
 
     def _label_group(self, t: int, n: int) -> int:
         """Take the label means of up to n ordinary frames at once; how many of them were taken."""
+        if len(self.label_means) < len(self.label_columns):
+            return 0
         found = {}
-        for task, column in self.label_columns.items():
+        for task, means in self.label_means.items():
             watch = self.state.drifts.get(task)
             n = 0 if watch is None else min(n, drift.room(watch))
-            if not n or not self.frames.scalars_present[t : t + n, column].all():
+            if not n:
                 return 0
-            found[task] = self.frames.scalars[t : t + n, column].tolist()
+            found[task] = means[t : t + n]
             if not math.isfinite(sum(found[task])):
                 return 0
         for task, means in found.items():
@@ -203,39 +234,48 @@ class Block:
 
     def _frame(self, t: int, hits: dict[int, int] | None) -> None:
         """Judge one frame with everything; the tests are not run again where they flagged it already."""
-        state, step, row = self.state, int(self.frames.steps[t]), self.rows[t]
+        state, step, row = self.state, self.steps[t], self.rows[t]
         state.steps = [*state.steps, step][-course.STEPS_KEPT :]
         self._rates(t, 1)
         self._labels(t)
         z = (row - state.base.centre) / state.base.scale
-        judged = {name: float(column[t]) for name, column in self.judged.items() if math.isfinite(column[t])}
+        judged = {name: column[t] for name, column in self.judged_values.items() if math.isfinite(column[t])}
         for name, value in judged.items():
             state.recent[name] = [*state.recent[name], value][-episode.KEPT_FRAMES :]
-        heights = layers.look(state.layers, self.logs[t : t + 1])
-        usual = moves = np.empty(0)
+        watched = bool(self.broken[t]) or nonfinite.watching(state.nonfinite)
+        if state.open is None and hits is None:
+            hits = course.first_hits(state, row) or trigger.test(state.trigger, state.frame, z)
+        unusual = watched or state.open is not None or bool(hits)
+        if unusual:
+            self._catch_up(t)
+            layers.look(state.layers, self.logs[t : t + 1])
+            period.extend(state.period, row[:1])
+            self.behind = t + 1
+        if watched:
+            self._nonfinite(t)
+        if self.gapped[t]:
+            slow.gap(state, step, float(self.gaps[t]))
+        slide.extend(state.slide, row[:1])
+        if state.open is not None:
+            course.follow(state, step, row, judged, self.binary)
+        elif hits:
+            course.begin(state, step, row, z, hits, judged, self.binary)
+        else:
+            baseline.accept_one(state.base, row, z)
+            for name, value in judged.items():
+                state.judges[name] = [*state.judges[name], value][-JUDGE_FRAMES:]
+            state.first = np.where(np.isnan(state.first) & np.isfinite(row), row, state.first)
+        if unusual and state.open is None and not nonfinite.watching(state.nonfinite):
+            layers.learn(state.layers, self.logs[t : t + 1])
+        slow.probations(state, step)
+        state.frame += 1
+        self._habits(t, 1)
+
+    def _nonfinite(self, t: int) -> None:
+        """Judge one frame that holds a NaN or Inf, or that comes after one that did."""
+        state, usual, moves = self.state, np.empty(0), np.empty(0)
         if self.motion is not None:
             usual, moves = state.layers.centre[self.motion], self.logs[t, self.motion].astype(np.float64)
         found = nonfinite.judge(state.nonfinite, self.frames, t, bool(self.broken[t]), usual, moves)
         if found is not None:
-            slow.broken(state, step, found)
-        if self.gaps[t] > slow.STALL_SECONDS:
-            slow.gap(state, step, float(self.gaps[t]))
-        slide.extend(state.slide, row[:1])
-        period.extend(state.period, row[:1])
-        if state.open is None:
-            if hits is None:
-                hits = course.first_hits(state, row) or trigger.test(state.trigger, state.frame, z)
-            if hits:
-                course.begin(state, step, row, z, hits, judged, self.binary)
-            else:
-                baseline.accept_one(state.base, row, z)
-                for name, value in judged.items():
-                    state.judges[name] = [*state.judges[name], value][-JUDGE_FRAMES:]
-                state.first = np.where(np.isnan(state.first) & np.isfinite(row), row, state.first)
-        else:
-            course.follow(state, step, row, judged, self.binary)
-        if state.open is None and not nonfinite.watching(state.nonfinite):
-            layers.learn(state.layers, heights)
-        slow.probations(state, step)
-        state.frame += 1
-        self._habits(t, 1)
+            slow.broken(state, self.steps[t], found)

@@ -1,15 +1,18 @@
 """What a run does all the time and should not: no update at all, chronic clipping, dead units, a layer that lags.
 
 Judged in groups of 16 frames, counted from the attempt's first; a habit is one after eight
-groups. Each is reported once per attempt; only `no_update` opens and ends.
+groups. Each is reported once per attempt; only `no_update` opens and ends. The arrays of a memory are replaced, never
+written to: states may share them.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lossguard.wire.frame import Floats64, Frames
+from lossguard.wire.frame import Bits, Floats32, Floats64
 from lossguard.wire.stats import CLIPPING_FACTOR, GRADIENT_ZERO_FRACTION, UPDATE_NORM, WEIGHT_NORM
 
 GROUP_FRAMES = 16
@@ -51,14 +54,14 @@ class Habits:
         usual: the usual log update over weight [L].
         rate: the usual learning rate; NaN while unknown.
         still: groups in a row without an update.
-        clipped: groups in a row of chronic clipping [L].
-        dead: groups in a row of dead units [L].
+        clipped: groups in a row of chronic clipping [L]; empty where no layer is clipped so.
+        dead: groups in a row of dead units [L]; empty where no layer has many.
         told: the kinds that were reported.
         number: of the open `no_update`.
     """
 
     names: tuple[str, ...] = ()
-    pending: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 4, 0), np.float32))
+    pending: Floats32 = field(default_factory=lambda: np.empty((0, 4, 0), np.float32))
     count: int = 0
     sound: bool = True
     moved: bool = False
@@ -71,6 +74,37 @@ class Habits:
     dead: Floats64 = field(default_factory=lambda: np.empty(0))
     told: list[str] = field(default_factory=list)
     number: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What a group of frames comes to; of several groups, with one more axis in front.
+
+    Attributes:
+        middle: the medians of update norm, weight norm, clipping factor and dead share; NaN where one is missing
+            [4, L].
+        motion: the log of the first over the second [L].
+        low: whether any layer is clipped low.
+        dead: whether any layer's dead share is high.
+    """
+
+    middle: Floats64
+    motion: Floats64
+    low: Bits
+    dead: Bits
+
+    @classmethod
+    def of(cls, one: Floats32, two: Floats32, three: Floats32) -> Self:
+        """The medians of three frames [..., 4, L]."""
+        middle = np.maximum(np.minimum(one, two), np.minimum(np.maximum(one, two), three)).astype(np.float64)
+        with np.errstate(all="ignore"):
+            motion = np.log(np.maximum(middle[..., 0, :] / middle[..., 1, :], 1e-30))
+            low, dead = middle[..., 2, :] < CLIPPED, middle[..., 3, :] >= DEAD_SHARE
+        return cls(middle, motion, np.asarray(low.any(axis=-1)), np.asarray(dead.any(axis=-1)))
+
+    def one(self, g: int) -> Self:
+        """One of several groups."""
+        return type(self)(self.middle[g], self.motion[g], self.low[g], self.dead[g])
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,41 +121,46 @@ class Columns:
     """What this watch looks at, of a block.
 
     Attributes:
-        at: the places of update norm, weight norm, clipping factor and dead share; None where there is none [4].
+        columns: update norm, weight norm, clipping factor and dead share; None where there is none [4] of [T, L].
         sound: whether every layer's update norm was measured and is finite, for each frame.
         moved: whether any layer's is not 0, for each frame.
+        groups: the groups that lie in this block as a whole, by their first frame: see `Group`.
     """
 
-    def __init__(self, frames: Frames) -> None:
-        names = frames.schema.stats
-        dead = GRADIENT_ZERO_FRACTION if GRADIENT_ZERO_FRACTION in names else "dead_fraction"
+    def __init__(self, columns: Mapping[str, Floats32], frames: int, count: int) -> None:
+        dead = GRADIENT_ZERO_FRACTION if GRADIENT_ZERO_FRACTION in columns else "dead_fraction"
         wanted = (UPDATE_NORM, WEIGHT_NORM, CLIPPING_FACTOR, dead)
-        self.frames = frames
-        self.watched = bool(frames.schema.layers) and any(name in names for name in wanted)
-        self.at = tuple(names.index(name) if name in names and frames.schema.layers else None for name in wanted)
-        self.sound: list[bool] = [False] * len(frames)
-        self.moved: list[bool] = [False] * len(frames)
-        if self.at[0] is not None:
-            updates, here = frames.stats[:, :, self.at[0]], frames.stats_present[:, self.at[0]]
+        self.columns = tuple(columns.get(name) for name in wanted)
+        self.layers = max((column.shape[1] for column in columns.values()), default=0)
+        self.sound: list[bool] = [False] * frames
+        self.moved: list[bool] = [False] * frames
+        self.groups: dict[int, Group] = {}
+        updates = self.columns[0]
+        if updates is not None:
             with np.errstate(all="ignore"):
                 total = updates.sum(axis=1)
             plain = np.isfinite(total) & (total > 0)
-            if not plain.all():  # sums overflow and cancel: only a plain one says what its addends are
-                self.sound = [bool(sound) for sound in np.isfinite(updates).all(axis=1) & here]
-                self.moved = [bool(row.any()) for row in updates]
+            if plain.all():  # sums overflow and cancel: only a plain one says what its addends are
+                self.sound, self.moved = [True] * frames, [True] * frames
             else:
-                self.sound, self.moved = [bool(each) for each in here], [True] * len(frames)
+                self.sound = [bool(row.all()) for row in np.isfinite(updates)]
+                self.moved = [bool(row.any()) for row in updates]
+        starts = range(-count % GROUP_FRAMES, frames - GROUP_FRAMES + 1, GROUP_FRAMES)
+        if starts and self:
+            sampled = self.rows([start + at for at in SAMPLED for start in starts])
+            groups = Group.of(*sampled.reshape(len(SAMPLED), len(starts), 4, -1))
+            self.groups = {start: groups.one(g) for g, start in enumerate(starts)}
 
     def __bool__(self) -> bool:
         """Whether there is anything to look at."""
-        return self.watched
+        return any(column is not None for column in self.columns)
 
-    def row(self, t: int) -> NDArray[np.float32]:
-        """One frame; NaN where not measured [4, L]."""
-        out = np.full((4, self.frames.stats.shape[1]), np.nan, np.float32)
-        for j, k in enumerate(self.at):
-            if k is not None and self.frames.stats_present[t, k]:
-                out[j] = self.frames.stats[t, :, k]
+    def rows(self, at: list[int]) -> Floats32:
+        """Some frames; NaN where not measured [n, 4, L]."""
+        out = np.full((len(at), 4, self.layers), np.nan, np.float32)
+        for j, column in enumerate(self.columns):
+            if column is not None:
+                out[:, j] = column[at]
         return out
 
 
@@ -134,7 +173,7 @@ def fit(habits: Habits, names: tuple[str, ...]) -> None:
     habits.pending, habits.count = np.empty((0, 4, n), np.float32), 0
     habits.sound, habits.moved = True, False
     habits.first, habits.usual = np.full((n, 2), np.nan), np.full(n, np.nan)
-    habits.clipped, habits.dead = np.zeros(n), np.zeros(n)
+    habits.clipped, habits.dead = np.empty(0), np.empty(0)
 
 
 def room(habits: Habits) -> int:
@@ -157,24 +196,27 @@ def take(habits: Habits, columns: Columns, t: int, n: int, rate: float, usual: b
         return []
     habits.sound = habits.sound and all(columns.sound[t : t + n])
     habits.moved = habits.moved or any(columns.moved[t : t + n])
-    for at in SAMPLED:
-        if habits.count <= at < habits.count + n:
-            habits.pending = np.concatenate([habits.pending, columns.row(t + at - habits.count)[None]])
+    group = columns.groups.get(t - habits.count)
+    if group is None:
+        for at in SAMPLED:
+            if habits.count <= at < habits.count + n:
+                habits.pending = np.concatenate([habits.pending, columns.rows([t + at - habits.count])])
     habits.count += n
     if habits.count < GROUP_FRAMES:
         return []
-    sampled, sound, moved = habits.pending, habits.sound, habits.moved
-    habits.pending, habits.count, habits.sound, habits.moved = sampled[:0], 0, True, False
-    one, two, three = sampled.astype(np.float64)
-    middle = np.maximum(np.minimum(one, two), np.minimum(np.maximum(one, two), three))  # NaN where one is missing
-    with np.errstate(all="ignore"):
-        motion = np.log(np.maximum(middle[0] / middle[1], 1e-30))
+    if group is None:
+        group = Group.of(*habits.pending)
+        habits.pending = habits.pending[:0].copy()
+    sound, moved, motion = habits.sound, habits.moved, group.motion
+    habits.count, habits.sound, habits.moved = 0, True, False
     habits.groups += 1
     if habits.groups <= 2:
-        habits.first = np.stack([middle[3], motion], axis=1)
-    found = [*_still(habits, sound, moved, motion, rate), *_chronic(habits, middle, motion)]
+        habits.first = np.stack([group.middle[3], motion], axis=1)
+    found = [*_still(habits, sound, moved, motion, rate), *_chronic(habits, group)]
     if usual and not habits.still:
-        habits.usual = np.where(np.isfinite(habits.usual), habits.usual + 0.2 * (motion - habits.usual), motion)
+        with np.errstate(invalid="ignore"):
+            moved_on = habits.usual + 0.2 * (motion - habits.usual)
+        habits.usual = np.where(np.isfinite(habits.usual), moved_on, motion)
         habits.rate = rate if habits.rate != habits.rate else habits.rate + 0.2 * (rate - habits.rate)
     return found
 
@@ -183,8 +225,9 @@ def _still(habits: Habits, sound: bool, moved: bool, motion: Floats64, rate: flo
     """No update at all, or next to none."""
     learning = rate != 0 and not (rate < RATE_SHARE * habits.rate)
     with np.errstate(invalid="ignore"):
-        far = (motion < habits.usual + np.log(STILL_SHARE)).mean() >= 0.9
-    still = sound and learning and (not moved or bool(far))
+        low = np.count_nonzero(motion < habits.usual + math.log(STILL_SHARE))
+    far = low >= 0.9 * len(motion)
+    still = sound and learning and (not moved or far)
     habits.still = habits.still + 1 if still else 0
     if habits.number is None and habits.still >= STILL_GROUPS:
         return [Finding("no_update", value=float(habits.still * GROUP_FRAMES))]
@@ -193,26 +236,35 @@ def _still(habits: Habits, sound: bool, moved: bool, motion: Floats64, rate: flo
     return []
 
 
-def _chronic(habits: Habits, middle: Floats64, motion: Floats64) -> list[Finding]:
+def _chronic(habits: Habits, group: Group) -> list[Finding]:
     """Habits that are told once."""
     found: list[Finding] = []
-    with np.errstate(invalid="ignore"):
-        low = middle[2] < CLIPPED
-        habits.clipped = np.where(low & (low.mean() >= CLIPPED_LAYERS), habits.clipped + 1, 0)
+    middle, motion = group.middle, group.motion
+    habits.clipped = _count(habits.clipped, middle[2] < CLIPPED, CLIPPED_LAYERS) if group.low else np.empty(0)
+    if group.dead:
         dying = (middle[3] >= DEAD_SHARE) & (middle[3] >= habits.first[:, 0] + DEAD_RISE)
-        habits.dead = np.where(dying, habits.dead + 1, 0)
+        habits.dead = _count(habits.dead, dying, 0.0)
+    else:
+        habits.dead = np.empty(0)
     for kind, counts, column in (("overclipped", habits.clipped, 2), ("dead_units", habits.dead, 3)):
-        if kind not in habits.told and (counts >= HABIT_GROUPS).any():
+        if len(counts) and kind not in habits.told and (counts >= HABIT_GROUPS).any():
             i = int(np.argmax(counts))
-            habits.told.append(kind)
+            habits.told = [*habits.told, kind]
             found.append(Finding(kind, habits.names[i], float(middle[column, i])))
     late = habits.groups >= LAG_GROUPS and habits.groups % HABIT_GROUPS == 0
-    if "unconverged_layer" not in habits.told and late and np.isfinite(motion).all():
+    if late and "unconverged_layer" not in habits.told and np.isfinite(motion).all():
         usual = float(np.median(motion))
-        fell = usual < float(np.median(habits.first[:, 1])) - np.log(2.0)
-        lags = (motion > usual + np.log(LAG_RATIO)) & (motion > habits.first[:, 1] - np.log(2.0))
+        fell = usual < float(np.median(habits.first[:, 1])) - math.log(2.0)
+        lags = (motion > usual + math.log(LAG_RATIO)) & (motion > habits.first[:, 1] - math.log(2.0))
         if fell and lags.any():
             i = int(np.argmax(np.where(lags, motion, -np.inf)))
-            habits.told.append("unconverged_layer")
+            habits.told = [*habits.told, "unconverged_layer"]
             found.append(Finding("unconverged_layer", habits.names[i], float(np.exp(motion[i] - usual))))
     return found
+
+
+def _count(counts: Floats64, found: Bits, share: float) -> Floats64:
+    """Groups in a row in which a layer was found, as long as that share of the layers was; empty where none was."""
+    if not found.any() or found.mean() < share:
+        return np.empty(0)
+    return np.where(found, (counts if len(counts) else 0.0) + 1.0, 0.0)

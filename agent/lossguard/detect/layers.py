@@ -5,16 +5,18 @@ ratio; each is judged on its logarithm against the layer's own robust baseline, 
 (healthy runs with heavy-tailed features burst a thousandfold). Honest expectation, measured: about a third of the
 divergences show here first, by 2 to 5 steps; what it always gives is the layer to look at.
 
-Baselines are renewed after every 16 frames, not while an episode is open, so a block can be judged at once.
+Baselines are renewed after every 16 frames, not while an episode is open, so a block can be judged at once. The arrays
+of a state are replaced, never written to: states may share them.
 """
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lossguard.wire.frame import Floats64, Frames
+from lossguard.wire.frame import Floats32
 from lossguard.wire.stats import CLIPPY_RATIO, GRADIENT_NORM, UPDATE_NORM, WEIGHT_NORM
 
 GROUP_FRAMES = 16
@@ -61,10 +63,10 @@ class Layers:
 
     names: tuple[str, ...] = ()
     signals: tuple[str, ...] = ()
-    centre: Floats64 = field(default_factory=lambda: np.empty((0, 0)))
-    scale: Floats64 = field(default_factory=lambda: np.empty((0, 0)))
+    centre: Floats32 = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    scale: Floats32 = field(default_factory=lambda: np.empty((0, 0), np.float32))
     groups: int = 0
-    pending: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0, 0), np.float32))
+    pending: Floats32 = field(default_factory=lambda: np.empty((0, 0, 0), np.float32))
     tall: NDArray[np.float16] = field(default_factory=lambda: np.empty((0, 0), np.float16))
 
 
@@ -73,33 +75,27 @@ def init() -> Layers:
     return Layers()
 
 
-def logs(frames: Frames) -> tuple[tuple[str, ...], NDArray[np.float32]]:
-    """The signals of a block and their logarithms [T, J, L]; NaN where not measured."""
-    names, stats = frames.schema.stats, frames.stats
-    columns: list[NDArray[np.float32]] = []
-    found: list[str] = []
+def logs(columns: Mapping[str, Floats32], frames: int, layers: int) -> tuple[tuple[str, ...], Floats32]:
+    """The signals of a block and their logarithms [T, J, L]; NaN where not measured.
 
-    def stat(name: str) -> NDArray[np.float32]:
-        k = names.index(name)
-        here = frames.stats_present[:, k]
-        values = stats[:, :, k]
-        return values if here.all() else np.where(here[:, None], values, np.float32(np.nan))
-
+    Args:
+        columns: the block's stats, as `columns` lays them out.
+        frames: in the block.
+        layers: in the block.
+    """
+    motion = UPDATE_NORM in columns and WEIGHT_NORM in columns
+    wanted = ((GRADIENT_NORM, GRADIENT_NORM in columns), (MOTION, motion), (CLIPPY_RATIO, CLIPPY_RATIO in columns))
+    found = tuple(name for name, here in wanted if here)
+    array = np.empty((frames, len(found), layers), np.float32)
     with np.errstate(all="ignore"):
-        if GRADIENT_NORM in names:
-            found.append(GRADIENT_NORM)
-            columns.append(stat(GRADIENT_NORM))
-        if UPDATE_NORM in names and WEIGHT_NORM in names:
-            found.append(MOTION)
-            columns.append(stat(UPDATE_NORM) / stat(WEIGHT_NORM))
-        if CLIPPY_RATIO in names:
-            found.append(CLIPPY_RATIO)
-            columns.append(stat(CLIPPY_RATIO))
-        array = np.empty((len(frames), len(columns), len(frames.schema.layers)), np.float32)
-        for j, column in enumerate(columns):
-            np.maximum(column, np.float32(TINY), out=array[:, j])
+        for j, name in enumerate(found):
+            if name == MOTION:
+                np.divide(columns[UPDATE_NORM], columns[WEIGHT_NORM], out=array[:, j])
+            else:
+                array[:, j] = columns[name]
+        np.maximum(array, np.float32(TINY), out=array)
         np.log(array, out=array)
-    return tuple(found), array
+    return found, array
 
 
 def fit(state: Layers, names: tuple[str, ...], signals: tuple[str, ...]) -> None:
@@ -108,61 +104,81 @@ def fit(state: Layers, names: tuple[str, ...], signals: tuple[str, ...]) -> None
         return
     shape = (len(signals), len(names))
     state.names, state.signals, state.groups = names, signals, 0
-    state.centre, state.scale = np.full(shape, np.nan), np.full(shape, np.nan)
+    state.centre, state.scale = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
     state.pending = np.empty((0, *shape), np.float32)
     state.tall = np.empty((0, len(names)), np.float16)
 
 
-def room(state: Layers) -> int:
-    """How many frames fit before the next renewal."""
-    return GROUP_FRAMES - len(state.pending)
+def advance(state: Layers, rows: Floats32) -> None:
+    """Take frames of the run's usual state: how tall they are, and into the baselines [n, J, L]."""
+    _remember(state, learn(state, rows))
 
 
-def look(state: Layers, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """See how tall the layers' signals are in some frames [n, J, L]; what `learn` takes, of the same shape."""
-    if not rows.size:
-        return rows
+def look(state: Layers, rows: Floats32) -> None:
+    """See how tall the layers' signals are in frames that the baselines may not learn from [n, J, L]."""
+    _remember(state, _heights(state, rows, np.empty_like(rows)))
+
+
+def learn(state: Layers, rows: Floats32) -> Floats32:
+    """Take frames into the baselines; how many scales above their centres they were [n, J, L]."""
+    heights, done = np.empty_like(rows), 0
+    while rows.size and done < len(rows):
+        stop = min(done + GROUP_FRAMES - len(state.pending), len(rows))
+        taken = _heights(state, rows[done:stop], heights[done:stop])
+        group = taken if state.groups else rows[done:stop]
+        if len(state.pending):
+            group = np.concatenate([state.pending, group])
+        if len(group) == GROUP_FRAMES:
+            _renew(state, group)
+            group = group[:0]
+        state.pending = group.copy()
+        done = stop
+    return heights
+
+
+def _heights(state: Layers, rows: Floats32, out: Floats32) -> Floats32:
+    """How many scales above their centres the signals are; NaN where there is no baseline [n, J, L]."""
     with np.errstate(all="ignore"):
-        height = np.subtract(rows, state.centre.astype(np.float32))
-        np.divide(height, state.scale.astype(np.float32), out=height)
-        # A NaN is not tall: non-finite values are judged elsewhere, and an unknown baseline judges nothing.
-        tallest = np.fmax(height[:, 0], np.float32(-1))
-        for j in range(1, height.shape[1]):
-            np.fmax(tallest, height[:, j], out=tallest)
-        state.tall = np.concatenate([state.tall[len(rows) - TALL_FRAMES :], tallest.astype(np.float16)])
-    return height if state.groups else rows
+        np.subtract(rows, state.centre, out=out)
+        return np.divide(out, state.scale, out=out)
 
 
-def learn(state: Layers, rows: NDArray[np.float32]) -> None:
-    """Take frames into the baselines, at most `room` of them: what `look` gave for them [n, J, L]."""
-    if not rows.size:
+def _remember(state: Layers, heights: Floats32) -> None:
+    """Keep how tall each layer was in the last frames."""
+    if not heights.size:
         return
-    state.pending = np.concatenate([state.pending, rows])
-    if len(state.pending) == GROUP_FRAMES:
-        _renew(state)
+    last = heights[-TALL_FRAMES:]
+    with np.errstate(all="ignore"):
+        # A NaN is not tall: non-finite values are judged elsewhere, and an unknown baseline judges nothing.
+        tallest = np.fmax(last[:, 0], np.float32(-1))
+        for j in range(1, last.shape[1]):
+            np.fmax(tallest, last[:, j], out=tallest)
+        fresh = tallest.astype(np.float16)
+    kept = TALL_FRAMES - len(fresh)
+    state.tall = np.concatenate([state.tall[-kept:], fresh]) if kept else fresh
 
 
-def _renew(state: Layers) -> None:
-    rows = state.pending
-    state.pending = rows[:0]
+def _renew(state: Layers, rows: Floats32) -> None:
+    """Renew the baselines from a group: its heights, or its logs where there is no baseline yet [16, J, L]."""
     if state.groups == 0:
         known = np.where(np.isfinite(rows), rows, np.nan).astype(np.float64)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a signal that was never measured has no median
             middle = np.nanmedian(known, axis=0)
             spread = 1.4826 * np.nanmedian(np.abs(known - middle), axis=0)
-        state.centre, state.scale = middle, np.fmax(spread, SCALE_FLOOR)
+        state.centre, state.scale = middle.astype(np.float32), np.fmax(spread, SCALE_FLOOR).astype(np.float32)
         state.groups = 1
         return
     rate = 1.0 / min(state.groups + 1, MEMORY_GROUPS)
-    # `rows` is this module's own copy, and nobody else's any more. A NaN says nothing: it counts as the centre.
-    deviation = np.minimum(np.maximum(rows, np.float32(-CLIP_SCALES), out=rows), np.float32(CLIP_SCALES), out=rows)
-    if np.isnan(deviation.sum()):
+    deviation = np.maximum(rows, np.float32(-CLIP_SCALES))
+    np.minimum(deviation, np.float32(CLIP_SCALES), out=deviation)
+    total = np.add.reduce(deviation, axis=0)
+    if np.isnan(np.add.reduce(total, axis=None)):  # a NaN says nothing: it counts as the centre
         deviation[np.isnan(deviation)] = 0.0
-    mean = deviation.sum(axis=0, dtype=np.float64) / GROUP_FRAMES
-    widening = np.abs(deviation, out=deviation).sum(axis=0, dtype=np.float64) / GROUP_FRAMES / CLIPPED_MEAN
-    state.centre = state.centre + rate * state.scale * mean
-    state.scale = np.maximum(state.scale * np.exp(rate * (widening - 1.0)), SCALE_FLOOR)
+        total = np.add.reduce(deviation, axis=0)
+    widening = np.add.reduce(np.abs(deviation, out=deviation), axis=0) * (rate / (GROUP_FRAMES * CLIPPED_MEAN)) - rate
+    state.centre = state.centre + state.scale * total * (rate / GROUP_FRAMES)
+    state.scale = np.maximum(state.scale * np.exp(widening), np.float32(SCALE_FLOOR))
     state.groups += 1
 
 

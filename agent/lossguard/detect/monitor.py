@@ -56,17 +56,27 @@ def update(state: MonitorState, frames: Frames) -> MonitorState:
     return state
 
 
-_PARTS = tuple(field.name for field in fields(MonitorState) if field.name != "records")
+_WRITTEN = ("base", "trigger", "open", "probations", "slide", "nonfinite", "drifts")
+"""Parts that are written to as they stand."""
+_REPLACED = ("layers", "habits", "period")
+"""Parts whose arrays and lists are replaced and never written to: a copy may share them."""
+_FIELDS = tuple(field.name for field in fields(MonitorState))
 
 
 def _thawed(state: MonitorState) -> MonitorState:
     """A copy to work on. Incidents that can no longer change are shared: a run may have two thousand of them."""
+    copy = MonitorState(*[getattr(state, name) for name in _FIELDS])
+    for name in _WRITTEN:
+        setattr(copy, name, pack.clone(getattr(state, name)))
+    for name in _REPLACED:
+        setattr(copy, name, pack.shallow(getattr(state, name)))
+    copy.judges, copy.recent, copy.labels = dict(state.judges), dict(state.recent), dict(state.labels)
+    copy.ruined = state.ruined[:]
     live = {kept.number for kept in state.probations}
-    parts = {name: pack.clone(getattr(state, name)) for name in _PARTS}
-    parts["records"] = [
+    copy.records = [
         pack.clone(record) if record.end_step is None or record.number in live else record for record in state.records
     ]
-    return MonitorState(**parts)
+    return copy
 
 
 def new_attempt(state: MonitorState, step: int) -> MonitorState:

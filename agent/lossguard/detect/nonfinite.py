@@ -8,12 +8,13 @@ and still move as they did: accumulators that swallowed an Inf freeze the model 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from lossguard.detect.voices import task_of
-from lossguard.wire.frame import Bits, Floats64, Frames
+from lossguard.wire.frame import Bits, Floats32, Floats64, Frames
 from lossguard.wire.stats import GRADIENT_NORM, NONFINITE_COUNT, UPDATE_NORM, WEIGHT_NORM
 
 CLEAN_FRAMES = 50
@@ -72,13 +73,12 @@ def _layers(frames: Frames) -> Bits:
     return bad
 
 
-def scan(frames: Frames, rows: Floats64, here: Bits) -> Bits:
+def scan(frames: Frames, rows: Floats64, here: Bits, columns: Mapping[str, Floats32]) -> Bits:
     """The frames of a block that hold a NaN or Inf: in a loss or in a layer [T]."""
     losses = np.asarray((here & ~np.isfinite(rows)).any(axis=1))
-    with np.errstate(all="ignore"):
-        sound = math.isfinite(frames.stats.sum())  # one pass; only where it fails it is asked which and where
-    names = frames.schema.stats
-    counted = NONFINITE_COUNT in names and frames.stats[:, :, names.index(NONFINITE_COUNT)].any()
+    with np.errstate(all="ignore"):  # one pass; only where a sum fails it is asked which and where
+        sound = all(math.isfinite(columns[name].sum()) for name in _WATCHED if name in columns)
+    counted = NONFINITE_COUNT in columns and bool(columns[NONFINITE_COUNT].any())
     return losses if sound and not counted else np.asarray(losses | _layers(frames).any(axis=1))
 
 

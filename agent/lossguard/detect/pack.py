@@ -38,12 +38,22 @@ def clone(value: Any) -> Any:
         return value[:] if not value or type(value[0]) in _FIXED else [clone(item) for item in value]
     if kind is dict:
         return {key: clone(item) for key, item in value.items()}
+    names = _names(kind)
+    return kind(*[clone(getattr(value, name)) for name in names]) if names else value
+
+
+def shallow(value: Any) -> Any:
+    """A copy of a dataclass that shares its fields' values."""
+    kind = type(value)
+    return kind(*[getattr(value, name) for name in _names(kind)])
+
+
+def _names(kind: type) -> tuple[str, ...]:
+    """The fields of a dataclass; none of another class."""
     names = _fields.get(kind)
     if names is None:
-        if not is_dataclass(kind):
-            return value
-        names = _fields[kind] = tuple(field.name for field in fields(kind))
-    return kind(*[clone(getattr(value, name)) for name in names])
+        names = _fields[kind] = tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
+    return names
 
 
 def dumps(state: Any, version: int) -> bytes:

@@ -15,7 +15,8 @@ from lossguard.wire.frame import Floats64
 KEPT = 2048
 """Values of the loss that are kept; four bytes each."""
 EVERY_FRAMES = 128
-"""Frames between two searches."""
+"""Frames between two searches; from 1024 on a search waits until the history has grown by an eighth to a quarter: what
+is new in less is not worth the search."""
 LEAST_VALUES = 256
 REPEATS = 3
 """Periods that must have been seen: two could be a coincidence."""
@@ -49,23 +50,24 @@ class Period:
     found: bool = False
 
 
+def every(frame: int) -> int:
+    """Frames between two searches when there are so many in all."""
+    return max(EVERY_FRAMES, 1 << max(frame.bit_length() - 3, 0))
+
+
 def extend(period: Period, values: Floats64) -> None:
-    """Take values of the total loss; the last one stands in for what is not finite."""
-    picked = []
-    for value in values.tolist():
-        period.skipped += 1
-        if period.skipped >= period.stride:
-            period.skipped = 0
-            picked.append(value)
-    if not picked:
-        return
-    with np.errstate(
-        over="ignore"
-    ):  # what single precision cannot hold becomes infinite, and the search passes it over
-        period.values = np.concatenate([period.values, np.array(picked, np.float64).astype(np.float32)])
-    if len(period.values) > KEPT:
-        period.values = period.values[: len(period.values) // 2 * 2 : 2]
-        period.stride *= 2
+    """Take values of the total loss, the non-finite ones as well."""
+    while len(values):
+        # As if one by one: the stride doubles in the middle of a block if that is where the memory is full.
+        until_full = (KEPT + 1 - len(period.values)) * period.stride - period.skipped
+        part, values = values[:until_full], values[until_full:]
+        picked = part[period.stride - 1 - period.skipped :: period.stride]
+        period.skipped = (period.skipped + len(part)) % period.stride
+        with np.errstate(over="ignore"):  # what single precision cannot hold becomes infinite, and is passed over
+            period.values = np.concatenate([period.values, picked.astype(np.float32)])
+        if len(period.values) > KEPT:
+            period.values = period.values[::2].copy()
+            period.stride *= 2
 
 
 def search(period: Period) -> tuple[int, float] | None:
@@ -80,15 +82,14 @@ def search(period: Period) -> tuple[int, float] | None:
     middle = np.median(values)
     spread = 1.4826 * np.median(np.abs(values - middle))
     values = np.clip(values, middle - 6 * spread, middle + 6 * spread)
-    t = np.linspace(-1, 1, n)
-    rest = values - np.polynomial.polynomial.polyval(t, np.polynomial.polynomial.polyfit(t, values, TREND_DEGREE))
+    rest = values - _trend(values)
     rest = np.convolve(rest, np.ones(SMOOTH) / SMOOTH, "valid")
     if not rest.any():
         return None
     longest = len(rest) // REPEATS
     lags = np.arange(longest + 1)
-    spectrum = np.fft.rfft(rest, 2 * len(rest))
-    products = np.fft.irfft(np.abs(spectrum) ** 2)[: longest + 1]
+    spectrum = np.fft.rfft(rest, 1 << (len(rest) + longest).bit_length())
+    products = np.fft.irfft(spectrum.real**2 + spectrum.imag**2)[: longest + 1]
     correlation = products / (len(rest) - lags) * len(rest) / products[0]
     low = np.flatnonzero(correlation < BETWEEN)
     if not len(low):
@@ -106,3 +107,10 @@ def search(period: Period) -> tuple[int, float] | None:
     if lag + 1 >= longest:
         return None  # still rising at the longest lag that this much history can show
     return lag * period.stride, float(correlation[lag])
+
+
+def _trend(values: Floats64) -> Floats64:
+    """The cubic that fits best, by Legendre's polynomials, which are all but orthogonal on an even grid."""
+    basis = np.polynomial.legendre.legvander(np.linspace(-1, 1, len(values)), TREND_DEGREE)
+    trend: Floats64 = basis @ np.linalg.solve(basis.T @ basis, basis.T @ values)
+    return trend

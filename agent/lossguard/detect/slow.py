@@ -62,12 +62,10 @@ def probations(state: MonitorState, step: int) -> None:
             state.records[number].kind, state.records[number].end_step = "micro_divergence", step
 
 
-def watch(state: MonitorState, step: int, binary: frozenset[str]) -> None:
-    """What only shows over many frames: a silent collapse of the AUC, a slow slide of the loss."""
-    if not state.judges and len(state.names):
-        _slide(state, step)
+def fallen(state: MonitorState) -> str | None:
+    """The AUC that collapsed in silence, if one did and nothing is open."""
     if state.open is not None:
-        return
+        return None
     for name, values in state.judges.items():
         recent = state.recent[name][-COLLAPSE_FRAMES:]
         if len(values) < 40 or len(recent) < COLLAPSE_FRAMES:
@@ -80,12 +78,23 @@ def watch(state: MonitorState, step: int, binary: frozenset[str]) -> None:
         error = judge.scale * math.sqrt(1 / len(recent) + 1 / len(values))
         fell = judge.centre - sum(recent) / len(recent) > COLLAPSE_ERRORS * error
         if fell and judge.centre - voices.CHANCE > 0.04 and episode.skill(judge, 15) < COLLAPSE_SKILL:
-            nothing = np.full(len(state.names), np.nan)
-            record = course.begin(state, step, nothing, nothing, {}, {}, binary)
-            if record is not None:
-                task = voices.task_of(name) or name
-                record.kind, record.tasks, record.subject = "micro_divergence", (task,), task
-            return
+            return name
+    return None
+
+
+def collapse(state: MonitorState, step: int, name: str, binary: frozenset[str]) -> None:
+    """An AUC collapsed in silence: an episode, whatever the losses do."""
+    nothing = np.full(len(state.names), np.nan)
+    record = course.begin(state, step, nothing, nothing, {}, {}, binary)
+    if record is not None:
+        task = voices.task_of(name) or name
+        record.kind, record.tasks, record.subject = "micro_divergence", (task,), task
+
+
+def slide_watch(state: MonitorState, step: int) -> None:
+    """A slow slide of the loss, where no metric is."""
+    if not state.judges and len(state.names):
+        _slide(state, step)
 
 
 def _slide(state: MonitorState, step: int) -> None:

@@ -22,7 +22,7 @@ from lossguard.detect.slide import Slide
 from lossguard.detect.trigger import Trigger
 from lossguard.wire.frame import Floats64
 
-STATE_VERSION = 7
+STATE_VERSION = 8
 RATE_FRAMES = 30
 """A rise of the learning rate is named as the likely cause for 30 frames."""
 
