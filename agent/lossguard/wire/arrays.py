@@ -13,6 +13,7 @@ The odd choice: planes made by NumPy and not by a compressor with a shuffle filt
 Rounded stats have an empty lowest plane, which is then not even looked at.
 """
 
+import math
 import threading
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ LEVEL: Final = 1
 PLAIN_BYTES: Final = 64
 """Planes of so many bytes are not compressed: it would make them longer."""
 
+_WORDS: Final = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
 _local = threading.local()  # contexts are costly to make and belong to one thread each
 
 
@@ -36,15 +38,17 @@ def pack(array: NDArray[Any]) -> bytes:
     if array.size == 0:
         return b""
     size = array.dtype.itemsize
-    words = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(f"<u{size}")
+    plain = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    words = np.ascontiguousarray(plain).reshape(-1).view(_WORDS[size])
     used = int(np.bitwise_or.reduce(words))
-    kept = size - next((place for place in range(size) if used >> 8 * place & 0xFF), size)
-    if kept == 0:
+    if used == 0:
         return b"\0"
-    places = words.view(np.uint8).reshape(-1, size)
+    # `used & -used` is the lowest bit of all: the planes below it are zero.
+    kept = size - ((used & -used).bit_length() - 1) // 8
     planes = np.empty((kept, len(words)), np.uint8)
     for plane in range(kept):
-        planes[plane] = places[:, size - 1 - plane]
+        # Shifts of whole words: 88 against 147 us for reading every fourth byte of 150,000 numbers.
+        np.right_shift(words, 8 * (size - 1 - plane), out=planes[plane], casting="unsafe")
     if planes.size <= PLAIN_BYTES:
         return bytes([kept]) + planes.tobytes()
     return bytes([kept]) + compress(planes.data)
@@ -56,7 +60,7 @@ def unpack(data: bytes | memoryview, dtype: np.dtype[Any], shape: tuple[int, ...
     Raises:
         ArrayError: the bytes are something else; says what.
     """
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     if count == 0:
         if len(data):
             raise ArrayError(f"{len(data)} bytes stand for an array that is empty")
@@ -73,19 +77,14 @@ def unpack(data: bytes | memoryview, dtype: np.dtype[Any], shape: tuple[int, ...
     if len(plain) != total:
         raise ArrayError(f"{len(plain)} bytes of planes, {total} are expected")
     planes = np.frombuffer(plain, np.uint8).reshape(kept, count)
-    if size == 4:
-        # Shifts of whole words: 1.6 against 1.9 ns a number for writing every fourth byte.
-        words = planes[0].astype("<u4")
-        for plane in planes[1:]:
-            words <<= 8
-            words |= plane
-        words <<= 8 * (4 - kept)
-    else:
-        words = np.zeros(count, f"<u{size}")
-        places = words.view(np.uint8).reshape(count, size)
-        for number, plane in enumerate(planes):
-            places[:, size - 1 - number] = plane
-    array: NDArray[Any] = words.view(dtype).reshape(shape)
+    # Shifts of whole words: 1.6 against 1.9 ns a number for writing every fourth byte.
+    words = planes[0].astype(_WORDS[size])
+    for plane in planes[1:]:
+        words <<= 8
+        words |= plane
+    if kept < size:
+        words <<= 8 * (size - kept)
+    array: NDArray[Any] = words.view(dtype.newbyteorder("=")).reshape(shape)
     return array
 
 
