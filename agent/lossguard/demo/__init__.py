@@ -7,5 +7,5 @@ diverges, the service and the sidecar as processes, and the gate of a release pi
 STEPS = 520
 """Updates of one training: 266,240 examples, one and a quarter passes over the 13 days."""
 
-LEARNING_RATE = 1.0
-"""The peak of the ramp, twenty times the plateau's rate."""
+LEARNING_RATE = 0.5
+"""The peak of the ramp, ten times the plateau's rate."""
