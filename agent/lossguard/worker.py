@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 from lossguard.guard import guarded
 from lossguard.journal.heartbeat import Heartbeat, HeartbeatFile
+from lossguard.wire.chunk import AttemptEnd, Event
+from lossguard.wire.frame import Frames
 from lossguard.wire.names import check_name
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ _living: "weakref.WeakSet[Worker]" = weakref.WeakSet()
 
 
 class Worker:
-    """One process of a run, not its chief.
+    """One process of a run, not its chief; stands where the chief has its `lossguard.recorder.Recorder`.
 
     Args:
         directory: root of the journal, on a local disk.
@@ -71,9 +73,22 @@ class Worker:
         """Say that `step` updates were made."""
         self._step, self._seconds = step, time.time()
 
+    def record(self, frames: Frames) -> bool:
+        """Only how far they go is told: the chief has the same frames, and journals them."""
+        if len(frames):
+            self.beat(int(frames.steps[-1]))
+        return True
+
+    def event(self, event: Event) -> bool:
+        """The chief's business."""
+        return True
+
+    def drop(self, reason: str, count: int) -> None:
+        """What is not journalled cannot be lost."""
+
     @guarded("Worker.close", None)
-    def close(self, timeout_seconds: float = 5.0) -> None:
-        """End in order. Calling it again does nothing."""
+    def close(self, reason: AttemptEnd = "finished", timeout_seconds: float = 5.0) -> None:
+        """End in order, whatever the reason. Calling it again does nothing."""
         if os.getpid() != self._pid or self._ending.is_set():
             return
         self._ending.set()
