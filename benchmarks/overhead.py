@@ -1,23 +1,35 @@
 """What watching costs the trainer, with its peers beside it.
 
-Rows: the bare model; Lossguard as it comes; measuring every stat in every step; with Clippy; a naive callback that
-copies all weights every step; TensorBoard's callback with histograms every epoch (its finest setting); per-layer
-`tf.summary` in a custom train step. All variants train in one process, interleaved block of steps by block in random
-order, so that they share the machine's moods; reported is the median over rounds of the CPU time (user + system, all
-threads) per step over the bare model's in the same round, with the quartiles.
+Rows: the bare model; Lossguard as it comes; the same with its budget off, so that all stats come every 16 steps
+whatever that costs; every stat in every step; with Clippy; a naive callback that copies all weights every step;
+TensorBoard's callback with histograms every epoch (its finest setting); per-layer `tf.summary` in a custom train step.
 
-    python benchmarks/overhead.py [--model mlp-256|mlp-1024|ranker] [--rounds 15] [--steps 32] [--jit]
-        [--only NAME,NAME] [--json FILE]
+All variants of a model train in one process, interleaved block of steps by block in random order, so that they share
+the machine's moods, on one thread, so that no thread's waiting for another counts as work; reported is the median over
+rounds of the CPU time (user + system, all threads) per step over the bare model's in the same round, with the
+quartiles; and what Lossguard says of itself (`agent_cost`). Memory is the largest resident size of a process of its own
+for each row.
+
+Models: an MLP of 4 x 1024 at batch 256 and 1024; the demo's ranker (large, with DCN) at batch 4096, whose embedding has
+a dense gradient; and the same with Keras's sparse one.
+
+    python benchmarks/overhead.py [--model mlp-256 ...] [--rounds 5] [--steps 8] [--jit] [--only NAME,NAME]
+        [--no-memory] [--json FILE]
 """
 
 import argparse
 import json
 import os
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -25,46 +37,52 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from lossguard.demo import ranker as demo
+from lossguard.demo.features import TASKS
 from lossguard.keras import Clippy, Watch
+from lossguard.recorder import Recorder
+from lossguard.wire.frame import Frames
+
+BATCH = {"mlp-256": 256, "mlp-1024": 1024, "ranker": 4096, "ranker-sparse": 4096}
+ROWS, COLUMNS, NUMBERS = 39_378, 28, 12
+MEMORY_OF = "mlp-1024"
+
+warnings.filterwarnings("ignore", message=".*shuffle=True.*")
 
 
-def mlp(kind: type[keras.Model] = keras.Model) -> keras.Model:
+def mlp() -> keras.Model:
     """4 x 1024, 3.4 million parameters."""
     keras.utils.set_random_seed(1)
     inputs = hidden = keras.Input((256,))
     for _ in range(4):
         hidden = keras.layers.Dense(1024, activation="relu")(hidden)
-    return kind(inputs, keras.layers.Dense(1)(hidden))
+    return keras.Model(inputs, keras.layers.Dense(1)(hidden))
 
 
-def ranker(kind: type[keras.Model] = keras.Model) -> keras.Model:
-    """The demo's shape: a table of 39,000 rows of 8, two cross layers, LayerNorm, 256 x 4, six heads."""
-    keras.utils.set_random_seed(1)
-    codes, numbers = keras.Input((28,), dtype="int32"), keras.Input((12,))
-    table = keras.layers.Embedding(39_000, 8, name="embedding")(codes)
-    first = keras.layers.Concatenate()([keras.layers.Flatten()(table), numbers])
-    crossed = first
-    for _ in range(2):
-        gate = keras.layers.Dense(first.shape[-1])(crossed)
-        crossed = keras.layers.Add()([keras.layers.Multiply()([first, gate]), crossed])
-    shared = keras.layers.LayerNormalization()(crossed)
-    for _ in range(4):
-        shared = keras.layers.Dense(256, activation="relu")(shared)
-    heads = {name: keras.layers.Dense(1, name=name)(shared) for name in TASKS}
-    return kind([codes, numbers], heads)
+class SparseGradientEmbedding(demo.DenseGradientEmbedding):
+    """The demo's table with the gradient that Keras's own `Embedding` has."""
+
+    def call(self, codes: Any) -> Any:
+        return keras.ops.reshape(keras.ops.take(self.table, codes, axis=0), (-1, codes.shape[1] * self.width))
 
 
-TASKS = {"click": True, "like": True, "long_view": True, "finish": True, "ratio": False, "play": False}
+def ranker(sparse: bool) -> keras.Model:
+    """The demo's: two cross layers, LayerNorm, 256 x 4, six heads; a table of 39,378 rows of 8."""
+    embedding = SparseGradientEmbedding if sparse else demo.DenseGradientEmbedding
+    with mock.patch.object(demo, "DenseGradientEmbedding", embedding):
+        return demo.build(ROWS, COLUMNS, NUMBERS, seed=1)
 
 
 def ranker_data(count: int) -> tuple[Any, Any]:
     random = np.random.default_rng(0)
     labels = {
-        name: (random.random((count, 1)) < 0.3 if binary else random.normal(size=(count, 1))).astype("float32")
-        for name, binary in TASKS.items()
+        name: (random.random((count, 1)) < 0.3 if kind == "binary" else random.normal(size=(count, 1))).astype(
+            "float32"
+        )
+        for name, kind in TASKS.items()
     }
-    codes = random.integers(0, 39_000, (count, 28)).astype("int32")
-    return (codes, random.normal(size=(count, 12)).astype("float32")), labels
+    codes = random.integers(0, ROWS, (count, COLUMNS)).astype("int32")
+    return {"categorical": codes, "numeric": random.normal(size=(count, NUMBERS)).astype("float32")}, labels
 
 
 def mlp_data(count: int) -> tuple[Any, Any]:
@@ -107,47 +125,80 @@ def summarized(folder: str) -> type[keras.Model]:
     return Summarized
 
 
-def variants(model: str, folder: Path, jit: bool) -> dict[str, tuple[keras.Model, list[Any]]]:
-    build = ranker if model == "ranker" else mlp
-    loss: Any = "mse"
-    if model == "ranker":
-        loss = {name: keras.losses.BinaryCrossentropy(from_logits=True) if b else "mse" for name, b in TASKS.items()}
+class Noted(Recorder):
+    """A recorder that keeps what the agent says it costs."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.costs: list[float] = []
+
+    def record(self, frames: Frames) -> bool:
+        column = frames.schema.scalars.index("agent_cost")
+        self.costs += frames.scalars[frames.scalars_present[:, column], column].tolist()
+        return super().record(frames)
+
+
+def variants(model: str, folder: Path, jit: bool, only: str | None) -> dict[str, Any]:
+    """From a row's name to what makes its model and callbacks."""
+    losses: Any = demo.losses() if model.startswith("ranker") else "mse"
+
+    def built() -> keras.Model:
+        return ranker(model == "ranker-sparse") if model.startswith("ranker") else mlp()
 
     def compiled(made: keras.Model, **options: Any) -> keras.Model:
-        made.compile(keras.optimizers.Adagrad(0.01), loss=loss, **{"jit_compile": jit, **options})
+        made.compile(keras.optimizers.Adagrad(0.01), loss=losses, **{"jit_compile": jit, **options})
         return made
 
-    def watch(name: str, **options: Any) -> list[Any]:
-        return [Watch("bench", name, journal=folder / name, **options).__enter__()]
+    def watched(**options: Any) -> Any:
+        def make() -> Any:
+            run = f"run-{len(list(folder.iterdir()))}"
+            return compiled(built()), [Watch("bench", run, journal=folder / run, open_recorder=Noted, **options)]
 
-    board = keras.callbacks.TensorBoard(str(folder / "board"), histogram_freq=1, update_freq=1)
-    return {
-        "bare": (compiled(build()), []),
-        "Lossguard": (compiled(build()), watch("default")),
-        "Lossguard, every stat every step": (compiled(build()), watch("full", full_every=1)),
-        "Lossguard with Clippy": (compiled(build()), watch("clippy", treatment=Clippy())),
-        "callback with get_weights": (compiled(build()), [GetWeights()]),
-        "TensorBoard callback, histograms": (compiled(build()), [board]),
-        "tf.summary per layer in train_step": (
-            compiled(build(summarized(str(folder / "summary"))), jit_compile=False),
-            [],
-        ),
+        return make
+
+    def summaries() -> Any:
+        kind, net = summarized(str(folder / "summary")), built()
+        return compiled(kind(net.input, net.output), jit_compile=False), []
+
+    def board() -> list[Any]:
+        return [keras.callbacks.TensorBoard(str(folder / "board"), histogram_freq=1, update_freq=1)]
+
+    made = {
+        "bare": lambda: (compiled(built()), []),
+        "Lossguard": watched(),
+        "Lossguard, budget off": watched(budget=0.99),
+        "Lossguard, every stat every step": watched(full_every=1),
+        "Lossguard with Clippy": watched(treatment=Clippy()),
+        "callback with get_weights": lambda: (compiled(built()), [GetWeights()]),
+        "TensorBoard callback, histograms": lambda: (compiled(built()), board()),
+        "tf.summary per layer in train_step": summaries,
     }
+    if only is not None:
+        parts = ["bare", *only.split(",")]
+        made = {name: one for name, one in made.items() if any(part in name for part in parts)}
+    return made
 
 
-def measure(model: str, batch: int, rounds: int, steps: int, jit: bool, only: str | None) -> dict[str, list[float]]:
-    """CPU seconds per step of each variant, one value per round."""
-    x, y = (ranker_data if model == "ranker" else mlp_data)(batch * steps)
+def dataset(model: str, steps: int) -> Any:
+    batch = BATCH[model]
+    x, y = (ranker_data if model.startswith("ranker") else mlp_data)(batch * steps)
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(batch)
+
+
+def measure(
+    model: str, rounds: int, steps: int, jit: bool, only: str | None
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """CPU seconds per step of each variant, one value per round; and the agent's own word."""
+    data = dataset(model, steps)
     random = np.random.default_rng(1)
     with tempfile.TemporaryDirectory() as folder:
-        made = variants(model, Path(folder), jit)
-        if only is not None:
-            parts = ["bare", *only.split(",")]
-            made = {name: one for name, one in made.items() if any(part in name for part in parts)}
+        made = {name: make() for name, make in variants(model, Path(folder), jit, only).items()}
+        watches = {name: one for name, (_, given) in made.items() for one in given if isinstance(one, Watch)}
+        for watch in watches.values():
+            watch.__enter__()
 
         def block(name: str) -> float:
             net, callbacks = made[name]
-            data = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch)
             begin = time.process_time()
             net.fit(data, verbose=0, callbacks=callbacks)
             return (time.process_time() - begin) / steps
@@ -159,33 +210,77 @@ def measure(model: str, batch: int, rounds: int, steps: int, jit: bool, only: st
         for _ in range(rounds):
             for name in random.permutation(list(made)):
                 seconds[str(name)].append(block(str(name)))
-        for _, callbacks in made.values():
-            for callback in callbacks:
-                if isinstance(callback, Watch):
-                    callback.close()
-    return seconds
+        said = {}
+        for name, watch in watches.items():
+            recorder = watch._sink
+            watch.close()
+            # The first blocks waited for the compiler.
+            costs = getattr(recorder, "costs", [])[2:]
+            said[name] = statistics.median(costs) if costs else float("nan")
+    return seconds, said
+
+
+def resident(model: str, name: str, steps: int, jit: bool) -> float:
+    """The largest resident size, in MiB, of a process that trains one variant for two blocks."""
+    arguments = ["--resident", name, "--model", model, "--steps", str(steps), *(["--jit"] if jit else [])]
+    done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def say_resident(model: str, name: str, steps: int, jit: bool) -> None:
+    """What `resident` reads."""
+    with tempfile.TemporaryDirectory() as folder:
+        net, callbacks = variants(model, Path(folder), jit, None)[name]()
+        for _ in range(2):
+            net.fit(dataset(model, steps), verbose=0, callbacks=callbacks)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=["mlp-256", "mlp-1024", "ranker"], default="mlp-1024")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--model", choices=list(BATCH), nargs="+", default=list(BATCH))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--jit", action="store_true")
     parser.add_argument("--only", help="rows, by a part of their names, beside the bare model")
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--resident", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
-    batch = {"mlp-256": 256, "mlp-1024": 1024, "ranker": 4096}[chosen.model]
-    seconds = measure(chosen.model, batch, chosen.rounds, chosen.steps, chosen.jit, chosen.only)
-    print(f"{chosen.model}, batch {batch}, jit {chosen.jit}, {chosen.rounds} rounds of {chosen.steps} steps")
-    print(f"{'':38} {'CPU ms/step':>12} {'ratio':>7} {'quartiles':>15}")
+    if chosen.resident:
+        say_resident(chosen.model[0], chosen.resident, chosen.steps, chosen.jit)
+        return
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    found: dict[str, Any] = {}
+    for model in chosen.model:
+        seconds, said = measure(model, chosen.rounds, chosen.steps, chosen.jit, chosen.only)
+        memory = {}
+        if model == MEMORY_OF and not chosen.no_memory:
+            memory = {name: resident(model, name, chosen.steps, chosen.jit) for name in seconds}
+        found[model] = table(model, chosen, seconds, said, memory)
+    if chosen.json:
+        chosen.json.write_text(json.dumps({"jit": chosen.jit, "ratios": found}, indent=1))
+
+
+def table(
+    model: str, chosen: Any, seconds: dict[str, list[float]], said: dict[str, float], memory: dict[str, float]
+) -> dict[str, list[float]]:
+    """Print a model's table; its ratios."""
+    load = os.getloadavg()[0] / (os.cpu_count() or 1)
+    print(f"{model}, batch {BATCH[model]}, jit {chosen.jit}, {chosen.rounds} rounds of {chosen.steps} steps;", end=" ")
+    print(f"{load:.1f} processes waiting per core")
+    memory_head = f" {'peak MiB over bare':>19}" if memory else ""
+    print(f"{'':36} {'CPU ms/step':>12} {'ratio':>7} {'quartiles':>15} {'agent_cost':>11}{memory_head}")
     ratios: dict[str, list[float]] = {}
     for name, values in seconds.items():
         ratios[name] = [mine / bare for mine, bare in zip(values, seconds["bare"], strict=True)]
         low, middle, high = statistics.quantiles(ratios[name], n=4)
-        print(f"{name:38} {1e3 * statistics.median(values):12.1f} {middle:7.3f} {low:7.3f}-{high:.3f}")
-    if chosen.json:
-        chosen.json.write_text(json.dumps({"batch": batch, "jit": chosen.jit, "ratios": ratios}, indent=1))
+        own = f"{said[name]:11.4f}" if name in said else f"{'':11}"
+        more = f" {memory[name] - memory['bare']:+19.0f}" if memory else ""
+        print(f"{name:36} {1e3 * statistics.median(values):12.1f} {middle:7.3f} {low:7.3f}-{high:.3f} {own}{more}")
+    print(flush=True)
+    return ratios
 
 
 if __name__ == "__main__":

@@ -85,13 +85,13 @@ def sinks() -> list[MemorySink]:
 
 @pytest.fixture
 def watch(sinks: list[MemorySink]) -> Callable[..., Watch]:
-    """Makes a Watch whose frames go to `sinks`."""
+    """Makes a Watch whose frames go to `sinks`; without a budget, so that no clock decides what is measured."""
 
     def opened(*args: Any, **options: Any) -> MemorySink:
         sinks.append(MemorySink(*args, **options))
         return sinks[-1]
 
-    return lambda **options: Watch("ads", "ranker", open_recorder=opened, **options)
+    return lambda **options: Watch("ads", "ranker", open_recorder=opened, **{"budget": None, **options})
 
 
 LOSSES: dict[str, Any] = {"click": keras.losses.BinaryCrossentropy(from_logits=True), "play": "mse"}

@@ -8,6 +8,7 @@ The only room that knows Keras. Watching alone leaves weights and optimizer stat
 """
 
 from lossguard.keras.reaction import Rollback, TrainingStopped
+from lossguard.keras.sharpness import Sharpness
 from lossguard.keras.treatments.clipping import AdaptiveGradientClipping, GradientClipping
 from lossguard.keras.treatments.clippy import Clippy
 from lossguard.keras.treatments.lamb import LAMB
@@ -20,6 +21,7 @@ __all__ = [
     "Clippy",
     "GradientClipping",
     "Rollback",
+    "Sharpness",
     "SkipNonFinite",
     "TrainingStopped",
     "Watch",

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from lossguard.wire.frame import Frames
 from lossguard.wire.stats import WEIGHT_NORM
 
@@ -45,7 +47,7 @@ class StepPrice(NamedTuple):
 
 class _Block(NamedTuple):
     step_seconds: float
-    full_share: float  # as it would be without any stretch
+    extra_share: float  # of steps that were full and not due, as it would be without any stretch
     host_share: float
 
 
@@ -57,7 +59,7 @@ class Budget:
         stretch: the full set is due every `full_every` times so many steps. The thread behind decides.
 
     Args:
-        share: of the training's time that watching may take, for example 0.01; None measures and never throttles.
+        share: of the training's time that watching may take, for example 0.01.
         full_every: every how many steps all stats are measured when nothing is throttled.
         seconds: when the attempt begins, Unix seconds.
         behind: CPU seconds so far of the threads behind.
@@ -66,7 +68,7 @@ class Budget:
 
     def __init__(
         self,
-        share: float | None,
+        share: float,
         full_every: int,
         seconds: float,
         *,
@@ -109,20 +111,22 @@ class Budget:
         if price is None or not wall > 0:
             return {}
         names = frames.schema.stats
-        full = float(frames.stats_present[:, names.index(WEIGHT_NORM)].mean()) if WEIGHT_NORM in names else 0.0
-        self._blocks.append(_Block(wall / steps, full * self.stretch, ours / wall))
+        full = frames.stats_present[:, names.index(WEIGHT_NORM)] if WEIGHT_NORM in names else np.zeros(steps, np.bool_)
+        due = (frames.steps - 1) % (self._full_every * self.stretch) == 0
+        extra = float((full & ~due).mean()) * self.stretch
+        self._blocks.append(_Block(wall / steps, extra, ours / wall))
         self._decide(price)
-        return {COST: (steps * (price.cheap + full * price.rest) + ours) / wall}
+        return {COST: (steps * price.cheap + float(full.sum()) * price.rest + ours) / wall}
 
     def _decide(self, price: StepPrice) -> None:
         # The first block waited for the compiler.
-        if self._share is None or len(self._blocks) < 2:
+        if len(self._blocks) < 2:
             return
         step_seconds = statistics.median(block.step_seconds for block in self._blocks)
         host_share = statistics.median(block.host_share for block in self._blocks)
         # Bursts stretch as the cadence does. The block that was under way at a change counts wrongly, the median not.
-        seen = statistics.median(block.full_share for block in self._blocks)
-        full_share = min(1.0, max(1.0 / self._full_every, seen))
+        bursts = statistics.median(block.extra_share for block in self._blocks)
+        full_share = min(1.0, 1.0 / self._full_every + bursts)
 
         def share_at(stretch: int) -> float:
             return (price.cheap + price.rest * full_share / stretch) / step_seconds + host_share

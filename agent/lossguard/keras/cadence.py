@@ -3,7 +3,7 @@
 Guarantees. Every `every`-th step is full. A step in which a layer's gradient norm is not finite is always full, itself
 included. A step in which one exceeds four times its own smoothed level begins 64 full ones; then
 192 steps must pass before another jump counts, so that a run that spikes all the time costs at most a quarter of the
-full price on top.
+full price on top. Both stretch with what the budget says (`lossguard.keras.budget`): twice as rarely, half as long.
 
 The state rides in the ring's rows: [full, armed, level of each layer]. `armed` counts the full steps that are left
 when positive, the refractory ones when negative.
@@ -12,6 +12,8 @@ when positive, the refractory ones when negative.
 from typing import Any, Final, NamedTuple
 
 from keras import ops
+
+from lossguard.keras.backends import backend
 
 JUMP: Final = 4.0
 STAY: Final = 64.0
@@ -42,7 +44,7 @@ class State(NamedTuple):
         return ops.concatenate([ops.stack([self.full, self.armed]), self.levels], 0)
 
 
-def advance(before: State, gradient_norms: Any, position: Any, every: int) -> State:
+def advance(before: State, gradient_norms: Any, position: Any, every: int, stretch: Any) -> State:
     """The state of this step.
 
     Args:
@@ -50,6 +52,7 @@ def advance(before: State, gradient_norms: Any, position: Any, every: int) -> St
         gradient_norms: [L] of this step.
         position: updates before this one, int64.
         every: the cadence, 1 or more.
+        stretch: scalar power of two up to 16, by how much the cadence is longer and a burst shorter.
     """
     finite = ops.isfinite(gradient_norms)
     broken = ops.any(ops.logical_not(finite))
@@ -60,7 +63,7 @@ def advance(before: State, gradient_norms: Any, position: Any, every: int) -> St
     moved = ops.where(known, before.levels + SMOOTHING * (bounded - before.levels), bounded)
     levels = ops.where(finite, moved, before.levels)
     counted = ops.where(before.armed == 1.0, -REFRACTORY, before.armed - ops.sign(before.armed))
-    armed = ops.where((before.armed == 0.0) & jump, STAY, counted)
-    due = position % every == 0
+    armed = ops.where((before.armed == 0.0) & jump, STAY / stretch, counted)
+    due = position % ops.cast(every * stretch, backend.WHOLE) == 0
     full = due | broken | (armed > 0.0)
     return State(ops.cast(full, "float32"), armed, levels)

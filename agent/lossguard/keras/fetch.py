@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
+from keras import ops
 
 from lossguard import drops
 from lossguard.guard import guarded
@@ -100,7 +101,8 @@ class Fetcher:
     @guarded("Fetcher.record", False)
     def _record(self, snapshot: Snapshot) -> bool:
         blocks = [
-            frames_of(layout, snapshot.first, np.asarray(rows), snapshot.seconds) for layout, rows in snapshot.parts
+            frames_of(layout, snapshot.first, ops.convert_to_numpy(rows), snapshot.seconds)
+            for layout, rows in snapshot.parts
         ]
         self.sink.record(side_by_side(blocks))
         return True

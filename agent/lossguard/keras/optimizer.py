@@ -11,6 +11,7 @@ difference, measures, scales if a treatment says so, and writes. Where in the op
 (`lossguard.keras.backends`).
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,10 @@ class Hook:
         rows: length of the ring.
         full_every: every how many steps all stats are measured.
         unwatched: patterns of layers that are not measured (but treated).
+        carried: variables of treatments and scalars, which this optimizer's step reads or writes.
+
+    Attributes:
+        most_scalars: how many scalars there may be, where that must be known before the first step.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Hook:
         rows: int,
         full_every: int,
         unwatched: Sequence[str] = (),
+        carried: Callable[[], Sequence[Any]] = tuple,
     ) -> None:
         self.optimizer = optimizer
         self.treatments = tuple(treatments)
@@ -58,10 +64,22 @@ class Hook:
         self.unwatched = tuple(unwatched)
         self.skips = any(getattr(one, "skips_nonfinite", False) for one in treatments)
         self.ring: Ring | None = None
+        self._stretch: Any = None
+        self.most_scalars = 16
         self._scalars = scalars
+        self._carried = carried
+        self._caught_alone: set[int] = set()
         self._clippy = next((one for one in treatments if isinstance(one, Clippy)), Clippy())
         self._scalar_names: tuple[str, ...] = ()
         self._placement = backend.place(self)
+
+    def cover(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """The watched optimizer stands within this one."""
+        self._placement.cover(optimizer)
+
+    def prepare(self) -> None:
+        """Make what must be there before the next step is compiled."""
+        self._placement.prepare()
 
     def detach(self) -> None:
         """Give the bare optimizer back. Functions that were compiled with the hook keep it."""
@@ -90,36 +108,65 @@ class Hook:
         """Updates so far. Copies one integer from the device."""
         return int(keras.ops.convert_to_numpy(self.optimizer.iterations))
 
+    def stretch(self, times: int) -> None:
+        """Measure all stats so many times more rarely than `full_every`, from the next step on.
+
+        Args:
+            times: a power of two up to 16. With `full_every` 1 it changes nothing.
+        """
+        if self._stretch is not None:
+            self._stretch.assign(float(times))
+
+    @property
+    def entries(self) -> tuple[int, ...]:
+        """How many numbers each watched layer has."""
+        variables = self.optimizer._trainable_variables
+        return tuple(math.prod(variables[index].shape) for index in self._watched)
+
     # --- inside the train step, called by the backend
 
-    def scalars(self, learning_rate: Any) -> Any:
+    def carried(self) -> Sequence[Any]:
+        """Variables of ours, besides the ring, that the step reads or writes."""
+        if self._stretch is None:
+            self._stretch = backend.variable(1.0, "lossguard_stretch")
+        return (self._stretch, *self._carried())
+
+    def width(self, scalars: int) -> int:
+        """Of a row with so many scalars."""
+        return Layout(("",) * scalars, tuple(self.layers[index] for index in self._watched), stats.STAT_NAMES).width
+
+    def scalars(self, learning_rate: Any, most: int | None = None) -> Any:
         """[S] float32: the scalars of the step being updated; what the first step has, every one has."""
         scalars = self._scalars(learning_rate)
         if self.ring is None:
-            self._scalar_names = tuple(scalars)
+            self._scalar_names = tuple(scalars)[:most]
         row = [ops.cast(scalars.get(name, float("nan")), "float32") for name in self._scalar_names]
         return ops.stack(row) if row else ops.zeros([0])
 
     def position(self) -> Any:
         """Updates before this one, on the device."""
-        return ops.cast(backend.read(self.optimizer.iterations), "int64")
+        return ops.cast(backend.read(self.optimizer.iterations), backend.WHOLE)
 
-    def make_ring(self) -> Ring:
-        """The ring; made at the first call."""
+    def make_ring(self, variable: Any = None) -> Ring:
+        """The ring; made at the first call, of `variable` if there is one already."""
         if self.ring is None:
             layers = tuple(self.layers[index] for index in self._watched)
             if not layers:
                 raise ValueError(f"unwatched: these patterns leave no layer of {self.optimizer.name} to watch")
-            self.ring = Ring(Layout(self._scalar_names, layers, stats.STAT_NAMES), self.rows)
+            self.ring = Ring(Layout(self._scalar_names, layers, stats.STAT_NAMES), self.rows, variable)
+            self.carried()
         return self.ring
 
     def propose(self, variable: Any, gradient: Any, learning_rate: Any) -> Pending:
         """Let the optimizer update its slots, and catch what it would write."""
         index = self.optimizer._get_variable_index(variable)
         weight = backend.read(variable)
+        if backend.IN_PLACE and index not in self._caught_alone:
+            weight = ops.copy(weight)
         with self._caught(variable) as writes:
             self.optimizer.update_step(gradient, variable, learning_rate)
         if len(writes) == 1:
+            self._caught_alone.add(index)
             write, value = writes[0]
             return Pending(index, gradient, weight, write, value)
         # A custom optimizer that writes the variable itself: what it did is the difference, and is corrected after.
@@ -171,7 +218,9 @@ class Hook:
         """Write the row; what it was, for those who must wait until it is computed."""
         weights = {index: self.optimizer._trainable_variables[index] for index in self._watched}
         maker = RowMaker(weights, self.full_every, self._clippy.lambda_rel, self._clippy.lambda_abs)
-        row = maker.row(ring.state(copy, position - 1), pending, scalars, position, learning_rate)
+        row = maker.row(
+            ring.state(copy, position - 1), pending, scalars, position, learning_rate, backend.read(self._stretch)
+        )
         ring.write(copy, position, row)
         return row
 

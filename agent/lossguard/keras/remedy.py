@@ -30,6 +30,11 @@ class SleepingClippy:
         self._awake.assign(True)
         self.awake = True
 
+    @property
+    def variables(self) -> tuple[Any, ...]:
+        """What the step reads."""
+        return (self._awake,)
+
     def applies_to(self, layer: str) -> bool:
         """Whether the layer of this path is treated."""
         return self.clippy.applies_to(layer)
@@ -54,6 +59,11 @@ class Rate:
         """Half as much as before, from the next update on."""
         self.rate /= 2
         self._rate.assign(self.rate)
+
+    @property
+    def variables(self) -> tuple[Any, ...]:
+        """What the step reads."""
+        return (self._rate,)
 
     def applies_to(self, layer: str) -> bool:
         """Every layer."""

@@ -43,12 +43,18 @@ class Layout:
 
 
 class Ring:
-    """The device side of one optimizer's rows. Create it inside the strategy's scope, outside of any graph."""
+    """The device side of one optimizer's rows. Create it inside the strategy's scope, outside of any graph.
 
-    def __init__(self, layout: Layout, rows: int) -> None:
+    Args:
+        layout: what a row means.
+        rows: how many there are.
+        variable: the device variable, if it was made before, perhaps wider than a row; else it is made.
+    """
+
+    def __init__(self, layout: Layout, rows: int, variable: Any = None) -> None:
         self.layout = layout
-        self.rows = rows
-        self.variable = backend.ring(rows, layout.width)
+        self.rows = rows if variable is None else int(variable.shape[0])
+        self.variable = backend.ring(rows, layout.width) if variable is None else variable
 
     def write(self, copy: Any, position: Any, row: Any) -> None:
         """Write the row of the update that has `position` before it; `copy` is this replica's ring."""
@@ -99,7 +105,7 @@ def frames_of(layout: Layout, first: int, rows: np.ndarray[Any, np.dtype[np.floa
         steps=np.arange(first, first + count, dtype=np.int64),
         times=np.full(count, seconds),
         scalars=scalars,
-        stats=np.ascontiguousarray(rows[:, split:].reshape(count, len(layout.layers), len(layout.stats))),
+        stats=np.ascontiguousarray(rows[:, split : layout.width].reshape(count, len(layout.layers), len(layout.stats))),
         scalars_present=present,
         stats_present=(rows[:, :1] > 0) | np.isin(layout.stats, CHEAP),
     )

@@ -82,7 +82,9 @@ class RowMaker:
     lambda_rel: float
     lambda_abs: float
 
-    def row(self, before: Any, pending: list[Pending], scalars: Any, position: Any, learning_rate: Any) -> Any:
+    def row(
+        self, before: Any, pending: list[Pending], scalars: Any, position: Any, learning_rate: Any, stretch: Any
+    ) -> Any:
         """[state | scalars | layers x stats] of this step.
 
         Args:
@@ -91,6 +93,7 @@ class RowMaker:
             scalars: [S].
             position: updates before this one.
             learning_rate: eta.
+            stretch: of the cadence.
         """
         by_index = {one.index: one for one in pending}
         cheap = [self._cheap(by_index.get(index)) for index in self.weights]
@@ -99,7 +102,7 @@ class RowMaker:
             state = cadence.State(ops.convert_to_tensor(1.0), ops.convert_to_tensor(0.0), ops.zeros_like(norms))
             table = self._full(by_index, cheap, norms, learning_rate)
         else:
-            state = cadence.advance(cadence.State.of(before), norms, position, self.every)
+            state = cadence.advance(cadence.State.of(before), norms, position, self.every, stretch)
             table = backend.branch(
                 state.full > 0.0,
                 lambda: self._full(by_index, cheap, norms, learning_rate),

@@ -41,7 +41,7 @@ class StepScalars:
         """Listen to the model's `compute_loss`; True if it was not listened to before."""
         if "compute_loss" in model.__dict__:
             return False
-        bare = model.compute_loss
+        bare, observe = model.compute_loss, backend.uncompiled(self.observe)
         takes_training = model._compute_loss_has_training_arg
 
         def compute_loss(
@@ -56,7 +56,7 @@ class StepScalars:
                 extra["training"] = training
             total = bare(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **extra)
             if training:
-                self.observe(total, y, y_pred, sample_weight, inputs=x)
+                observe(total, y, y_pred, sample_weight, inputs=x)
             return total
 
         model.compute_loss = compute_loss
@@ -83,17 +83,20 @@ class StepScalars:
 
         The count so far is the scalar `skipped_steps` of every step that was not left out.
         """
-        bare = optimizer._stateful_handle_non_finite_grads
-        if "_stateful_handle_non_finite_grads" in optimizer.__dict__:
-            return
-        skipped = backend.variable(0.0, "lossguard_skipped")
+        if self._skipped is None:
+            self._skipped = backend.variable(0.0, "lossguard_skipped")
+            backend.count_skips(optimizer, self._skipped)
 
-        def leave_out() -> None:
-            bare()
-            skipped.assign_add(1.0)
+    @property
+    def variables(self) -> tuple[Any, ...]:
+        """What the step writes."""
+        window = () if self._window is None else (self._window.state,)
+        return window if self._skipped is None else (*window, self._skipped)
 
-        optimizer._stateful_handle_non_finite_grads = leave_out
-        self._skipped = skipped
+    @property
+    def most(self) -> int:
+        """How many scalars a step may have; 16 more than are known of, for `observe`'s task losses."""
+        return 5 + sum(1 + len(task.scalars) for task in self.tasks) + 16
 
     def observe(
         self,
@@ -105,7 +108,8 @@ class StepScalars:
         inputs: Any = None,
     ) -> None:
         """Remember this step's tensors until its update."""
-        self._seen.step = (total, labels, outputs, sample_weights, dict(task_losses or {}), inputs)
+        step = (total, labels, outputs, sample_weights, dict(task_losses or {}), inputs)
+        self._seen.step = backend.still(step)
 
     def of_step(self, learning_rate: Any) -> dict[str, Any]:
         """The scalars of the step being updated, in replica context; without a loss, the learning rate alone."""
@@ -157,5 +161,5 @@ class StepScalars:
 
 def split_id(value: Any) -> dict[str, Any]:
     """A whole number as two float32 scalars: one alone is exact only up to 2**24."""
-    whole = ops.cast(ops.reshape(value, ()), "int64")
+    whole = ops.cast(ops.reshape(value, ()), backend.WHOLE)
     return {ID_HIGH: ops.cast(whole // ID_SPLIT, "float32"), ID_LOW: ops.cast(whole % ID_SPLIT, "float32")}

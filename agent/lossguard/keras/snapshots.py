@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
+from keras import ops
 
 from lossguard.keras.backends import backend
 from lossguard.wire.incident import BREAKING, Incident
@@ -26,7 +26,7 @@ class Snapshot:
 
     def fetch(self) -> None:
         """Move the copy to the host; calling it again does nothing."""
-        self._values = [np.asarray(value) for value in self._values]
+        self._values = [ops.convert_to_numpy(value) for value in self._values]
 
     def restore(self, variables: Sequence[Any]) -> None:
         """Write the copy into the variables it was taken from.

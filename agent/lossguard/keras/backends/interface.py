@@ -3,7 +3,7 @@
 A module of this folder is a `Backend`; so a fourth one is a fourth module, and nothing else asks which one runs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -18,19 +18,31 @@ class Hooked(Protocol):
     Attributes:
         optimizer: that it stands in.
         skips: whether steps with gradients that are not finite are left out.
+        ring: what `make_ring` made; None before.
+        rows: wanted length of the ring.
+        most_scalars: how many scalars the ring must have room for, where it is made before the first step.
     """
 
     optimizer: Any
     skips: bool
+    ring: Any
+    rows: int
+    most_scalars: int
 
-    def scalars(self, learning_rate: Any) -> Any:
-        """[S] float32: the scalars of the step being updated."""
+    def carried(self) -> Sequence[Any]:
+        """Variables of ours, besides the ring, that the step reads or writes."""
+
+    def width(self, scalars: int) -> int:
+        """Of a row with so many scalars."""
+
+    def scalars(self, learning_rate: Any, most: int | None = None) -> Any:
+        """[S] float32: the scalars of the step being updated, the first `most` of them."""
 
     def position(self) -> Any:
         """Updates before this one, a whole number on the device."""
 
-    def make_ring(self) -> Any:
-        """The ring (`lossguard.keras.ring.Ring`); made at the first call."""
+    def make_ring(self, variable: Any = None) -> Any:
+        """The ring (`lossguard.keras.ring.Ring`); made at the first call, of `variable` if there is one already."""
 
     def propose(self, variable: Any, gradient: Any, learning_rate: Any) -> Any:
         """Let the optimizer update its slots, and catch what it would write."""
@@ -51,6 +63,12 @@ class Hooked(Protocol):
 class Placement(Protocol):
     """The hook in its place within the optimizer."""
 
+    def cover(self, optimizer: Any) -> None:
+        """The hooked optimizer stands within this one."""
+
+    def prepare(self) -> None:
+        """Make what must be there before the next step is traced; called whenever more of it is known."""
+
     def remove(self) -> None:
         """Give the bare optimizer back."""
 
@@ -60,6 +78,12 @@ class Backend(Protocol):
 
     END_OF_DATA: tuple[type[BaseException], ...]
     """What a train function raises where the data end."""
+
+    WHOLE: str
+    """The dtype of the largest whole numbers."""
+
+    IN_PLACE: bool
+    """Whether a value that was read changes when its variable is written."""
 
     def version(self) -> str:
         """Of the framework."""
@@ -84,13 +108,19 @@ class Backend(Protocol):
     def copy(self, variable: Any) -> Any:
         """A variable's value as a tensor that later steps leave alone."""
 
+    def compiled(self, function: Callable[[Any], Any], jit: bool) -> Callable[[Any], Any]:
+        """A pure function of tensors, compiled as a train step is: with XLA or without, where there is a choice."""
+
     # --- the step
 
     def place(self, hook: Hooked) -> Placement:
         """Put a hook into its optimizer."""
 
-    def still(self, tensor: Any) -> Any:
-        """A tensor met while gradients are recorded, as one that may be used after that; nested ones too."""
+    def still(self, tensors: Any) -> Any:
+        """Tensors, nested or not, met while gradients are recorded, as ones that may be used after that."""
+
+    def uncompiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that is called while the step is traced, as one that the step's compiler leaves alone."""
 
     def reachable(self, tensor: Any) -> bool:
         """Whether a remembered tensor belongs to the step being computed, not to a validation or an older trace."""
@@ -98,10 +128,22 @@ class Backend(Protocol):
     def replica_total(self) -> Callable[[list[Any]], list[Any]]:
         """What adds scalars up over the replicas; the identity on one."""
 
+    def count_skips(self, optimizer: Any, skipped: Any) -> None:
+        """Add 1 to a variable at every step that a LossScaleOptimizer leaves out."""
+
     # --- state on the device
 
     def scope(self, model: Any) -> AbstractContextManager[Any]:
         """Where variables of ours are made: that of the model's replicas, or without a model of the current ones."""
+
+    def sync(self, model: Any) -> None:
+        """Between two executions: let variables have the values of the last step."""
+
+    def adopt(self, optimizer: Any, state: Sequence[Any]) -> None:
+        """The same in a loop of one's own, from the optimizer's variables as its step returned them."""
+
+    def variables(self, optimizer: Any) -> Sequence[Any]:
+        """The optimizer's variables without ours."""
 
     def variable(self, value: Any, name: str) -> Any:
         """A small float32 or bool variable of ours, the same on all replicas; has `assign`. Read it by `read`."""

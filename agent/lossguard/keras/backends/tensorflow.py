@@ -4,7 +4,7 @@ Guarantees. No host call, no collective beyond the sum of a few scalars; only op
 mirrored and TPU variables (decision 0202). Graphs are the user's, so nothing here goes through AutoGraph.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
@@ -13,6 +13,8 @@ import tensorflow as tf
 from lossguard.keras.backends.interface import Hooked, Indices
 
 END_OF_DATA: Final = (StopIteration, tf.errors.OutOfRangeError)
+WHOLE: Final = "int64"
+IN_PLACE: Final = False  # in a graph a value that was read stays what it was
 
 
 def version() -> str:
@@ -57,6 +59,11 @@ def copy(variable: Any) -> Any:
     return tf.identity(variable.value)
 
 
+def compiled(function: Callable[[Any], Any], jit: bool) -> Callable[[Any], Any]:
+    made: Callable[[Any], Any] = tf.function(function, autograph=False, jit_compile=jit)
+    return made
+
+
 # --- the step
 
 
@@ -73,6 +80,12 @@ class Placement:
         self._bare_update = optimizer._backend_update_step
         optimizer._backend_update_step = self._update_step
         optimizer._distributed_tf_update_step = self._distributed
+
+    def cover(self, optimizer: Any) -> None:
+        pass
+
+    def prepare(self) -> None:
+        pass
 
     def remove(self) -> None:
         for name in ("_backend_update_step", "_distributed_tf_update_step"):
@@ -159,9 +172,13 @@ def place(hook: Hooked) -> Placement:
     return Placement(hook)
 
 
-def still(tensor: Any) -> Any:
+def still(tensors: Any) -> Any:
     # The tape records; its tensors stay what they are.
-    return tensor
+    return tensors
+
+
+def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
 
 def reachable(tensor: Any) -> bool:
@@ -182,11 +199,33 @@ def replica_total() -> Callable[[list[Any]], list[Any]]:
     return lambda values: list(context.all_reduce(tf.distribute.ReduceOp.SUM, values))
 
 
+def count_skips(optimizer: Any, skipped: Any) -> None:
+    bare = optimizer._stateful_handle_non_finite_grads
+
+    def leave_out() -> None:
+        bare()
+        skipped.assign_add(1.0)
+
+    optimizer._stateful_handle_non_finite_grads = leave_out
+
+
 # --- state on the device
 
 
 def scope(model: Any) -> AbstractContextManager[Any]:
     return (tf.distribute.get_strategy() if model is None else model.distribute_strategy).scope()
+
+
+def sync(model: Any) -> None:
+    pass
+
+
+def adopt(optimizer: Any, state: Sequence[Any]) -> None:
+    pass
+
+
+def variables(optimizer: Any) -> Sequence[Any]:
+    return optimizer.variables
 
 
 def variable(value: Any, name: str) -> Any:
