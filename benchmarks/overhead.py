@@ -166,16 +166,16 @@ def variants(model: str, folder: Path, jit: bool, only: str | None) -> dict[str,
     made = {
         "bare": lambda: (compiled(built()), []),
         "Lossguard": watched(),
-        "Lossguard, budget off": watched(budget=0.99),
-        "Lossguard, every stat every step": watched(full_every=1),
+        "Lossguard without a budget": watched(budget=0.99),
+        "Lossguard every stat every step": watched(full_every=1),
         "Lossguard with Clippy": watched(treatment=Clippy()),
         "callback with get_weights": lambda: (compiled(built()), [GetWeights()]),
         "TensorBoard callback, histograms": lambda: (compiled(built()), board()),
         "tf.summary per layer in train_step": summaries,
     }
     if only is not None:
-        parts = ["bare", *only.split(",")]
-        made = {name: one for name, one in made.items() if any(part in name for part in parts)}
+        chosen = {"bare", *only.split(",")}
+        made = {name: one for name, one in made.items() if name in chosen}
     return made
 
 
@@ -242,7 +242,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--jit", action="store_true")
-    parser.add_argument("--only", help="rows, by a part of their names, beside the bare model")
+    parser.add_argument("--only", help="rows beside the bare model, by their names")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--resident", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)

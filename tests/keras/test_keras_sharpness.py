@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from conftest import LOSSES, examples, two_tasks
+from conftest import LOSSES, MemorySink, examples, two_tasks
+from lossguard.keras import Watch
 from lossguard.keras.curvature import Curvature, compiled_loss
 from lossguard.keras.preconditioner import preconditioner
 from lossguard.keras.sharpness import COST, RATIO, Sharpness
@@ -259,3 +260,36 @@ def test_weights_that_are_not_finite_give_nan_and_the_next_probe_begins_anew() -
     assert np.isnan(probe.probe()[RATIO])
     weight.assign(good)
     assert probe.probe()[RATIO] == pytest.approx(0.2 * 5.0 / 2.0, rel=1e-3)
+
+
+def test_the_ratio_stands_in_the_frames_of_its_steps(watch: Callable[..., Watch], sinks: list[MemorySink]) -> None:
+    inputs, labels = examples(40)
+    mine = watch(sharpness=Sharpness((inputs, labels), every=4, products=2, first_products=5))
+    model = two_tasks()
+    model.compile(mine.wrap(keras.optimizers.Adagrad(0.1)), loss=LOSSES, steps_per_execution=2)
+    model.fit(inputs, labels, batch_size=4, verbose=0, callbacks=[mine])
+    (sink,) = sinks
+    assert sink.steps == list(range(1, 11))
+    assert np.flatnonzero(sink.present(RATIO)).tolist() == [3, 7]
+    assert (sink.scalar(RATIO)[sink.present(RATIO)] > 0).all()
+    assert (sink.scalar(COST)[sink.present(COST)] > 0).all()
+    with pytest.raises(ValueError, match="sharpness: must be a Sharpness"):
+        watch(sharpness=1000)
+    other = watch(sharpness=Sharpness((inputs, labels)))
+    model = two_tasks()
+    model.compile(keras.optimizers.Lion(0.1), loss=LOSSES)
+    with pytest.raises(ValueError, match="Lion is not known"):
+        other.attach(model)
+
+
+def test_a_loop_of_ones_own_gives_the_loss(watch: Callable[..., Watch], sinks: list[MemorySink]) -> None:
+    weight, loss = quadratic(SPECTRUM)
+    optimizer = keras.optimizers.SGD(0.1)
+    mine = watch(sharpness=Sharpness(loss=loss, every=3, first_products=200, tolerance=1e-6))
+    mine.wrap(optimizer)
+    with mine:
+        for _ in range(5):
+            descend(optimizer, weight, loss, 1)
+            mine.after_step()
+    assert np.flatnonzero(sinks[0].present(RATIO)).tolist() == [2]
+    assert sinks[0].scalar(RATIO)[2] == pytest.approx(0.1 * 5.0 / 2.0, rel=1e-3)
