@@ -58,8 +58,9 @@ class Task:
 class _FunctionLoss(keras.losses.Loss):
     """A plain loss function, averaged as Keras averages it."""
 
-    def __init__(self, function: Callable[..., Any], name: str) -> None:
-        super().__init__(name=name)
+    def __init__(self, function: Callable[..., Any]) -> None:
+        # Not the function's own name: a lambda's is no scope of TensorFlow's.
+        super().__init__(name="function")
         self.function = function
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
@@ -133,7 +134,7 @@ def _task(
     if known is not None and not isinstance(known, keras.losses.Loss):
         by_name = {_snake(cls.__name__): cls for cls in (*_BINARY, *_REGRESSION)}
         cls = by_name.get(getattr(known, "__name__", ""))
-        known = cls() if cls is not None else _FunctionLoss(known, getattr(known, "__name__", "loss"))
+        known = cls() if cls is not None else _FunctionLoss(known)
     if kinds is not None:
         kind = kinds.get(name)
     elif isinstance(known, _BINARY):

@@ -21,6 +21,7 @@ from lossguard.guard import guarded
 from lossguard.keras.backends import backend
 from lossguard.keras.beside import Beside
 from lossguard.keras.budget import COST, Budget, checked_share
+from lossguard.keras.coverage import Coverage, cover
 from lossguard.keras.describe import checked_journal, checked_treatments, describe
 from lossguard.keras.distribution import rank_of, refuse
 from lossguard.keras.fetch import Fetcher, Sink, Snapshot
@@ -229,6 +230,13 @@ class Watch(keras.callbacks.Callback):
         if model is not None:
             self._scalars.detach(model)
             model.train_function = None
+
+    def coverage(self) -> Coverage:
+        """Which weights are measured, what share of the parameters, and why the others are not; `print` it.
+
+        Once a model is attached, or an optimizer wrapped; before its optimizer is built it says what will be.
+        """
+        return cover(self._model, [hook.optimizer for hook in self._hooks], self._treatments, self._unwatched)
 
     def _let_go(self) -> None:
         for hook in self._hooks:
@@ -506,6 +514,7 @@ class Watch(keras.callbacks.Callback):
             "budget": self._budget_share,
             "treatment": [treatment.describe() for treatment in self._treatments],
             **describe([hook.optimizer for hook in self._hooks], trainable, self._unwatched),
+            "layers_unwatched": sorted(self.coverage().unwatched),
         }
 
     def _task_kinds(self) -> dict[str, str]:
