@@ -24,6 +24,7 @@ from lossguard_service.incidents.liveness import sweep
 from lossguard_service.ingest.accept import Ingest
 from lossguard_service.ingest.routes import router as ingest_routes
 from lossguard_service.metrics.collector import Requests, page
+from lossguard_service.rates import Rates
 from lossguard_service.settings import Settings
 from lossguard_service.store.compact import compact, retain
 from lossguard_service.store.database import Database, open_database
@@ -81,6 +82,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     app.state.clock = clock
     app.state.database = database
     app.state.guard = Guard(database, settings.admin_token.get_secret_value() if settings.admin_token else None, clock)
+    app.state.rates = Rates(settings.token_chunks_per_second, settings.token_bytes_per_second, clock)
     app.state.ingest = Ingest(
         database,
         Detectors(runs=settings.detector_runs),
@@ -166,5 +168,6 @@ async def _for_ever(seconds: float, work: Callable[[], Awaitable[object]]) -> No
 
 async def _compact(database: Database, settings: Settings, clock: Callable[[], float]) -> None:
     await compact(database, now=clock())
-    if settings.full_days is not None:
-        await retain(database, now=clock(), full_seconds=86_400 * settings.full_days)
+    seconds = None if settings.full_days is None else 86_400 * settings.full_days
+    of_projects = {project: 86_400 * days for project, days in settings.days_of_projects().items()}
+    await retain(database, now=clock(), full_seconds=seconds, of_projects=of_projects)

@@ -9,6 +9,7 @@ Refusal                      carries status, title and detail
 ├── BadRequest        422    a parameter makes no sense, with what would
 ├── NotAuthenticated  401    no token, or one that is not valid
 ├── NotAllowed        403    a valid token for something else
+├── TooMany           429    more than the token's rate; later, after `retry_after` seconds
 └── Busy              503    try again after `retry_after` seconds; nothing was stored
 
 A client that gets 409, 413 or 422 must not send the same again; 429 and 5xx say "later".
@@ -99,6 +100,15 @@ class NotAllowed(Refusal):
     """The token is valid, but not for this."""
 
     status, kind, title = 403, "not-allowed", "The token does not allow this"
+
+
+class TooMany(Refusal):
+    """The token's rate is used up; nothing was stored."""
+
+    status, kind, title = 429, "too-many", "More than the token's rate"
+
+    def __init__(self, detail: str, *, retry_after: int = 1) -> None:
+        super().__init__(detail, headers={"retry-after": str(retry_after)})
 
 
 class Busy(Refusal):

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import JSONResponse
 
@@ -10,7 +11,7 @@ from lossguard.wire.incident import RunStatus
 from lossguard.wire.numbers import to_json
 from lossguard_service.auth import require
 from lossguard_service.errors import BadRequest, NotFound, refusals
-from lossguard_service.store import gaps, incidents, runs, series
+from lossguard_service.store import drops, gaps, incidents, runs, series
 from lossguard_service.store.buckets import Buckets
 from lossguard_service.store.checkpoints import list_checkpoints, trust
 from lossguard_service.store.database import Database
@@ -41,7 +42,7 @@ async def get_runs(
 
 @router.get("/projects/{project}/runs/{run}")
 async def get_run(request: Request, project: Name, run: Name) -> JSONResponse:
-    """A run with its attempts, its open incidents, its gaps and the names of what was measured."""
+    """A run with its attempts, its open incidents, its gaps, what was dropped and the names of what was measured."""
     database, found = database_of(request), await find(request, project, run)
     names = await series.columns(database, found.id)
     stored = await incidents.list_incidents(database, found.id)
@@ -50,6 +51,7 @@ async def get_run(request: Request, project: Name, run: Name) -> JSONResponse:
         "attempts": [asdict(attempt) for attempt in await runs.list_attempts(database, found.id)],
         "incidents": [one.to_json() for one in stored if one.is_open],
         "gaps": [asdict(gap) for gap in await gaps.list_gaps(database, found.id)],
+        "dropped": await database.read(lambda connection: drops.of_run(connection, found.id)),
         "scalars": names.scalars,
         "layers": names.layers,
         "stats": names.stats,
@@ -78,20 +80,27 @@ async def get_series(
     points: Annotated[int, Query(ge=1, le=MOST_POINTS)] = 1000,
     attempt: Annotated[int | None, Query(ge=1, lt=1 << 31)] = None,
 ) -> JSONResponse:
-    """One scalar (`name`), or one stat of one layer (`layer` and `stat`), in at most `points` buckets.
+    """One scalar (`name`), one stat of one layer (`layer` and `stat`), or its maximum over all layers (`stat` alone).
 
-    Each bucket tells its first and last step, how many values it holds, how many of them are not finite, and their
-    minimum, maximum and mean. A bucket of one step holds that step's value three times.
+    In at most `points` buckets. Each tells its first and last step, how many values it holds, how many of them are not
+    finite, and their minimum, maximum and mean; over all layers, how many are not finite, and the maximum. A bucket of
+    one step holds that step's value three times.
     """
-    if (name is None) == (layer is None and stat is None) or (layer is None) != (stat is None):
-        raise BadRequest("ask for a scalar with ?name=, or for a layer's stat with ?layer= and &stat=")
+    if (name is None) == (stat is None) or (layer is not None and stat is None):
+        raise BadRequest(
+            "ask for a scalar with ?name=, for a layer's stat with ?layer= and &stat=, or with ?stat= alone for the "
+            "stat's maximum over all layers"
+        )
     database, found = database_of(request), await find(request, project, run)
     options: dict[str, Any] = {"first": first, "last": last, "points": points, "attempt": attempt}
     try:
         if name is not None:
             values = await series.scalar_series(database, found.id, name, **options)
             return JSONResponse({"name": name, **_buckets(values)})
-        values = await series.stat_series(database, found.id, layer or "", stat or "", **options)
+        if layer is None:
+            every = await series.heat_map(database, found.id, stat or "", **options)
+            return JSONResponse({"stat": stat, **_over_layers(every)})
+        values = await series.stat_series(database, found.id, layer, stat or "", **options)
     except series.UnknownSeries as error:
         raise NotFound(str(error)) from None
     return JSONResponse({"layer": layer, "stat": stat, **_buckets(values)})
@@ -150,6 +159,31 @@ async def get_step(
     return JSONResponse(to_json({"step": step, "time": float(frames.times[0]), "scalars": scalars, "stats": stats}))
 
 
+@router.get("/projects/{project}/runs/{run}/steps/{step}/layers")
+async def get_top_layers(
+    request: Request,
+    project: Name,
+    run: Name,
+    step: Annotated[int, Path(ge=1, lt=1 << 53)],
+    stat: Annotated[str, Query(min_length=1, max_length=512)],
+    limit: Annotated[int, Query(ge=1, le=1000)] = 10,
+) -> JSONResponse:
+    """The layers with the largest values of a stat at one step, NaN before all numbers."""
+    found = await find(request, project, run)
+    frames = await series.frames_at(database_of(request), found.id, step)
+    if frames is None or stat not in frames.schema.stats:
+        what = "no frame" if frames is None else f"no stat {stat!r}"
+        raise NotFound(f"run {project}/{run} has {what} at step {step}")
+    column = frames.schema.stats.index(stat)
+    if not frames.stats_present[0, column]:
+        raise NotFound(f"stat {stat!r} was not measured at step {step}: some are measured every few steps only")
+    values = frames.stats[0, :, column]
+    order = np.argsort(-np.where(np.isnan(values), np.inf, values), kind="stable")
+    order = order[np.argsort(~np.isnan(values[order]), kind="stable")][:limit]
+    top = [{"layer": frames.schema.layers[place], "value": float(values[place])} for place in order]
+    return JSONResponse(to_json({"step": step, "stat": stat, "layers": top}))
+
+
 @router.get("/projects/{project}/runs/{run}/checkpoints")
 async def get_checkpoints(request: Request, project: Name, run: Name) -> JSONResponse:
     """The run's checkpoints with how far each can be trusted: `good`, `suspect` or `bad`."""
@@ -204,3 +238,10 @@ def _buckets(found: Buckets) -> dict[str, Any]:
         name: getattr(found, name)[:, 0].tolist() for name in ("count", "nonfinite", "minimum", "maximum", "mean")
     }
     return dict(to_json({"first": found.first.tolist(), "last": found.last.tolist(), **columns}))
+
+
+def _over_layers(found: series.HeatMap) -> dict[str, Any]:
+    maximum = np.fmax.reduce(found.maximum, axis=0, initial=np.nan).tolist()
+    nonfinite = found.nonfinite.sum(axis=0).tolist()
+    columns = {"first": found.first.tolist(), "last": found.last.tolist(), "nonfinite": nonfinite, "maximum": maximum}
+    return dict(to_json(columns))

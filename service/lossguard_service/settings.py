@@ -30,6 +30,14 @@ class Settings(BaseSettings):
     )
     connections: int = Field(default=8, ge=1, le=256, description="Connections to PostgreSQL per replica.")
     max_chunk_bytes: int = Field(default=64 << 20, ge=1 << 10, description="Largest chunk that is accepted, in bytes.")
+    token_chunks_per_second: float | None = Field(
+        default=None,
+        gt=0,
+        description="Chunks a second that a replica takes from each token; beyond ten seconds of it the answer is 429.",
+    )
+    token_bytes_per_second: float | None = Field(
+        default=None, gt=0, description="The same for the bytes of chunks; unset limits neither."
+    )
     max_pending_chunks: int = Field(
         default=256,
         ge=1,
@@ -55,6 +63,10 @@ class Settings(BaseSettings):
             "Frames of runs that ended are kept for so many days, then only their minima, maxima and means, and what "
             "lies within 500 steps of an incident; unset keeps everything."
         ),
+    )
+    project_full_days: str | None = Field(
+        default=None,
+        description="`full_days` of projects that have their own: `video=30 ads=7`, with spaces between.",
     )
     webhook_urls: SecretStr | None = Field(
         default=None, description="Where incidents are sent to as JSON; several with spaces between; see Webhooks."
@@ -82,6 +94,29 @@ class Settings(BaseSettings):
                 # The address itself may be a secret, so the sentence does not repeat it.
                 raise ValueError("write addresses that begin with https:// or http://, with spaces between them")
         return value
+
+    @field_validator("project_full_days")
+    @classmethod
+    def _are_days(cls, value: str | None) -> str | None:
+        _days(value)
+        return value
+
+    def days_of_projects(self) -> dict[str, float]:
+        """`project_full_days`, parsed."""
+        return _days(self.project_full_days)
+
+
+def _days(text: str | None) -> dict[str, float]:
+    found = {}
+    for one in (text or "").split():
+        project, _, days = one.rpartition("=")
+        try:
+            found[project] = float(days)
+        except ValueError:
+            found[project] = 0.0
+        if not project or not 0 < found[project] < float("inf"):
+            raise ValueError(f"write each as project=days, days above 0, with spaces between; got {one!r}")
+    return found
 
 
 def is_loopback(host: str) -> bool:

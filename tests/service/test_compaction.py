@@ -10,6 +10,7 @@ from chunk_trainer import SECOND, chunks, frames
 from services import Clock, Service, run, service
 from test_ingest_laws import diverging, serially, state
 
+from lossguard_service.settings import Settings
 from lossguard_service.store import compact, schema
 
 RUN = "/v1/projects/video/runs/ranker"
@@ -159,3 +160,35 @@ def test_a_trainer_that_repeats_steps_is_compacted_too(sqlite_url: str, clock: C
             assert await count(one, schema.chunk_bytes) == 0
 
     run(story())
+
+
+def test_projects_may_keep_frames_for_a_time_of_their_own(sqlite_url: str, clock: Clock) -> None:
+    async def story() -> None:
+        async with service(sqlite_url, clock) as one:
+            database = one.app.state.database
+            for project in ("video", "search", "ads"):
+                for chunk in chunks(frames(1, 64), project=project, stop="finished"):
+                    await one.put(chunk)
+            clock.now += LATER
+            assert await compact.compact(database, now=clock()) >= 3
+            days = {"video": 1000.0, "ads": 1e9}
+            assert await compact.retain(database, now=clock() + 2000, full_seconds=None, of_projects=days) > 0
+            assert await compact.retain(database, now=clock() + 2000, full_seconds=5000, of_projects=days) == 0
+            kept = [
+                (await one.client.get(f"/v1/projects/{project}/runs/ranker/steps/5")).status_code
+                for project in ("video", "search", "ads")
+            ]
+            assert kept == [404, 200, 200]
+            assert await compact.retain(database, now=clock() + 6000, full_seconds=5000, of_projects=days) > 0
+            assert (await one.client.get("/v1/projects/search/runs/ranker/steps/5")).status_code == 404
+            assert (await one.client.get("/v1/projects/ads/runs/ranker/steps/5")).status_code == 200
+
+    run(story())
+
+
+def test_days_of_projects_are_read_or_refused() -> None:
+    assert Settings(project_full_days="video=30  ads=0.5").days_of_projects() == {"video": 30.0, "ads": 0.5}
+    assert Settings().days_of_projects() == {}
+    for wrong in ("video", "video=", "=3", "video=0", "video=-1", "video=nan", "video=inf"):
+        with pytest.raises(ValueError, match="project=days"):
+            Settings(project_full_days=wrong)

@@ -14,6 +14,7 @@ from lossguard.wire.names import MAX_BYTES, check_name
 from lossguard_service.auth import require
 from lossguard_service.errors import BadRequest, TooLarge, refusals
 from lossguard_service.ingest.accept import Ingest
+from lossguard_service.rates import Rates
 
 MEDIA_TYPE = "application/vnd.lossguard.chunk"
 Name = Annotated[str, Path(min_length=1, max_length=MAX_BYTES, description="By the rule of `lossguard.wire.names`.")]
@@ -65,7 +66,7 @@ class _ChunkRoute(APIRoute):
 async def _take_chunk(request: Request) -> Response:
     place, state = request.path_params, request.app.state
     project, run, attempt, index = place["project"], place["run"], place["attempt"], place["index"]
-    await state.guard.check(request, "ingest", project)
+    token = await state.guard.check(request, "ingest", project)
     try:
         check_name("project", project)
         check_name("run", run)
@@ -76,6 +77,8 @@ async def _take_chunk(request: Request) -> Response:
     if not _INDEX.fullmatch(index) or int(index) >= 1 << 31:
         raise BadRequest(f"index: must be a number from 0 to 2147483647, got {index[:64]!r}")
     data = await _body(request, state.settings.max_chunk_bytes)
+    rates: Rates = state.rates
+    rates.take("" if token is None else token.id, len(data))
     ingest: Ingest = state.ingest
     reply = await ingest.accept(ChunkId(project, run, attempt, int(index)), data)
     return JSONResponse(reply.to_json())
@@ -93,7 +96,7 @@ router.add_api_route(
     put_chunk,
     methods=["PUT"],
     response_model=ChunkReplyModel,
-    responses=refusals(401, 403, 409, 413, 422, 503),
+    responses=refusals(401, 403, 409, 413, 422, 429, 503),
     openapi_extra={
         "requestBody": {"required": True, "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
     },

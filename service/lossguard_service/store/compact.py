@@ -6,6 +6,7 @@ asked, but for those within `INCIDENT_STEPS` of an incident, and never the pyram
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
@@ -101,27 +102,48 @@ async def compact_one(database: Database, run_id: int, *, now: float) -> bool:
     return True
 
 
-async def retain(database: Database, *, now: float, full_seconds: float) -> int:
-    """Drop the frames of segments that are older than `full_seconds` and away from incidents; returns how many."""
+async def retain(
+    database: Database, *, now: float, full_seconds: float | None, of_projects: Mapping[str, float] | None = None
+) -> int:
+    """Drop the frames of segments that are old enough and away from incidents; returns how many.
 
-    def read(connection: Connection) -> list[tuple[int, int, int]]:
-        table = schema.segments
-        query = sa.select(table.c.run_id, table.c.attempt, table.c.first_index).where(
-            table.c.is_full.is_(True), table.c.created < now - full_seconds
+    Args:
+        database: where.
+        now: Unix seconds.
+        full_seconds: how long frames are kept; None for ever.
+        of_projects: the same for projects that have a time of their own.
+    """
+    own = dict(of_projects or {})
+    table, runs = schema.segments, schema.runs
+    is_old = [sa.and_(runs.c.project == name, table.c.created < now - seconds) for name, seconds in own.items()]
+    if full_seconds is not None:
+        is_old.append(sa.and_(runs.c.project.not_in(list(own)), table.c.created < now - full_seconds))
+    if not is_old:
+        return 0
+
+    def read(connection: Connection) -> list[tuple[int, int, int, float]]:
+        query = (
+            sa.select(table.c.run_id, table.c.attempt, table.c.first_index, runs.c.project)
+            .join(runs, runs.c.id == table.c.run_id)
+            .where(table.c.is_full.is_(True), sa.or_(*is_old))
         )
-        return [(row[0], row[1], row[2]) for row in connection.execute(query)]
+        return [(row[0], row[1], row[2], own.get(row[3], full_seconds or 0.0)) for row in connection.execute(query)]
 
     dropped = 0
-    for run_id, attempt, first_index in await database.read(read):
+    for run_id, attempt, first_index, seconds in await database.read(read):
 
         def write(
-            connection: Connection, run_id: int = run_id, attempt: int = attempt, first_index: int = first_index
+            connection: Connection,
+            run_id: int = run_id,
+            attempt: int = attempt,
+            first_index: int = first_index,
+            seconds: float = seconds,
         ) -> bool:
             run = run_of(_lock(connection, run_id))
             rows = segments.rows_of(connection, run_id, attempt=attempt)
             row = next((one for one in rows if one.first_index == first_index), None)
             # While a run trains, a restart may need its frames judged anew.
-            if row is None or not row.is_full or (run.stop_reason is None and run.last_seen > now - full_seconds):
+            if row is None or not row.is_full or (run.stop_reason is None and run.last_seen > now - seconds):
                 return False
             limit = {one.number: one.superseded_after for one in attempts_of(connection, run_id)}[attempt]
             if limit is not None and row.first_step <= limit < row.last_step:
@@ -131,10 +153,10 @@ async def retain(database: Database, *, now: float, full_seconds: float) -> int:
                 until = stored.incident.peak_step if end is None else end
                 if row.first_step <= until + INCIDENT_STEPS and row.last_step >= onset - INCIDENT_STEPS:
                     return False
-            table, head = schema.segment_parts, schema.segments
+            parts, head = schema.segment_parts, schema.segments
             connection.execute(
-                sa.delete(table).where(
-                    table.c.run_id == run_id, table.c.attempt == attempt, table.c.first_index == first_index
+                sa.delete(parts).where(
+                    parts.c.run_id == run_id, parts.c.attempt == attempt, parts.c.first_index == first_index
                 )
             )
             connection.execute(
