@@ -23,7 +23,7 @@ from lossguard_service.store.pieces import Piece, batches, frames_in, pieces_of
 from lossguard_service.store.segments import SegmentRow
 
 RAW_SEGMENTS: Final = 1
-"""Up to so many segments are decoded for one heat map; more are read from the pyramid."""
+"""Up to so many segments are decoded for one plot of scalars or one heat map; more are read from the pyramid."""
 
 
 class UnknownSeries(LookupError):
@@ -234,9 +234,9 @@ async def _answer(
     held = [piece.row for piece in pieces if isinstance(piece.row, SegmentRow)]
     per_chunk = sum(row.frames for row in held) / max(1, sum(row.next_index - row.first_index for row in held))
     whole = all(piece.is_whole for piece in pieces)
-    from_pyramid = len(question.layers) > 0 and len(held) > RAW_SEGMENTS and width >= per_chunk and whole
+    from_pyramid = question.layer is None and len(held) > RAW_SEGMENTS and width >= per_chunk and whole
     found: list[Buckets] = []
-    for batch in batches(pieces, narrow=not question.layers):
+    for batch in batches(pieces, narrow=not question.layers or from_pyramid):
         row = batch[0].row
         if isinstance(row, SegmentRow) and (not row.is_full or from_pyramid):
             found.extend(await _from_pyramid(database, run_id, question, batch, low, high, schemas))
