@@ -31,7 +31,7 @@ class Watched:
 def watched(browser: Browser, service: Service, request: pytest.FixtureRequest) -> Iterator[Watched]:
     """A fresh page; the test fails if anything was logged or anything but the service was asked."""
     options: dict[str, Any] = getattr(request, "param", {})
-    context = browser.new_context(base_url=service.url, viewport={"width": 1280, "height": 900}, **options)
+    context = browser.new_context(base_url=service.url, viewport={"width": 1280, "height": 2400}, **options)
     page = context.new_page()
     page.set_default_timeout(20_000)
     one = Watched(page)
@@ -42,8 +42,9 @@ def watched(browser: Browser, service: Service, request: pytest.FixtureRequest) 
 
 
 def drawn(page: Page, path: str) -> None:
+    """Open a page and see all its charts taken over by plotly.js; the window is tall enough for a run's."""
     page.goto(path)
-    page.wait_for_selector("#tracks[data-drawn]")
+    page.wait_for_selector("#tracks[data-drawn=full]")
 
 
 def ranges(page: Page) -> set[tuple[float, float]]:
@@ -70,6 +71,41 @@ def test_a_run_is_drawn_with_its_charts_heat_map_and_incident(watched: Watched) 
     label = page.locator("#heat-plot").get_attribute("aria-label")
     assert label is not None
     assert label.startswith("Heat map of gradient_norm, 4 layers, steps 1 to 320")
+
+
+def test_every_chart_is_sketched_before_plotly_has_come_and_stands_without_it(watched: Watched) -> None:
+    page = watched.page
+    page.route("**/plotly.js", lambda route: route.fulfill(body="", content_type="text/javascript"))
+    page.goto(RUN)
+    page.wait_for_selector("#tracks[data-drawn=full]")
+    assert page.locator(".js-plotly-plot").count() == 0
+    assert page.locator("#tracks .plot canvas.sketch").count() == page.locator("#tracks .plot").count() == 5
+    inked = page.evaluate(
+        "[...document.querySelectorAll('canvas.sketch')].map(one => { const size = [one.width, one.height];"
+        " const data = one.getContext('2d').getImageData(0, 0, ...size).data; let ink = 0;"
+        " for (let at = 3; at < data.length; at += 4) if (data[at]) ink += 1; return ink / (size[0] * size[1]); })"
+    )
+    assert min(inked) > 0.02
+    assert inked[-1] > 0.4  # the heat map's cells
+    page.fill("#range-from", "200")
+    page.fill("#range-to", "240")
+    with page.expect_response(re.compile("charts.json.*from=200")):
+        page.locator("#range button[type=submit]").click()
+
+
+def test_what_is_out_of_sight_is_brought_up_to_date_when_it_comes_into_sight(watched: Watched) -> None:
+    page = watched.page
+    page.set_viewport_size({"width": 1280, "height": 500})
+    drawn(page, RUN)
+    heat = page.locator("#heat-plot")
+    expect(heat.locator("canvas.sketch")).to_have_count(1)
+    heat.scroll_into_view_if_needed()
+    expect(heat.locator(".heatmaplayer image")).to_have_count(1)
+    with page.expect_response(re.compile("charts.json.*from=")):
+        page.locator("[data-range=in]").evaluate("one => one.click()")
+    page.evaluate("scrollTo(0, 0)")
+    page.locator(".track .plot").first.scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelector('.track .plot')._fullLayout.xaxis.range[0] > 50")
 
 
 def test_what_is_not_finite_is_a_mark_in_the_charts_and_in_the_heat_map(watched: Watched) -> None:
@@ -135,7 +171,7 @@ def test_runs_are_chosen_in_the_list_and_drawn_side_by_side(watched: Watched) ->
     expect(page.locator("#live")).to_have_text("Live")
     expect(page.get_by_label("Compare plain")).to_be_checked()
     page.get_by_role("button", name="Compare the ticked runs").click()
-    page.wait_for_selector("#tracks[data-drawn]")
+    page.wait_for_selector("#tracks[data-drawn=full]")
     assert page.locator(".track").count() >= 4
     lines = page.evaluate("document.querySelector('.js-plotly-plot').data.map(trace => trace.name)")
     assert sorted(set(lines)) == ["ranker/clippy", "ranker/plain"]
@@ -180,7 +216,7 @@ def test_a_nasty_name_runs_nowhere_and_is_shown_as_it_is(watched: Watched) -> No
     page = watched.page
     page.goto("/")
     page.get_by_role("link", name=NASTY).first.click()
-    page.wait_for_selector("#tracks[data-drawn]")
+    page.wait_for_selector("#tracks[data-drawn=full]")
     expect(page.locator("h1")).to_have_text(NASTY)
     page.locator("#heat-plot").scroll_into_view_if_needed()
     box = page.locator("#heat-plot").bounding_box()
@@ -209,7 +245,7 @@ def test_new_steps_appear_without_a_reload_and_the_focus_stays(watched: Watched,
 def test_axe_finds_nothing_serious(watched: Watched, path: str) -> None:
     watched.page.goto(path)
     if path != "/" and not path.endswith("/layers"):
-        watched.page.wait_for_selector("#tracks[data-drawn]")
+        watched.page.wait_for_selector("#tracks[data-drawn=full]")
     for scheme in ("light", "dark"):
         watched.page.emulate_media(color_scheme=scheme)
         serious = [
@@ -225,7 +261,7 @@ def test_a_narrow_screen_scrolls_in_one_direction_only(watched: Watched, path: s
     watched.page.set_viewport_size({"width": 400, "height": 800})
     watched.page.goto(path)
     if path != "/" and not path.endswith("/layers"):
-        watched.page.wait_for_selector("#tracks[data-drawn]")
+        watched.page.wait_for_selector("#tracks[data-drawn=full]")
     assert watched.page.evaluate("document.documentElement.scrollWidth") == 400
 
 

@@ -87,8 +87,10 @@ def test_pages_allow_nothing_inline_and_nothing_from_elsewhere(service: Service,
 
 
 def test_static_files_are_compressed_and_kept_for_ever(service: Service) -> None:
-    paths = re.findall(r'(?:src|href)="(/static/[^"]+)"', service.client.get("/runs/ranker/plain").text)
-    assert len(paths) == 7
+    page = service.client.get("/runs/ranker/plain").text
+    paths = set(re.findall(r'(?:src|href|data-plotly)="(/static/[^"]+)"', page))
+    names = {path.rpartition("/")[2] for path in paths}
+    assert {"page.css", "charts.css", "charts.js", "sketch.js", "live.js", "policy.js", "plotly.js"} <= names
     for path in paths:
         answer = service.client.get(path)
         assert answer.status_code == 200
@@ -102,6 +104,14 @@ def test_static_files_are_compressed_and_kept_for_ever(service: Service) -> None
         assert "content-encoding" not in plain.headers
 
 
+def test_every_script_that_another_imports_is_there_and_fetched_early(service: Service) -> None:
+    page = service.client.get("/runs/ranker/plain").text
+    early = set(re.findall(r'rel="modulepreload" href="([^"]+)"', page))
+    for path in early:
+        for name in re.findall(r'from "./(\w+\.js)"', service.client.get(path).text):
+            assert f"{path.rpartition('/')[0]}/{name}" in early
+
+
 def test_a_static_address_of_another_version_is_refused(service: Service) -> None:
     assert service.client.get(f"/static/{'0' * 32}/page.css").status_code == 404
     assert service.client.get(f"/static/{'0' * 32}/..%2Fpages.py").status_code == 404
@@ -110,7 +120,8 @@ def test_a_static_address_of_another_version_is_refused(service: Service) -> Non
 def test_the_weight_of_a_page(service: Service) -> None:
     """Everything but plotly.js, which is fetched once, fits into 60 KB on the wire."""
     page = service.client.get("/runs/ranker/plain").text
-    own = [path for path in re.findall(r'(?:src|href)="(/static/[^"]+)"', page) if "plotly" not in path]
+    own = set(re.findall(r'(?:src|href)="(/static/[^"]+)"', page))
+    assert not any("plotly" in path for path in own)
     total = sum(wire_size(service, path) for path in own) + len(gzip.compress(page.encode()))
     assert total < 60_000
 
@@ -180,21 +191,6 @@ def test_a_chart_shows_what_the_series_of_the_interface_says(service: Service) -
         assert line["nonfinite"] == series["nonfinite"]
         for drawn, told in zip(line["mean"], series["mean"], strict=True):
             assert drawn == told or drawn == pytest.approx(told, rel=1e-5)
-
-
-def test_runs_are_compared_with_their_spread_and_first_difference(service: Service) -> None:
-    page = service.client.get("/compare", params={"run": ["ranker/plain", "ranker/clippy"]}).text
-    assert "1 of 2, 50 %" in page
-    assert "at step 220 or just after" in page
-    row = re.search(r'<th scope="row">Batch AUC: click</th>(.*?)</tr>', page)
-    assert row is not None
-    first, second, spread = (float(value) for value in re.findall(r">([\d.]+)<", row[1]))
-    assert first == pytest.approx(0.5, abs=0.02)
-    assert second - first == pytest.approx(spread, abs=0.002)
-    assert "Choose at least two runs" in service.client.get("/compare?run=ranker/plain&run=no/body").text
-    data = service.client.get("/compare.json?run=ranker/plain&run=ranker/clippy&from=100&to=110").json()
-    assert {line["label"] for chart in data["charts"] for line in chart["lines"]} == {"ranker/plain", "ranker/clippy"}
-    assert data["charts"][0]["lines"][0]["first"] == list(range(100, 111))
 
 
 def test_the_layers_page_names_what_moved_first_and_what_is_not_finite(service: Service) -> None:

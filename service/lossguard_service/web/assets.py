@@ -1,13 +1,15 @@
 """Static files: our script and style, and plotly.js as the installed `plotly` package carries it.
 
-Every address holds the first half of the file's SHA-256, so an answer may be kept for ever and a new version is a new
-address; the ETag is the same digest. Text is compressed once and kept. No file is read whose name is not in the list.
+Every address holds the first half of a SHA-256, so an answer may be kept for ever and a new version is a new address;
+the ETag is the same digest. Our own files share one, of all of them together: so a script may import another by its
+name alone. Text is compressed once and kept. No file is read whose name is not in the list.
 """
 
 import gzip
 import hashlib
 import importlib.resources
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable
 from typing import Final
@@ -30,20 +32,14 @@ class Asset:
     Attributes:
         name: for example `page.js`.
         source: where it is.
+        digest: 32 hex digits that change with its bytes.
     """
 
     name: str
     source: Traversable
+    digest: str
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _digest: str | None = None
     _packed: bytes | None = None
-
-    @property
-    def digest(self) -> str:
-        """32 hex digits of the file's SHA-256."""
-        if self._digest is None:
-            self._digest = hashlib.sha256(self.source.read_bytes()).hexdigest()[:32]
-        return self._digest
 
     @property
     def path(self) -> str:
@@ -63,9 +59,11 @@ class Assets:
 
     def __init__(self) -> None:
         own = importlib.resources.files("lossguard_service.web") / "static"
-        self._assets = {one.name: Asset(one.name, one) for one in own.iterdir() if one.name.rpartition(".")[2] in TYPES}
+        files = sorted((one for one in own.iterdir() if one.name.rpartition(".")[2] in TYPES), key=lambda one: one.name)
+        ours = _digest(files)
+        self._assets = {one.name: Asset(one.name, one, ours) for one in files}
         plotly = importlib.resources.files("plotly") / "package_data" / "plotly.min.js"
-        self._assets["plotly.js"] = Asset("plotly.js", plotly)
+        self._assets["plotly.js"] = Asset("plotly.js", plotly, _digest([plotly]))
 
     def path(self, name: str) -> str:
         """The address of a file; a template that names a file that is not there fails its tests."""
@@ -87,3 +85,10 @@ class Assets:
         if "gzip" in request.headers.get("accept-encoding", ""):
             return Response(asset.packed(), headers={**headers, "Content-Encoding": "gzip"}, media_type=media)
         return Response(asset.source.read_bytes(), headers=headers, media_type=media)
+
+
+def _digest(files: Sequence[Traversable]) -> str:
+    whole = hashlib.sha256()
+    for one in files:
+        whole.update(hashlib.sha256(one.read_bytes()).digest())
+    return whole.hexdigest()[:32]

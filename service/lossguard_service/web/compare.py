@@ -1,7 +1,7 @@
 """Runs side by side: the same charts with a line per run, what they ended at, and where they first went apart. Pure.
 
-Trials of one configuration should end close together; how far apart they end, and how many of them diverge, says more
-about a configuration than its best run. Values are taken at the last step that all runs have.
+Trials of one configuration stand together, with how far apart they end and how many of them diverge. Values are taken
+at the last step that all runs have.
 """
 
 import math
@@ -14,7 +14,9 @@ import numpy as np
 from lossguard_service.store.buckets import Buckets
 from lossguard_service.store.runs import Run
 from lossguard_service.web import charts
-from lossguard_service.web.words import STATES, count, number, run_path, share, whole
+from lossguard_service.web.apart import Apart
+from lossguard_service.web.trials import Group, groups
+from lossguard_service.web.words import STATES, count, number, run_path, whole
 
 MOST_RUNS: Final = 8
 LAST_SHARE: Final = 0.05
@@ -43,18 +45,30 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measure: a value per run, and how far apart they are."""
+    """One measure: a value per run, in the order of the groups, and how far apart they are in each group."""
 
     label: str
     values: tuple[str, ...]
-    spread: str
+    spreads: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One run: its name, its page, its state, and how it parts from the first one of its group."""
+
+    label: str
+    href: str
+    status: str
+    word: str
+    parts: str
 
 
 @dataclass(frozen=True, slots=True)
 class CompareView:
     """The page."""
 
-    sides: tuple[tuple[str, str, str, str], ...]
+    groups: tuple[Group, ...]
+    columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     title: str
     facts: tuple[tuple[str, str], ...]
@@ -130,25 +144,55 @@ def of_line(side: Side, line: charts.Line) -> Buckets | None:
     return None if base is None else charts.normalize(data, base)
 
 
-def view(sides: Sequence[Side], data_path: str) -> CompareView:
-    """The page."""
+def shared_scalars(one: Side, other: Side) -> tuple[str, ...]:
+    """The scalars whose first difference is looked for: those on both runs' charts, the total loss first."""
+    names = [name for name in one.data if name in other.data]
+    return tuple(sorted(names, key=lambda name: name != "loss"))
+
+
+def pairs(sides: Sequence[Side]) -> tuple[tuple[int, int], ...]:
+    """Which runs to hold against which: each against the first of its group; groups of one against the first run."""
+    found = groups([side.run for side in sides])
+    first = found[0].places[0] if found else 0
+    return tuple(
+        (group.places[0] if len(group.places) > 1 else first, place)
+        for group in found
+        for place in (group.places[1:] if len(group.places) > 1 else group.places)
+        if place != first
+    )
+
+
+def view(sides: Sequence[Side], apart: Mapping[tuple[int, int], Apart | None], data_path: str) -> CompareView:
+    """The page.
+
+    Args:
+        sides: the runs.
+        apart: where the `pairs` of them part.
+        data_path: the address of the charts' data.
+    """
     lasts = [side.run.last_step for side in sides if side.run.last_step is not None]
     common = min(lasts, default=None)
-    diverged = sum(side.run.status == "diverged" for side in sides)
-    apart = first_difference(sides)
-    facts = [
-        ("Diverged", f"{diverged} of {len(sides)}, {share(diverged / max(1, len(sides)))}"),
-        ("Compared at", f"step {whole(common)}, the last that all of them have"),
-        ("First difference of the losses", "none" if apart is None else f"at step {whole(apart)} or just after"),
-    ]
+    found = groups([side.run for side in sides])
+    order = [place for group in found for place in group.places]
+    against = {place: (sides[one].run.name, apart.get((one, place))) for one, place in pairs(sides)}
     return CompareView(
-        sides=tuple(
-            (side.label, run_path(side.run.project, side.run.name), side.run.status, STATES[side.run.status])
-            for side in sides
+        groups=found,
+        columns=tuple(
+            Column(
+                sides[place].label,
+                run_path(sides[place].run.project, sides[place].run.name),
+                sides[place].run.status,
+                STATES[sides[place].run.status],
+                parts_words(*against[place]) if place in against else "–",
+            )
+            for place in order
         ),
-        rows=tuple(_rows(sides, common)) if common else (),
+        rows=tuple(_rows(sides, found, common)) if common else (),
         title=f"{count(len(sides), 'run')} side by side",
-        facts=tuple(facts),
+        facts=(
+            ("Configurations", f"{count(len(found), 'configuration')}, {count(len(sides), 'run')}"),
+            ("Compared at", f"step {whole(common)}, the last that all of them have"),
+        ),
         tracks=Tracks(
             data_path,
             "",
@@ -163,36 +207,36 @@ def view(sides: Sequence[Side], data_path: str) -> CompareView:
     )
 
 
-def first_difference(sides: Sequence[Side]) -> int | None:
-    """The first step of the first bucket in which the runs' losses are not the same; None if they never differ."""
-    losses = [side.data["loss"] for side in sides if "loss" in side.data]
-    if len(losses) < 2:
-        return None
-    one = losses[0]
-    found = []
-    for other in losses[1:]:
-        length = min(len(one), len(other))
-        same = (one.first[:length] == other.first[:length]) & (
-            (one.mean[:length, 0] == other.mean[:length, 0])
-            | (np.isnan(one.mean[:length, 0]) & np.isnan(other.mean[:length, 0]))
-        )
-        where = np.flatnonzero(~same)
-        if len(where):
-            found.append(int(min(one.first[where[0]], other.first[where[0]])))
-    return min(found, default=None)
+def parts_words(other: str, apart: Apart | None) -> str:
+    """Where a run parts from another, in words.
+
+    >>> parts_words("a", Apart(7, 7, "loss")), parts_words("a", None)
+    ('from a at step 7, loss', 'nowhere from a')
+    """
+    if apart is None:
+        return f"nowhere from {other}"
+    if apart.first == apart.last:
+        return f"from {other} at step {whole(apart.first)}, {apart.scalar}"
+    return f"from {other} between step {whole(apart.first)} and {whole(apart.last)}, {apart.scalar}"
 
 
-def _rows(sides: Sequence[Side], common: int) -> list[Row]:
+def _rows(sides: Sequence[Side], found: Sequence[Group], common: int) -> list[Row]:
     rows = []
     for chart in plan(sides):
         if chart.id.startswith("learning_rate"):
             continue
         values = [ending(of_line(side, chart.lines[0]), common) for side in sides]
-        numbers = [value for value in values if value is not None]
-        finite = [value for value in numbers if math.isfinite(value)]
-        spread = number(max(finite) - min(finite), 3) if len(finite) == len(numbers) > 1 else "–"
-        rows.append(Row(chart.title, tuple("–" if value is None else number(value) for value in values), spread))
+        order = [place for group in found for place in group.places]
+        told = tuple("–" if values[place] is None else number(values[place]) for place in order)
+        spreads = tuple(_spread([values[place] for place in group.places]) for group in found)
+        rows.append(Row(chart.title, told, spreads))
     return rows
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    """From the smallest to the largest; a dash where one is missing or not finite, or there is only one."""
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return number(max(finite) - min(finite), 3) if len(finite) == len(values) > 1 else "–"
 
 
 def ending(data: Buckets | None, common: int) -> float | None:

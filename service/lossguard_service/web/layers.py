@@ -69,9 +69,10 @@ def view(run: Run, maps: Mapping[str, HeatMap], incidents: Sequence[StoredIncide
             )
     scored = [_row(name, at, maps, began.get(name, [])) for at, name in enumerate(names)]
     scored.sort(key=lambda pair: -pair[0])
-    first = maps[stats.WEIGHT_NORM].first if stats.WEIGHT_NORM in maps else np.zeros(0, np.int64)
-    since = whole(int(first[_tail(len(first))])) if len(first) else ""
-    return LayersView(run, run_path(run.project, run.name), tuple(row for _, row in scored), since)
+    columns = [_column(maps.get(stats.WEIGHT_NORM), at) for at in range(len(names))]
+    since = min((int(one.first[_tail(len(one))]) for one in columns if one is not None and len(one)), default=None)
+    rows = tuple(row for _, row in scored)
+    return LayersView(run, run_path(run.project, run.name), rows, "" if since is None else whole(since))
 
 
 def _row(name: str, at: int, maps: Mapping[str, HeatMap], notes: list[str]) -> tuple[float, LayerRow]:
@@ -104,16 +105,18 @@ def _row(name: str, at: int, maps: Mapping[str, HeatMap], notes: list[str]) -> t
         clippy=largest,
         notes=tuple(notes),
     )
-    return (math.inf if bad else -1.0 if change is None or math.isnan(change) else abs(change)), row
+    restless = -1.0 if change is None or math.isnan(change) else abs(change)
+    # What stands out first, then the restless.
+    return (math.inf if bad else 1e6 + restless if notes else restless), row
 
 
 def _column(found: HeatMap | None, at: int) -> Buckets | None:
+    """One layer's buckets; those in which it was not measured are left out: some stats are measured every few steps."""
     if found is None:
         return None
-    value = found.maximum[at][:, None]
-    bad = found.nonfinite[at][:, None]
-    count = (~np.isnan(value) | (bad > 0)).astype(np.int64)
-    return Buckets(found.first, found.last, count, bad, value, value, value)
+    here = ~np.isnan(found.maximum[at]) | (found.nonfinite[at] > 0)
+    value, bad = found.maximum[at][here][:, None], found.nonfinite[at][here][:, None]
+    return Buckets(found.first[here], found.last[here], np.ones_like(bad), bad, value, value, value)
 
 
 def _change(weight: Buckets | None) -> float | None:

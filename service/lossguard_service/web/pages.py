@@ -26,6 +26,7 @@ from lossguard_service.store.series import HeatMap, UnknownSeries, columns, heat
 from lossguard_service.store.verdicts import list_verdicts
 from lossguard_service.web import charts, compare, factors, layers, runs_view
 from lossguard_service.web.admit import admit, anybody, home, reader, viewer_of
+from lossguard_service.web.apart import Apart, first_difference
 from lossguard_service.web.render import SECURITY, Renderer
 from lossguard_service.web.run_view import RunFacts, incident_view, run_view
 from lossguard_service.web.runbooks import runbook
@@ -149,9 +150,10 @@ class Pages:
     async def comparison(self, request: Request) -> Response:
         """Several runs side by side."""
         sides = await self._sides(request)
-        return self._render(
-            request, "compare.html", page="compare", view=compare.view(sides, f"/compare.json?{request.url.query}")
-        )
+        wanted = compare.pairs(sides)
+        parts = await asyncio.gather(*(self._apart(sides[one], sides[other]) for one, other in wanted))
+        view = compare.view(sides, dict(zip(wanted, parts, strict=True)), f"/compare.json?{request.url.query}")
+        return self._render(request, "compare.html", page="compare", view=view)
 
     async def comparison_data(self, request: Request) -> Response:
         """The data of a comparison's charts."""
@@ -172,6 +174,13 @@ class Pages:
 
         found = await asyncio.gather(*(side(*one) for one in compare.chosen(request.query_params.getlist("run"))))
         return [one for one in found if one is not None]
+
+    async def _apart(self, one: compare.Side, other: compare.Side) -> Apart | None:
+        names = compare.shared_scalars(one, other)
+        if not names:
+            return None
+        about = one.data[names[0]], other.data[names[0]]
+        return await first_difference(self._database, one.run.id, other.run.id, names, about)
 
     async def runbook(self, request: Request, name: str) -> Response:
         """What to do about an alert."""

@@ -1,6 +1,5 @@
 """A run and an incident as their templates need them. Pure: everything was read before."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from lossguard_service.store.lineage import Attempt
 from lossguard_service.store.runs import Run
 from lossguard_service.web import charts, factors, story
 from lossguard_service.web.runbooks import FOR_KIND
+from lossguard_service.web.trials import flat
 from lossguard_service.web.words import (
     KINDS,
     OUTCOMES,
@@ -33,7 +33,7 @@ from lossguard_service.web.words import (
 )
 
 MOST_BANDS: Final = 200
-_ANSWERS: Final = ("block", "insufficient_data", "pass")
+_NOT_PASSED: Final = ("block", "insufficient_data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +114,13 @@ class IncidentRow:
 
 @dataclass(frozen=True, slots=True)
 class VerdictRow:
-    """One verdict; its checks with those first that did not pass."""
+    """One verdict; its checks by whether they passed, the worst first."""
 
     verdict: Verdict
     label: str
     seconds: float
-    checks: tuple[Check, ...]
+    failed: tuple[Check, ...]
+    passed: tuple[Check, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,14 +202,15 @@ def run_view(facts: RunFacts) -> RunView:
                 one,
                 OUTCOMES[one.outcome],
                 facts.now - one.created,
-                tuple(sorted(one.checks, key=lambda check: _ANSWERS.index(check.status))),
+                tuple(check for answer in _NOT_PASSED for check in one.checks if check.status == answer),
+                tuple(check for check in one.checks if check.status == "pass"),
             )
             for one in facts.verdicts
         ),
         attempts=tuple(facts.attempts),
         gaps=_gaps(facts),
         checkpoints=tuple(CheckpointRow(one, trust(one.step, counted), one == target) for one in facts.checkpoints),
-        config=tuple((key, _plain(value)) for key, value in run.config.items()),
+        config=tuple(flat(run.config).items()),
         layers_href=f"{run_path(run.project, run.name)}/layers",
         gate_name=f"{run.project}/{run.name}",
         address=facts.address,
@@ -341,11 +343,3 @@ def _gaps(facts: RunFacts) -> str:
 
 def _project_path(project: str) -> str:
     return f"/?{urlencode({'project': project})}"
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Mapping) and all(isinstance(one, str | int | float) for one in value.values()):
-        return ", ".join(f"{key}: {one}" for key, one in value.items())
-    return json.dumps(value, ensure_ascii=False)
