@@ -1,0 +1,283 @@
+"""JAX: the step is a pure function, so our state must travel through it with the optimizer's.
+
+Guarantees. No host call. `optimizer.variables` has a few more entries, at its end: the ring and what else of ours the
+step writes. They travel where Keras's trainer or a loop of one's own carries the optimizer's state; they are in no
+file, for saving and loading do not see them. Gradient accumulation and loss scaling, which put the optimizer's state
+back in the steps that are no updates, put them back, too.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Final
+
+import jax
+import keras
+import numpy as np
+from jax import lax
+from jax import numpy as jnp
+from keras import ops, tree
+
+from lossguard.keras.backends.interface import Hooked, Indices
+
+END_OF_DATA: Final = (StopIteration,)
+WHOLE: Final = "int64" if jax.config.jax_enable_x64 else "int32"
+IN_PLACE: Final = False
+
+
+def version() -> str:
+    return jax.__version__
+
+
+# --- tensors
+
+
+def read(variable: Any) -> Any:
+    return ops.convert_to_tensor(variable)
+
+
+def norm(values: Any) -> Any:
+    return jnp.sqrt(jnp.sum(jnp.square(values)))
+
+
+def branch(wanted: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
+    if isinstance(wanted, jax.core.Tracer):
+        return lax.cond(wanted, yes, no)
+    return yes() if wanted else no()
+
+
+def dense(tensor: Any, weight: Any) -> Any:
+    return tensor
+
+
+def scale(value: Any, factor: Any) -> Any:
+    return value * ops.cast(factor, value.dtype)
+
+
+def copy(variable: Any) -> Any:
+    # The next step takes the buffers of the variables themselves.
+    return jnp.copy(variable.value)
+
+
+def compiled(function: Callable[[Any], Any], jit: bool) -> Callable[[Any], Any]:
+    made: Callable[[Any], Any] = jax.jit(function)
+    return made
+
+
+# --- the step
+
+
+class Passenger(keras.Variable):
+    """A variable of ours that travels with the optimizer's."""
+
+
+class Placement:
+    """One method of the optimizer, one that makes its variables, and the two that read and write files."""
+
+    def __init__(self, hook: Hooked) -> None:
+        self._hook = hook
+        self._ring: Any = None
+        self._covered: list[Any] = []
+        optimizer = hook.optimizer
+        self._bare_build = optimizer.build
+        optimizer.build = self._build
+        optimizer._backend_update_step = self._update_step
+        self.cover(optimizer)
+        self.prepare()
+
+    def cover(self, optimizer: Any) -> None:
+        """Keep our variables out of the files of an optimizer around the hooked one."""
+        if "save_own_variables" not in optimizer.__dict__:
+            optimizer.save_own_variables = _alone(optimizer, optimizer.save_own_variables)
+            optimizer.load_own_variables = _alone(optimizer, optimizer.load_own_variables)
+            self._covered.append(optimizer)
+
+    def remove(self) -> None:
+        optimizer = self._hook.optimizer
+        for passenger in _passengers(optimizer):
+            optimizer._untrack_variable(passenger)
+        for name in ("build", "_backend_update_step"):
+            optimizer.__dict__.pop(name, None)
+        for one in self._covered:
+            for name in ("save_own_variables", "load_own_variables"):
+                one.__dict__.pop(name, None)
+
+    def _build(self, variables: Any) -> None:
+        self._bare_build(variables)
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Let our variables get on, once the optimizer's own are there; makes the ring unless a step has written it."""
+        hook, optimizer = self._hook, self._hook.optimizer
+        if not optimizer.built:
+            return
+        if hook.ring is None:
+            wanted = (hook.rows, hook.width(hook.most_scalars))
+            if self._ring is not None and tuple(self._ring.shape) != wanted:
+                optimizer._untrack_variable(self._ring)
+                self._ring = None
+            if self._ring is None:
+                self._ring = variable(np.zeros(wanted, np.float32), "lossguard_ring")
+        known = {id(one) for one in optimizer.variables}
+        for one in (self._ring, *hook.carried()):
+            if one is not None and id(one) not in known:
+                optimizer._track_variable(one)
+
+    def _update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
+        hook, optimizer = self._hook, self._hook.optimizer
+        room = hook.most_scalars if self._ring is None else self._ring.shape[1] - hook.width(0)
+        scalars, position = hook.scalars(learning_rate, room), hook.position()
+        ring = hook.make_ring(self._ring)
+        if not hook.skips:
+            self._run(ring, grads, trainable_variables, scalars, position, learning_rate, leave_out=False)
+            return
+        touched = [*optimizer._trainable_variables, *optimizer.variables]
+
+        def outcome(leave_out: bool) -> list[Any]:
+            with keras.StatelessScope([(one, one.value) for one in touched]) as scope:
+                self._run(ring, grads, trainable_variables, scalars, position, learning_rate, leave_out=leave_out)
+            return [scope.get_current_value(one) for one in touched]
+
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(one)) for one in grads]))
+        values = branch(finite, lambda: outcome(False), lambda: outcome(True))
+        for one, value in zip(touched, values, strict=True):
+            one.assign(value)
+
+    def _run(
+        self, ring: Any, grads: Any, variables: Any, scalars: Any, position: Any, learning_rate: Any, *, leave_out: bool
+    ) -> None:
+        hook = self._hook
+        pending = [
+            hook.nothing(one, gradient) if leave_out else hook.propose(one, gradient, learning_rate)
+            for gradient, one in zip(grads, variables, strict=True)
+        ]
+        hook.decide(pending, learning_rate)
+        hook.record(ring, ring.variable, pending, scalars, position, learning_rate)
+        if leave_out:
+            return
+        for one, proposal in zip(variables, pending, strict=True):
+            hook.write(one, proposal)
+
+
+def place(hook: Hooked) -> Placement:
+    return Placement(hook)
+
+
+def _all(optimizer: Any) -> Iterator[Any]:
+    yield optimizer
+    inner = getattr(optimizer, "inner_optimizer", None)
+    for one in (*([] if inner is None else [inner]), *getattr(optimizer, "optimizers", ())):
+        yield from _all(one)
+
+
+def _passengers(optimizer: Any) -> list[Any]:
+    return [one for one in optimizer._variables if isinstance(one, Passenger)]
+
+
+def _alone(optimizer: Any, bare: Callable[[Any], None]) -> Callable[[Any], None]:
+    def call(store: Any) -> None:
+        with _without_passengers(optimizer):
+            bare(store)
+
+    return call
+
+
+@contextmanager
+def _without_passengers(optimizer: Any) -> Iterator[None]:
+    travelling = [(one, passenger) for one in _all(optimizer) for passenger in _passengers(one)]
+    for one, passenger in travelling:
+        one._untrack_variable(passenger)
+    try:
+        yield
+    finally:
+        for one, passenger in travelling:
+            one._track_variable(passenger)
+
+
+def still(tensors: Any) -> Any:
+    # What is met within `jax.grad` may not be used outside of it; without a tangent it may.
+    return tree.map_structure(lambda one: lax.stop_gradient(one) if isinstance(one, jax.Array) else one, tensors)
+
+
+def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+def reachable(tensor: Any) -> bool:
+    try:
+        tensor + 0.0
+    except jax.errors.UnexpectedTracerError:
+        return False
+    return True
+
+
+def replica_total() -> Callable[[list[Any]], list[Any]]:
+    # Arrays that lie on several devices are whole ones to the step.
+    return lambda values: values
+
+
+def count_skips(optimizer: Any, skipped: Any) -> None:
+    bare = optimizer._stateless_handle_non_finite_grads
+
+    def leave_out(optimizer_variables: Any, trainable_variables: Any) -> Any:
+        trainable, found = bare(optimizer_variables, trainable_variables)
+        place = [one is skipped for one in optimizer.variables].index(True)
+        return trainable, [*found[:place], found[place] + 1.0, *found[place + 1 :]]
+
+    optimizer._stateless_handle_non_finite_grads = leave_out
+
+
+# --- state on the device
+
+
+def scope(model: Any) -> AbstractContextManager[Any]:
+    return nullcontext()
+
+
+def sync(model: Any) -> None:
+    """Bring the values of the last step back from the trainer, which keeps them to itself between epochs."""
+    if model is not None:
+        model.jax_state_sync()
+
+
+def adopt(optimizer: Any, state: Sequence[Any]) -> None:
+    """Look at the state of a loop of one's own; what the step is given next is the loop's business."""
+    counters = [one._iterations for one in _all(optimizer)]
+    for one, value in zip(optimizer.variables, state, strict=True):
+        if isinstance(one, Passenger) or any(one is counter for counter in counters):
+            one.assign(jnp.copy(value))
+
+
+def variables(optimizer: Any) -> Sequence[Any]:
+    return [one for one in optimizer.variables if not isinstance(one, Passenger)]
+
+
+def variable(value: Any, name: str) -> Any:
+    return Passenger(value, trainable=False, dtype="bool" if isinstance(value, bool) else "float32", name=name)
+
+
+def ring(rows: int, width: int) -> Any:
+    return variable(np.zeros((rows, width), np.float32), "lossguard_ring")
+
+
+def write_row(ring: Any, position: Any, row: Any) -> None:
+    whole = jnp.pad(row, (0, ring.shape[1] - row.shape[0]))
+    ring.assign(lax.dynamic_update_index_in_dim(ring.value, whole, position % ring.shape[0], 0))
+
+
+def read_row(ring: Any, position: Any, columns: int) -> Any:
+    return lax.dynamic_index_in_dim(ring.value, position % ring.shape[0], 0, keepdims=False)[:columns]
+
+
+class _Rows:
+    """Rows of a copy of the ring, which are chosen on the host: on the device each number of rows is a program."""
+
+    def __init__(self, ring: Any, places: Indices) -> None:
+        self._ring = copy(ring)
+        self._places = places
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        return np.asarray(self._ring)[self._places]
+
+
+def take_rows(ring: Any, places: Indices) -> Any:
+    return _Rows(ring, places)

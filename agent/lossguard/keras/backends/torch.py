@@ -1,0 +1,172 @@
+"""PyTorch: the step runs as it is written, an operation at a time.
+
+Guarantees. The device is not waited for, but where a step branches: once per step where not every step is measured in
+full, once more with `SkipNonFinite`. Under `torch.compile` the step is left for ours, which is not compiled.
+
+The fused updates of several layers that Keras has for some optimizers leave no write to catch: a watched optimizer
+takes Keras's other implementation of the same formula, layer by layer.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final
+
+import keras
+import torch
+from keras import ops, tree
+
+from lossguard.keras.backends.interface import Hooked, Indices
+
+END_OF_DATA: Final = (StopIteration,)
+WHOLE: Final = "int64"
+IN_PLACE: Final = True
+
+
+def version() -> str:
+    return str(torch.__version__)
+
+
+# --- tensors
+
+
+def read(variable: Any) -> Any:
+    return ops.convert_to_tensor(variable).detach()
+
+
+def norm(values: Any) -> Any:
+    return torch.linalg.vector_norm(values)
+
+
+def branch(wanted: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
+    return yes() if bool(wanted) else no()
+
+
+def dense(tensor: Any, weight: Any) -> Any:
+    return tensor.to_dense() if tensor.is_sparse else tensor
+
+
+def scale(value: Any, factor: Any) -> Any:
+    return value * ops.cast(factor, value.dtype)
+
+
+def copy(variable: Any) -> Any:
+    return variable.value.detach().clone()
+
+
+def compiled(function: Callable[[Any], Any], jit: bool) -> Callable[[Any], Any]:
+    # Ours is never compiled, see above.
+    made: Callable[[Any], Any] = torch.no_grad()(function)
+    return made
+
+
+# --- the step
+
+
+class Placement:
+    """One method of the optimizer."""
+
+    def __init__(self, hook: Hooked) -> None:
+        self._hook = hook
+        hook.optimizer._backend_update_step = self._update_step
+
+    def cover(self, optimizer: Any) -> None:
+        pass
+
+    def prepare(self) -> None:
+        pass
+
+    def remove(self) -> None:
+        self._hook.optimizer.__dict__.pop("_backend_update_step", None)
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def _update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
+        hook = self._hook
+        scalars, position = hook.scalars(learning_rate), hook.position()
+        ring = hook.make_ring()
+        finite = not hook.skips or bool(torch.stack([torch.isfinite(one).all() for one in grads]).all())
+        propose = (
+            hook.propose if finite else (lambda variable, gradient, learning_rate: hook.nothing(variable, gradient))
+        )
+        pending = [
+            propose(variable, gradient, learning_rate)
+            for gradient, variable in zip(grads, trainable_variables, strict=True)
+        ]
+        hook.decide(pending, learning_rate)
+        hook.record(ring, ring.variable, pending, scalars, position, learning_rate)
+        for variable, one in zip(trainable_variables, pending, strict=True):
+            if finite:
+                hook.write(variable, one)
+
+
+def place(hook: Hooked) -> Placement:
+    return Placement(hook)
+
+
+def still(tensors: Any) -> Any:
+    return tree.map_structure(lambda one: one.detach() if isinstance(one, torch.Tensor) else one, tensors)
+
+
+def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compiler.disable(function)
+
+
+def reachable(tensor: Any) -> bool:
+    return True
+
+
+def replica_total() -> Callable[[list[Any]], list[Any]]:
+    return lambda values: values
+
+
+def count_skips(optimizer: Any, skipped: Any) -> None:
+    bare = optimizer._stateful_handle_non_finite_grads
+
+    def leave_out() -> None:
+        bare()
+        skipped.assign_add(1.0)
+
+    optimizer._stateful_handle_non_finite_grads = leave_out
+
+
+# --- state on the device
+
+
+def scope(model: Any) -> AbstractContextManager[Any]:
+    return nullcontext()
+
+
+def sync(model: Any) -> None:
+    pass
+
+
+def adopt(optimizer: Any, state: Sequence[Any]) -> None:
+    pass
+
+
+def variables(optimizer: Any) -> Sequence[Any]:
+    return optimizer.variables
+
+
+def variable(value: Any, name: str) -> Any:
+    return keras.Variable(value, trainable=False, dtype="bool" if isinstance(value, bool) else "float32", name=name)
+
+
+def ring(rows: int, width: int) -> Any:
+    return ops.zeros([rows, width])
+
+
+def write_row(ring: Any, position: Any, row: Any) -> None:
+    ring.index_copy_(0, _index(ring, position), row[None])
+
+
+def read_row(ring: Any, position: Any, columns: int) -> Any:
+    return ring.index_select(0, _index(ring, position))[0, :columns]
+
+
+def _index(ring: Any, position: Any) -> Any:
+    return torch.remainder(position, ring.shape[0]).to(torch.int64).reshape(1)
+
+
+def take_rows(ring: Any, places: Indices) -> Any:
+    return ring.index_select(0, torch.as_tensor(places, device=ring.device))
