@@ -1,6 +1,7 @@
 """Backtest and compare: what one's own runs say about the detectors, and repeated trials about a configuration."""
 
 import doctest
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 from lossguard.cli.main import app
 from lossguard.detect import monitor
 from lossguard.trace import compare as module
-from lossguard.trace.backtest import Trial, choose, trial
+from lossguard.trace.backtest import GRID, Trial, choose, trial
 from lossguard.trace.compare import compare, parting
 from lossguard.trace.npz import write
 from lossguard.trace.replay import replay
@@ -81,6 +82,20 @@ def test_both_commands_answer(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "diverged: 2 of 2" in result.stdout
     assert "parts at step 1" in result.stdout
+    result = runner.invoke(app, ["backtest", str(good), "--diverged", str(bad), "--format", "json"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert [one["caution"] for one in document["trials"]] == list(GRID)
+    assert document["caution"] in GRID
+    assert document["trials"][0]["diverged"] == 2
+    result = runner.invoke(app, ["compare", "--format", "json", *map(str, sorted(bad.iterdir()))])
+    document = json.loads(result.stdout)
+    assert (document["trials"], document["divergence_ratio"]["value"], len(document["diverged"])) == (2, 1.0, 2)
+    assert document["parted"] == {"d1": {"step": 1, "scalar": "loss"}}
+    assert document["final"][0]["name"] == "loss"
+    one = json.loads(runner.invoke(app, ["compare", "--format", "json", str(bad / "d0.npz")]).stdout)
+    assert one["final"][0]["half"] == "NaN"
+    assert runner.invoke(app, ["compare", "--format", "xml", str(bad / "d0.npz")]).exit_code == 2
     empty = tmp_path / "empty"
     empty.mkdir()
     assert runner.invoke(app, ["backtest", str(empty)]).exit_code == 2

@@ -1,5 +1,7 @@
 """`lossguard backtest`: choose how sensitive to be on one's own healthy runs."""
 
+import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +15,7 @@ def backtest(
     healthy: Annotated[Path, typer.Argument(help="A folder with runs that were fine.")],
     budget: Annotated[float, typer.Option(help="False alarms per 10,000 steps that are acceptable.")] = 1.0,
     diverged: Annotated[Path | None, typer.Option(help="A folder with runs that diverged.")] = None,
+    form: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
 ) -> None:
     """Find the most sensitive setting within a budget of false alarms, and what it costs in delay and recall.
 
@@ -21,13 +24,19 @@ def backtest(
     from rich.console import Console
     from rich.table import Table
 
-    from lossguard.trace.backtest import GRID, choose, trial
+    from lossguard.trace.backtest import GRID, choose, document, trial
 
+    if form not in ("table", "json"):
+        raise typer.BadParameter(f"{form!r}; it is table or json", param_hint="--format")
     good, bad = _runs(healthy), _runs(diverged) if diverged else []
     if not good:
         typer.echo(f"{healthy}: no runs in it; a budget of false alarms is measured on runs that were fine", err=True)
         raise typer.Exit(2)
     trials = [trial(caution, good, bad) for caution in GRID]
+    chosen = choose(trials, budget)
+    if form == "json":
+        sys.stdout.write(json.dumps(document(trials, chosen, budget), allow_nan=False) + "\n")
+        raise typer.Exit(chosen is None)
     table = Table("caution", "alarms", "per 10,000 steps", "diverged runs found", "flagged after onset, median (worst)")
     for one in trials:
         middle = one.flagged[len(one.flagged) // 2] if one.flagged else None
@@ -36,7 +45,6 @@ def backtest(
         table.add_row(f"{one.caution:g}", str(one.alarms), f"{one.rate:.2f}", found, delay)
     console = Console()
     console.print(table)
-    chosen = choose(trials, budget)
     if chosen is None:
         console.print(f"No setting stays within {budget:g} alarms per 10,000 steps: are these runs healthy?")
         raise typer.Exit(1)

@@ -1,12 +1,17 @@
 """`lossguard compare`: repeated trials of one configuration."""
 
+import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
-def compare(files: Annotated[list[Path], typer.Argument(help="Saved runs of the same configuration.")]) -> None:
+def compare(
+    files: Annotated[list[Path], typer.Argument(help="Saved runs of the same configuration.")],
+    form: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+) -> None:
     """Say how far trials spread, how often they diverge, and where runs that should be equal part.
 
     Exit code 0, or 2 for a file that cannot be read.
@@ -15,14 +20,20 @@ def compare(files: Annotated[list[Path], typer.Argument(help="Saved runs of the 
     from rich.table import Table
 
     from lossguard.trace.compare import compare as over_trials
+    from lossguard.trace.compare import document
     from lossguard.trace.read import read
     from lossguard.trace.trace import TraceError
 
+    if form not in ("table", "json"):
+        raise typer.BadParameter(f"{form!r}; it is table or json", param_hint="--format")
     try:
         result = over_trials([read(path) for path in files])
     except TraceError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
+    if form == "json":
+        sys.stdout.write(json.dumps(document(result), allow_nan=False) + "\n")
+        return
     console = Console()
     table = Table("final value", "mean", "95 % interval", "standard deviation", "range", "trials")
     for row in result.spreads:

@@ -6,7 +6,8 @@ how many steps after their onset they are flagged and declared.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from lossguard.trace.replay import replay
 from lossguard.trace.trace import Trace
@@ -69,3 +70,9 @@ def choose(trials: Sequence[Trial], budget: float) -> Trial | None:
             break
         kept = one
     return kept
+
+
+def document(trials: Sequence[Trial], chosen: Trial | None, budget: float) -> dict[str, Any]:
+    """What `lossguard backtest --format json` prints: the caution that was chosen, or null, and every trial."""
+    rows = [asdict(one) | {"flagged": list(one.flagged)} for one in trials]
+    return {"budget": budget, "caution": None if chosen is None else chosen.caution, "trials": rows}

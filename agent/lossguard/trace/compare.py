@@ -6,12 +6,14 @@ Student's interval, ratios with Wilson's, both at 95 %.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from lossguard.trace.replay import replay
 from lossguard.trace.trace import Trace
+from lossguard.wire.numbers import to_json
 
 FINAL_FRAMES = 100
 """A final value is the median of the last 100 frames: a single batch says little."""
@@ -136,3 +138,20 @@ def compare(traces: Sequence[Trace]) -> Comparison:
         wilson(len(diverged), len(traces)),
         {trace.name: parting(traces[0], trace) for trace in traces[1:]},
     )
+
+
+def document(comparison: Comparison) -> dict[str, Any]:
+    """What `lossguard compare --format json` prints; NaN by name, as everywhere."""
+    parted = {
+        name: None if found is None else {"step": found[0], "scalar": found[1]}
+        for name, found in comparison.parted.items()
+    }
+    ratio = {"low": comparison.ratio[0], "high": comparison.ratio[1]}
+    found = {
+        "trials": comparison.trials,
+        "diverged": list(comparison.diverged),
+        "divergence_ratio": {"value": len(comparison.diverged) / comparison.trials, **ratio},
+        "final": [asdict(spread) for spread in comparison.spreads],
+        "parted": parted,
+    }
+    return dict(to_json(found))
