@@ -229,6 +229,7 @@ class Watch(keras.callbacks.Callback):
         model = self._model
         if model is not None:
             self._scalars.detach(model)
+            backend.uncover_model(model)
             model.train_function = None
 
     def coverage(self) -> Coverage:
@@ -270,6 +271,7 @@ class Watch(keras.callbacks.Callback):
         if self._sharpness is not None:
             self._sharpness.check([hook.optimizer for hook in self._hooks], model)
         self._prepare()
+        backend.cover_model(model)
         if self._scalars.attach(model) or len(self._hooks) > known:
             # A step that was compiled before does not contain us.
             model.train_function = None

@@ -116,6 +116,12 @@ class Backend(Protocol):
     def place(self, hook: Hooked) -> Placement:
         """Put a hook into its optimizer."""
 
+    def cover_model(self, model: Any) -> None:
+        """Keep our variables out of what the model gives away as its state (Orbax checkpoints)."""
+
+    def uncover_model(self, model: Any) -> None:
+        """No more."""
+
     def still(self, tensors: Any) -> Any:
         """Tensors, nested or not, met while gradients are recorded, as ones that may be used after that."""
 

@@ -46,7 +46,8 @@ def branch(wanted: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
 
 
 def dense(tensor: Any, weight: Any) -> Any:
-    return tensor
+    # An update may be one of the optimizer's variables, such as a momentum.
+    return ops.convert_to_tensor(tensor)
 
 
 def scale(value: Any, factor: Any) -> Any:
@@ -191,6 +192,21 @@ def _without_passengers(optimizer: Any) -> Iterator[None]:
     finally:
         for one, passenger in travelling:
             one._track_variable(passenger)
+
+
+def cover_model(model: Any) -> None:
+    bare = model.get_state_tree
+
+    def get_state_tree(*places: Any, **options: Any) -> Any:
+        with _without_passengers(model.optimizer):
+            return bare(*places, **options)
+
+    if "get_state_tree" not in model.__dict__:
+        model.get_state_tree = get_state_tree
+
+
+def uncover_model(model: Any) -> None:
+    model.__dict__.pop("get_state_tree", None)
 
 
 def still(tensors: Any) -> Any:

@@ -42,6 +42,8 @@ def branch(wanted: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
 
 
 def dense(tensor: Any, weight: Any) -> Any:
+    # An update may be one of the optimizer's variables, such as a momentum.
+    tensor = ops.convert_to_tensor(tensor)
     return tensor.to_dense() if tensor.is_sparse else tensor
 
 
@@ -101,6 +103,14 @@ class Placement:
 
 def place(hook: Hooked) -> Placement:
     return Placement(hook)
+
+
+def cover_model(model: Any) -> None:
+    pass
+
+
+def uncover_model(model: Any) -> None:
+    pass
 
 
 def still(tensors: Any) -> Any:
