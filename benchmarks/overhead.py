@@ -8,7 +8,7 @@ All variants of a model train in one process, interleaved block of steps by bloc
 the machine's moods, on one thread, so that no thread's waiting for another counts as work; reported is the median over
 rounds of the CPU time (user + system, all threads) per step over the bare model's in the same round, with the
 quartiles; and what Lossguard says of itself (`agent_cost`). Memory is the largest resident size of a process of its own
-for each row.
+for each of four rows.
 
 Models: an MLP of 4 x 1024 at batch 256 and 1024; the demo's ranker (large, with DCN) at batch 4096, whose embedding has
 a dense gradient; and the same with Keras's sparse one.
@@ -46,6 +46,8 @@ from lossguard.wire.frame import Frames
 BATCH = {"mlp-256": 256, "mlp-1024": 1024, "ranker": 4096, "ranker-sparse": 4096}
 ROWS, COLUMNS, NUMBERS = 39_378, 28, 12
 MEMORY_OF = "mlp-1024"
+MEMORY_ROWS = ("bare", "Lossguard", "Lossguard every stat every step", "callback with get_weights")
+SPARSE_ROWS = ("bare", "Lossguard", "Lossguard without a budget", "Lossguard every stat every step")
 
 warnings.filterwarnings("ignore", message=".*shuffle=True.*")
 
@@ -173,6 +175,8 @@ def variants(model: str, folder: Path, jit: bool, only: str | None) -> dict[str,
         "TensorBoard callback, histograms": lambda: (compiled(built()), board()),
         "tf.summary per layer in train_step": summaries,
     }
+    if model == "ranker-sparse":
+        made = {name: made[name] for name in SPARSE_ROWS}
     if only is not None:
         chosen = {"bare", *only.split(",")}
         made = {name: one for name, one in made.items() if name in chosen}
@@ -257,7 +261,7 @@ def main() -> None:
         seconds, said = measure(model, chosen.rounds, chosen.steps, chosen.jit, chosen.only)
         memory = {}
         if model == MEMORY_OF and not chosen.no_memory:
-            memory = {name: resident(model, name, chosen.steps, chosen.jit) for name in seconds}
+            memory = {name: resident(model, name, chosen.steps, chosen.jit) for name in MEMORY_ROWS if name in seconds}
         found[model] = table(model, chosen, seconds, said, memory)
     if chosen.json:
         chosen.json.write_text(json.dumps({"jit": chosen.jit, "ratios": found}, indent=1))
@@ -277,7 +281,7 @@ def table(
         ratios[name] = [mine / bare for mine, bare in zip(values, seconds["bare"], strict=True)]
         low, middle, high = statistics.quantiles(ratios[name], n=4)
         own = f"{said[name]:11.4f}" if name in said else f"{'':11}"
-        more = f" {memory[name] - memory['bare']:+19.0f}" if memory else ""
+        more = f" {memory[name] - memory['bare']:+19.0f}" if name in memory else ""
         print(f"{name:36} {1e3 * statistics.median(values):12.1f} {middle:7.3f} {low:7.3f}-{high:.3f} {own}{more}")
     print(flush=True)
     return ratios

@@ -148,7 +148,9 @@ def test_a_watch_that_costs_too_much_throttles_itself(
 def test_two_replicas_stretch_alike() -> None:
     import tensorflow as tf
 
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    # Without collectives: each strategy of a process numbers them from the same one on, whatever shape they had before.
+    devices = ["CPU:0", "CPU:1"]
+    strategy = tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
     with strategy.scope():
         weight = keras.Variable(np.ones(3, "float32"), name="w")
         optimizer = keras.optimizers.SGD(0.01)

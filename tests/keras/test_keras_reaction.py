@@ -77,7 +77,7 @@ def fit_broken(chosen: Any, *others: keras.callbacks.Callback, steps: int = 80) 
         sinks.append(Heard(*args, **options))
         return sinks[-1]
 
-    watch = Watch("ads", "ranker", on_full_divergence=chosen, open_recorder=opened)
+    watch = Watch("ads", "ranker", on_full_divergence=chosen, budget=None, open_recorder=opened)
     hear = HearAll(watch, sinks)
     model = two_tasks()
     model.compile(watch.wrap(keras.optimizers.Adagrad(0.1)), loss=LOSSES)
