@@ -59,8 +59,7 @@ def fill(connection: sa.Connection) -> None:
     record.open_attempt(connection, run.id, 1, "a" * 32)
     count = -(-STEPS // FRAMES)
     values = {"start_step": 0, "next_index": count, "last_step": STEPS, "stop_reason": "finished"}
-    named = {f"attempt_{name}": value for name, value in values.items()}
-    connection.execute(record.attempt_update(tuple(values)), {"run_id": run.id, "attempt": 1, **named})
+    connection.execute(sa.update(schema.attempts).where(schema.attempts.c.run_id == run.id).values(**values))
     config = {"tasks": TASKS, "parameters_watched": 1.0}
     values = {"config": config, "attempt": 1, "last_step": STEPS, "judged_step": STEPS, "stop_reason": "finished"}
     record.update_run(connection, run.id, values)

@@ -88,6 +88,10 @@ class Trainer:
     index: int = 0
     config: dict[str, Any] = field(default_factory=lambda: {"tasks": TASKS, "parameters_watched": 1.0})
 
+    def __post_init__(self) -> None:
+        # Each run is a model of its own, or the metrics of one test's export would be another's to reach.
+        self.config = {"model": self.run, **self.config}
+
     def send(self, frames: Frames, *, events: tuple[Event, ...] = (), drops: dict[str, int] | None = None) -> None:
         identity = ChunkId(self.project, self.run, self.attempt, self.index)
         data = encode(Chunk(identity, frames, drops or {}, events))

@@ -12,7 +12,7 @@ from lossguard.wire.incident import KINDS
 from lossguard.wire.numbers import to_json
 from lossguard.wire.verdict import Check, outcome_of
 from lossguard_service.gate.decide import decide
-from lossguard_service.gate.facts import Attempt, Canary, Drops, Facts, Scan, Span
+from lossguard_service.gate.facts import Attempt, Canary, Drops, Facts, Previous, Scan, Span
 from lossguard_service.gate.policy import DEFAULT, STRICT, Policy, PolicyError
 
 
@@ -36,6 +36,9 @@ def test_an_unknown_run_is_insufficient_data_and_nothing_else_is_claimed() -> No
     checks = decide(DEFAULT, facts)
     assert outcome_of(checks) == "insufficient_data"
     assert "never heard of run nobody" in checks[-1].explanation
+
+
+BEFORE = Previous(0.66, "c" * 32, "monday", 900)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +68,15 @@ def test_an_unknown_run_is_insufficient_data_and_nothing_else_is_claimed() -> No
         ({"metrics": {"auc/click": float("nan")}}, "metric:auc/click", "block", "NaN or Inf"),
         ({"metrics": {"ndcg": float("inf")}}, "metric:ndcg", "block", "NaN or Inf"),
         ({"metrics": {"auc/click": 67.0}}, "metric:auc/click", "block", "per cent"),
-        ({"metrics": {"auc/click": 0.6}, "previous_metrics": {"auc/click": 0.66}}, "metric_not_worse:auc/click",
+        ({"metrics": {"auc/click": 0.6}, "previous": {"auc/click": BEFORE}}, "metric_not_worse:auc/click",
+         "block", "step 900 of run monday"),
+        ({"previous": {"auc/click": BEFORE}}, "metric_not_worse:auc/click", "insufficient_data", "comes without"),
+        ({"metrics": {"rmse/play": 0.7}, "previous": {"rmse/play": BEFORE}}, "metric_not_worse:rmse/play",
+         "block", "5% more"),
+        ({"metrics": {"auc/click": float("nan")}, "previous": {"auc/click": BEFORE}}, "metric_not_worse:auc/click",
          "block", "0.6600"),
+        ({"scan": Scan("keras", 3, 10, {}, complete=True, slots=2, nonfinite_slots={"optimizer/vars/2": 1})},
+         "slots_finite", "block", "optimizer/vars/2 (1)"),
         ({"tasks": {"click": "binary", "share": "binary"}}, "quality/share", "insufficient_data", "task share"),
         ({"tasks": {"click": "binary", "rank": "listwise"}}, "quality/rank", "insufficient_data", "task rank"),
     ],
@@ -75,6 +85,24 @@ def test_what_is_wrong_or_missing_never_passes(change: dict[str, Any], check: st
     found = failing(replace(healthy(), **change))
     assert found[check].status == status
     assert words in found[check].explanation
+
+
+def test_the_slots_are_judged_by_the_updates_and_by_what_the_artifact_holds_of_them() -> None:
+    facts = healthy()
+    assert facts.window is not None
+    assert facts.window.updates_measured
+    broken = replace(facts.window, nonfinite_updates=("click/dense/kernel",))
+    found = failing(replace(facts, window=broken))["slots_finite"]
+    assert (found.status, "click/dense/kernel" in found.explanation) == ("block", True)
+    unmeasured = replace(facts, window=replace(facts.window, updates_measured=False))
+    assert "slots_finite" not in {check.name for check in decide(DEFAULT, unmeasured)}
+    wanted = replace(DEFAULT, name="mine", slots_required=True)
+    unknown = {check.name: check for check in decide(wanted, unmeasured)}["slots_finite"]
+    assert unknown.status == "insufficient_data"
+    held = replace(unmeasured, scan=Scan("keras", 3, 10, {}, complete=True, slots=2))
+    assert {check.name: check.status for check in decide(wanted, held)}["slots_finite"] == "pass"
+    cut = replace(unmeasured, scan=Scan("keras", 3, 10, {}, complete=False, slots=2))
+    assert {check.name: check.status for check in decide(wanted, cut)}["slots_finite"] == "insufficient_data"
 
 
 def test_silence_counts_unless_the_training_ended_in_good_order() -> None:

@@ -17,7 +17,7 @@ from lossguard.cli.main import app
 from lossguard.gate.verify import verify
 from lossguard.wire.verdict import EXIT_CODES, EXIT_UNREACHABLE, EXIT_USAGE
 from lossguard_service.gate.decide import decide
-from lossguard_service.gate.facts import Canary
+from lossguard_service.gate.facts import Canary, Previous, Trial
 from lossguard_service.gate.policy import DEFAULT
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "gate.md").read_text()
@@ -150,6 +150,11 @@ def test_the_tables_are_the_code() -> None:
     from dataclasses import replace
 
     facts = replace(
-        healthy(), metrics={"auc/click": 0.7}, previous_metrics={"auc/click": 0.7}, canary=Canary(8, 0, 0.3)
+        healthy(),
+        metrics={"auc/click": 0.7},
+        previous={"auc/click": Previous(0.7, "c" * 32, "monday", 900)},
+        canary=Canary(8, 0, 0.3),
     )
-    assert listed == {re.split(r"[:/]", check.name)[0] for check in decide(DEFAULT, facts)}
+    trials = tuple(Trial(f"trial-{n}", False, True, 400, {"batch_auc/click": 0.67}) for n in range(3))
+    checks = (*decide(DEFAULT, facts), *decide(DEFAULT, replace(facts, trials=trials)))
+    assert listed == {re.split(r"[:/]", check.name)[0] for check in checks}

@@ -37,9 +37,9 @@ def trusted(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def judged(service: Service, model: Path, run: str = "signed") -> Answer:
+def judged(service: Service, model: Path, run: str = "signed", step: int = 300) -> Answer:
     with open_client(service.url) as client:
-        return ask(client, question_about(model, "default", run, 300))
+        return ask(client, question_about(model, "default", run, step))
 
 
 def test_a_verdict_is_signed_and_verified_offline(service: Service, trusted: Path, model: Path, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def tampered(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         ("project", {"project": "another"}),
         ("step", {"step": 299}),
         ("policy", {"policy": "lenient"}),
-        ("policy version", {"policy_version": 2}),
+        ("policy version", {"policy_version": 7}),
         ("created", {"created": document["created"] + 1}),
         ("id", {"id": "0" * 32}),
         ("digest", {"artifact_digest": DIGEST}),
@@ -97,7 +97,8 @@ def test_a_verdict_changed_in_any_field_is_not_verified(service: Service, truste
 
 
 def test_a_signature_of_one_verdict_is_none_of_another(service: Service, trusted: Path, model: Path) -> None:
-    first, second = judged(service, model), judged(service, model)
+    first, second = judged(service, model), judged(service, model, step=299)
+    assert first.verdict.id != second.verdict.id
     forged = second.document | {"signature": first.document["signature"]}
     with pytest.raises(NotVerified, match="it was changed"):
         check_signature(second.verdict, forged, read_keys([trusted]))
@@ -270,7 +271,7 @@ def test_policies_are_versioned_and_judge_by_their_newest_version(service: Servi
 
 
 def test_the_audit_log_holds_everything_in_order(service: Service, model: Path) -> None:
-    verdict = judged(service, model).verdict
+    verdict = judged(service, model, step=298).verdict
     done = gate("audit", "--service", service.url)
     entries = [json.loads(line) for line in done.stdout.splitlines()]
     assert [entry["sequence"] for entry in entries] == sorted(entry["sequence"] for entry in entries)

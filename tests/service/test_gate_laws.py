@@ -52,7 +52,7 @@ def test_spans_cover_exactly_the_steps_that_have_frames(database_url: str) -> No
         for case in range(60):
             attempts = [random_chunks(dice) for _ in range(dice.randint(1, 2))]
             await database.write(lambda c, n=f"run-{case}", a=attempts: store(c, n, a))
-            found = await evidence.find_evidence(database, "video", f"run-{case}", 1, 0)
+            found = await database.read(lambda c, n=f"run-{case}": evidence.evidence_of(c, "video", n, 1, 0))
             assert found is not None
             for number, chunks in enumerate(attempts, start=1):
                 covered = {s for one in found.spans if one.attempt == number for s in range(one.first, one.last + 1)}
@@ -68,7 +68,9 @@ def test_replicas_that_start_at_once_share_one_key_and_every_verdict_is_signed_b
     async def story() -> None:
         body = {"project": "video", "run": "ranker", "step": 5, "artifact_digest": "sha256:" + "0" * 64}
         async with service(database_url, Clock()) as one, service(database_url, Clock()) as two:
-            answers = await asyncio.gather(*(side.client.post("/v1/verdicts", json=body) for side in (one, two) * 4))
+            answers = await asyncio.gather(
+                *(side.client.post("/v1/verdicts", json=body | {"step": n}) for n, side in enumerate((one, two) * 4))
+            )
             documents = [answer.json() for answer in answers]
             assert {document["outcome"] for document in documents} == {"insufficient_data"}
             keys = (await one.get("/v1/keys"))["keys"]
@@ -93,7 +95,7 @@ def test_verdicts_need_the_scope_gate_on_their_project_and_rules_the_scope_admin
             async def token(*scopes: Scope, project: str | None = "video") -> dict[str, str]:
                 database = one.app.state.database
                 secret, _ = await create_token(
-                    database, name="t", scopes=scopes, project=project, now=clock(), expires=None
+                    database, name="t", scopes=scopes, project=project, now=clock(), actor="test", expires=None
                 )
                 return {"authorization": f"Bearer {secret}"}
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from lossguard.wire.protobuf import ProtobufError, fields, varint
+
 MAX_INDEX_BYTES: Final = 256 << 20
 _MAGIC: Final = 0xDB4775248B80FB57
 _FOOTER: Final = 48
@@ -60,7 +62,7 @@ def read_index(path: Path) -> tuple[int, list[Entry]]:
         (block_offset, block_size), _ = _handle(value, 0)
         for key, message in _entries(_block(data, block_offset, block_size)):
             if not key:
-                shards = _field(message, 1)
+                shards = _numbers(message).get(1, 0)
             else:
                 entries.append(_entry(key, message))
     if not 1 <= shards <= 100_000:
@@ -74,39 +76,17 @@ def shard_path(index: Path, shard: int, shards: int) -> Path:
 
 
 def _entry(key: bytes, message: bytes) -> Entry:
-    values = {1: 0, 3: 0, 4: 0, 5: 0}
-    for number, value in _fields(message):
-        if number in values and isinstance(value, int):
-            values[number] = value
+    values = {1: 0, 3: 0, 4: 0, 5: 0} | _numbers(message)
     name = key.decode("utf-8", "replace").removesuffix(_SUFFIX)
     return Entry(name, values[1], values[3], values[4], values[5])
 
 
-def _field(message: bytes, wanted: int) -> int:
-    found = (value for number, value in _fields(message) if number == wanted and isinstance(value, int))
-    return next(found, 0)
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a protocol buffer message."""
-    place = 0
-    while place < len(message):
-        tag, place = _varint(message, place)
-        kind = tag & 7
-        if kind == 0:
-            number, place = _varint(message, place)
-            yield tag >> 3, number
-            continue
-        if kind == 2:
-            size, place = _varint(message, place)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-        else:
-            raise BundleError("the index holds a message that is none")
-        if place + size > len(message):
-            raise BundleError("the index holds a message that is cut off")
-        yield tag >> 3, message[place : place + size]
-        place += size
+def _numbers(message: bytes) -> dict[int, int]:
+    """The fields of a message that are numbers."""
+    try:
+        return {number: value for number, value in fields(message) if isinstance(value, int)}
+    except ProtobufError as error:
+        raise BundleError(f"the index holds a message that is none: {error}") from None
 
 
 def _handle(data: bytes, place: int) -> tuple[tuple[int, int], int]:
@@ -147,15 +127,10 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while place < len(data) and shift < 70:
-        byte = data[place]
-        value |= (byte & 0x7F) << shift
-        place += 1
-        if byte < 0x80:
-            return value, place
-        shift += 7
-    raise BundleError("the index is cut off")
+    try:
+        return varint(data, place)
+    except ProtobufError:
+        raise BundleError("the index is cut off") from None
 
 
 def _unsnap(data: bytes) -> bytes:

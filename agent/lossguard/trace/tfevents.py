@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lossguard.trace.trace import Trace, TraceError, of_rows
+from lossguard.wire.protobuf import fields
 
 RECORD_BYTES = 64 << 20
 """A longer record is no record of scalars: the file is damaged or something else."""
@@ -59,48 +60,13 @@ def _records(data: bytes) -> Iterator[memoryview]:
         at += 16 + length
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number longer than 64 bits")
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Field number and value of a protobuf message; fixed-width values come as their bytes."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(data, at)
-            yield key >> 3, value
-            continue
-        if kind == 2:
-            length, at = _varint(data, at)
-        elif kind in (1, 5):
-            length = 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"wire type {kind}")
-        if at + length > len(data):
-            raise ValueError("a field longer than its message")
-        yield key >> 3, data[at : at + length]
-        at += length
-
-
 def _event(data: memoryview) -> tuple[int, dict[str, float]]:
     step, values = 0, {}
-    for field, value in _fields(data):
+    for field, value in fields(data):
         if field == 2 and isinstance(value, int):
             step = value - (1 << 64) if value >> 63 else value
         elif field == 5 and isinstance(value, memoryview):
-            for inner, item in _fields(value):
+            for inner, item in fields(value):
                 if inner == 1 and isinstance(item, memoryview):
                     tag, number = _value(item)
                     if tag and number is not None:
@@ -110,7 +76,7 @@ def _event(data: memoryview) -> tuple[int, dict[str, float]]:
 
 def _value(data: memoryview) -> tuple[str, float | None]:
     tag, number = "", None
-    for field, value in _fields(data):
+    for field, value in fields(data):
         if not isinstance(value, memoryview):
             continue
         if field == 1:
@@ -126,7 +92,7 @@ def _tensor(data: memoryview) -> float | None:
     """The number of a scalar tensor; None for anything else."""
     dtype = 0
     number: float | None = None
-    for field, value in _fields(data):
+    for field, value in fields(data):
         if field == 1 and isinstance(value, int):
             dtype = value
         elif field == 2 and isinstance(value, memoryview) and len(value):

@@ -25,7 +25,7 @@ def _finite(policy: Policy, facts: Facts) -> Check | None:
         return Check(
             name, "block", dict(tensors[:20]), limit,
             f"The export holds NaN or Inf in {len(tensors)} tensors: {worst}. Do not release it; go back to "
-            f"{_target(facts)}.",
+            f"{facts.target}.",
         )  # fmt: skip
     if not policy.scan_required and (scan is None or not scan.complete):
         return None
@@ -57,14 +57,14 @@ def _slots(policy: Policy, facts: Facts) -> Check | None:
         return Check(
             name, "block", dict(tensors[:20]), limit,
             f"The optimizer's state in the export holds NaN or Inf in {len(tensors)} tensors: {worst}. Whoever trains "
-            f"on from it loses the weights too. Go back to {_target(facts)}.",
+            f"on from it loses the weights too. Go back to {facts.target}.",
         )  # fmt: skip
     if window is not None and window.nonfinite_updates:
         layers = ", ".join(window.nonfinite_updates[:3])
         return Check(
             name, "block", list(window.nonfinite_updates[:10]), limit,
             f"The optimizer's last updates of {len(window.nonfinite_updates)} layers hold NaN or Inf, among them "
-            f"{layers}: its slots are broken, and the weights are next. Go back to {_target(facts)}.",
+            f"{layers}: its slots are broken, and the weights are next. Go back to {facts.target}.",
         )  # fmt: skip
     held = 0 if scan is None or not scan.complete else scan.slots
     if held or (window is not None and window.updates_measured):
@@ -80,10 +80,6 @@ def _slots(policy: Policy, facts: Facts) -> Check | None:
         f"Policy {policy.name} wants to know whether the optimizer's slots are finite: the export holds none, and the "
         "stat update_norm was not measured. Watch the optimizer, or judge a checkpoint that holds it.",
     )  # fmt: skip
-
-
-def _target(facts: Facts) -> str:
-    return f"the checkpoint of step {facts.good_checkpoint[0]}" if facts.good_checkpoint else "an earlier one"
 
 
 def _canary(policy: Policy, facts: Facts) -> Check | None:

@@ -12,8 +12,10 @@ from lossguard.wire.incident import BREAKING, Incident
 from lossguard.wire.verdict import Check
 from lossguard_service.gate.artifact import artifact_checks
 from lossguard_service.gate.facts import Facts, Range, dropped, lineage, missing_steps, repeated_steps
+from lossguard_service.gate.metrics import metric_checks
 from lossguard_service.gate.policy import Policy
-from lossguard_service.gate.quality import metric_checks, quality_checks
+from lossguard_service.gate.quality import quality_checks
+from lossguard_service.gate.stability import stability_checks
 
 DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -45,6 +47,7 @@ def decide(policy: Policy, facts: Facts) -> tuple[Check, ...]:
         *quality_checks(policy, facts),
         *artifact_checks(policy, facts),
         *metric_checks(policy, facts),
+        *stability_checks(policy, facts),
     ]
     return tuple(checks)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lossguard.wire.frame import Bits, Floats64, Frames, Steps
 from lossguard.wire.incident import Incident
 from lossguard.wire.stats import GRADIENT_NORM, NONFINITE_COUNT, UPDATE_NORM, WEIGHT_NORM
+from lossguard_service.store.coverage import Drops, Span
 
 Range = tuple[int, int]
 
@@ -44,30 +45,6 @@ class Segment:
     attempt: int
     first: int
     last: int
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Steps `first` to `last` of one attempt, each of which has its frame stored."""
-
-    attempt: int
-    first: int
-    last: int
-
-
-@dataclass(frozen=True, slots=True)
-class Drops:
-    """Frames that a chunk reports as dropped by the trainer.
-
-    Attributes:
-        attempt: the attempt's number.
-        first_step: the first step of the chunk that says so; None if it carries no frames.
-        counts: how many, by reason.
-    """
-
-    attempt: int
-    first_step: int | None
-    counts: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,6 +134,41 @@ class Canary:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Previous:
+    """A metric of a version that passed.
+
+    Attributes:
+        value: what it reached.
+        verdict: the id of its verdict.
+        run, step: whose export it was.
+    """
+
+    value: float
+    verdict: str
+    run: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A training of the same configuration.
+
+    Attributes:
+        run: its name.
+        diverged: True if it ended in a divergence, or is in one.
+        ended: False while it goes on.
+        last_step: the last step the detectors have seen.
+        finals: the median of its last steps for each task's `batch_auc` and `rmse`; empty if they are not stored.
+    """
+
+    run: str
+    diverged: bool
+    ended: bool
+    last_step: int
+    finals: Mapping[str, float] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Facts:
     """Everything the gate knows about one export.
@@ -175,8 +187,10 @@ class Facts:
         tasks: name to "binary" or "regression"; empty if the trainer named none.
         incidents: those of the lineage that are not superseded.
         window: the last steps up to `step`, or None if they are not stored.
+        model: what the run's config calls its model; empty if it names none.
         metrics: supplied by the release pipeline from held-out data.
-        previous_metrics: those of the last passed export of the run's project and run.
+        previous: for each metric, the newest version of the model that passed with it.
+        trials: the runs of the project that trained this configuration, this run among them; empty if there is none.
         scan: see `Scan`; None if the agent sent none.
         canary: see `Canary`; None if the agent sent none.
         good_checkpoint: the newest checkpoint to go back to, as (step, path), or None.
@@ -198,10 +212,19 @@ class Facts:
     incidents: tuple[Incident, ...] = ()
     window: Window | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    previous_metrics: Mapping[str, float] = field(default_factory=dict)
+    model: str = ""
+    previous: Mapping[str, Previous] = field(default_factory=dict)
+    trials: tuple[Trial, ...] = ()
     scan: Scan | None = None
     canary: Canary | None = None
     good_checkpoint: tuple[int, str] | None = None
+
+    @property
+    def target(self) -> str:
+        """What to go back to, in words."""
+        if self.good_checkpoint is None:
+            return "a checkpoint from before it"
+        return f"the checkpoint of step {self.good_checkpoint[0]} ({self.good_checkpoint[1]})"
 
 
 def lineage(attempts: Sequence[Attempt]) -> tuple[Segment, ...]:

@@ -1,68 +1,227 @@
-"""Facts from the store: one consistent snapshot of everything a verdict rests on.
+"""Facts from the store: one consistent snapshot of everything a verdict rests on, and its stamp.
 
-Guarantees. Reads only. What the store does not hold stays unknown in the facts; nothing is filled in.
+Guarantees. Reads only. What the store does not hold stays unknown in the facts; nothing is filled in. The stamp is read
+from the same snapshot, and changes whenever anything that the facts, the waivers, the policy or the signing key come
+from does: two questions under one stamp have one answer, but for the time that passed.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
-from lossguard_service.gate.facts import Attempt, Canary, Drops, Facts, Scan, Span, window_of
+import numpy as np
+from sqlalchemy.engine import Connection
+
+from lossguard_service.gate.facts import Attempt, Canary, Facts, Previous, Scan, Trial, Window, window_of
+from lossguard_service.gate.policy import BUILT_IN, Policy
 from lossguard_service.store.checkpoints import rollback_target
-from lossguard_service.store.database import Database
-from lossguard_service.store.evidence import Evidence, find_evidence
+from lossguard_service.store.columns import clean
+from lossguard_service.store.evidence import Evidence, evidence_of, frames_of
+from lossguard_service.store.keys import SigningKey, keys_of
+from lossguard_service.store.runs import attempts_of
+from lossguard_service.store.stamp import stamp_of
+from lossguard_service.store.trials import Member, members_of
+from lossguard_service.store.verdicts import Passed, StoredPolicy, passed_of, policies_of
+from lossguard_service.store.waivers import Waiver, waivers_of
+
+Stamp = tuple[Any, ...]
+FINAL_STEPS: Final = 100
+"""A final value is the median of so many steps, as in `lossguard compare`: a single batch says little."""
+MOST_TRIALS: Final = 20
+"""So many trials are looked at, those heard of last."""
 
 
-async def gather(
-    database: Database,
-    *,
-    project: str,
-    run: str,
-    step: int,
-    artifact_digest: str,
-    now: float,
-    window_steps: int,
-    attempt: str | None = None,
-    metrics: Mapping[str, float] | None = None,
-    previous_metrics: Mapping[str, float] | None = None,
-    scan: Scan | None = None,
-    canary: Canary | None = None,
-) -> Facts:
-    """All facts about one export.
+class UnknownPolicy(LookupError):
+    """No policy has that name; the sentence lists those that there are."""
 
-    Args:
-        database: where they are.
-        project, run, step, artifact_digest, attempt, metrics, scan, canary: as the request says.
-        now: Unix seconds.
-        window_steps: how many of the last steps' scalars are wanted.
-        previous_metrics: those of the last export that passed.
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question to the gate; the fields are those of `Facts`."""
+
+    project: str
+    run: str
+    step: int
+    artifact_digest: str
+    policy: str = "default"
+    attempt: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    scan: Scan | None = None
+    canary: Canary | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the answer to a question follows from.
+
+    Attributes:
+        facts: see `Facts`.
+        policy: the newest version of the one that was asked for.
+        waivers: all of the run's, those that do not count too.
+        key: the one that signs; None before the first question.
+        stamp: see the module.
+        last_seen: when anything came of the run; None if it is not known.
+        grouped: True if the run is one of a group of trials.
     """
-    first = max(1, step - window_steps + 1)
-    evidence = await find_evidence(database, project, run, first, max(step, 1))
-    said: dict[str, Any] = {
-        "project": project, "run": run, "step": step, "artifact_digest": artifact_digest, "attempt": attempt,
-        "metrics": dict(metrics or {}), "previous_metrics": dict(previous_metrics or {}),
-        "scan": scan, "canary": canary,
-    }  # fmt: skip
-    if evidence is None:
-        return Facts(**said)
+
+    facts: Facts
+    policy: Policy
+    waivers: tuple[Waiver, ...]
+    key: SigningKey | None
+    stamp: Stamp
+    last_seen: float | None
+    grouped: bool
+
+
+class Remembered:
+    """What never changes and is costly to read again: configurations by attempt, final values by run and revision."""
+
+    def __init__(self, most: int = 4_096) -> None:
+        self.configurations: MutableMapping[tuple[int, str], str | None] = _Bounded(most)
+        self.finals: MutableMapping[tuple[int, int], dict[str, float]] = _Bounded(most)
+
+
+class _Bounded(OrderedDict[Any, Any]):
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value)
+        if len(self) > self._most:
+            self.popitem(last=False)
+
+
+def snapshot_of(connection: Connection, question: Question, now: float, remembered: Remembered) -> Snapshot:
+    """Everything that the answer follows from.
+
+    Raises:
+        UnknownPolicy: the question names none that there is.
+    """
+    policy = policy_of(connection, question.policy)
+    first = max(1, question.step - policy.quality_steps + 1)
+    evidence = evidence_of(connection, question.project, question.run, first, max(question.step, 1))
+    model = "" if evidence is None else _model(evidence.run.config)
+    members = _members(connection, question, policy, remembered)
+    facts = Facts(
+        project=question.project,
+        run=question.run,
+        step=question.step,
+        artifact_digest=question.artifact_digest,
+        attempt=question.attempt,
+        metrics=dict(question.metrics),
+        scan=question.scan,
+        canary=question.canary,
+        model=model,
+        previous=_previous(passed_of(connection, question.project, model, question.artifact_digest)),
+        trials=tuple(_trial(connection, one, remembered) for one in members[:MOST_TRIALS]),
+    )
+    if evidence is not None:
+        facts = _with_evidence(facts, evidence, first, now)
+    return Snapshot(
+        facts=facts,
+        policy=policy,
+        waivers=tuple(waivers_of(connection, question.project, question.run)),
+        key=next((key for key in reversed(keys_of(connection)) if key.private is not None), None),
+        stamp=_stamp(connection, question, model, members),
+        last_seen=None if evidence is None else evidence.run.last_seen,
+        grouped=bool(members),
+    )
+
+
+def stamp_now(connection: Connection, question: Question, before: Snapshot, remembered: Remembered) -> Stamp:
+    """The stamp that a snapshot of now would have; equal to the one before if nothing has changed.
+
+    Which group of trials a run is in, and what it calls its model, cannot change without its revision.
+    """
+    members = _members(connection, question, before.policy, remembered) if before.grouped else ()
+    return _stamp(connection, question, before.facts.model, members)
+
+
+def _stamp(connection: Connection, question: Question, model: str, members: Sequence[Member]) -> Stamp:
+    of_run = stamp_of(connection, question.project, question.run, question.policy, model, question.artifact_digest)
+    return (*of_run, *((one.id, one.revision) for one in members))
+
+
+def policy_of(connection: Connection, name: str) -> Policy:
+    """The newest version of a policy.
+
+    Raises:
+        UnknownPolicy: there is none of that name.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    stored = policies_of(connection, name)
+    if not stored:
+        known = sorted({*BUILT_IN, *(one.name for one in policies_of(connection))})
+        raise UnknownPolicy(f"no policy is named {name!r}; there are {', '.join(known)}")
+    return read_policy(max(stored, key=lambda one: one.version))
+
+
+def read_policy(stored: StoredPolicy) -> Policy:
+    """A stored policy's rules."""
+    return Policy.from_json({key: value for key, value in stored.document.items() if key != "author"})
+
+
+def _with_evidence(facts: Facts, evidence: Evidence, first: int, now: float) -> Facts:
     config = evidence.run.config
-    return Facts(
-        **said,
+    return replace(
+        facts,
         run_known=True,
         attempts=tuple(
             Attempt(one.number, one.key, one.start_step, one.last_step, one.stop_reason) for one in evidence.attempts
         ),
-        spans=tuple(Span(one.attempt, one.first, one.last) for one in evidence.spans),
-        drops=tuple(Drops(one.attempt, one.first_step, one.counts) for one in evidence.drops),
+        spans=evidence.spans,
+        drops=evidence.drops,
         judged_step=evidence.run.judged_step,
         silent_seconds=max(0.0, now - evidence.run.last_seen),
         parameters_watched=_share(config.get("parameters_watched")),
         tasks=_tasks(config.get("tasks")),
         incidents=evidence.incidents,
-        window=window_of(evidence.frames, first, step) if evidence.frames else None,
-        good_checkpoint=_target(evidence, step),
+        window=window_of(evidence.frames, first, facts.step) if evidence.frames else None,
+        good_checkpoint=_target(evidence, facts.step),
     )
+
+
+def _members(connection: Connection, question: Question, policy: Policy, remembered: Remembered) -> tuple[Member, ...]:
+    if policy.trials_minimum == 0:
+        return ()
+    return members_of(connection, question.project, question.run, remembered.configurations)
+
+
+def _trial(connection: Connection, member: Member, remembered: Remembered) -> Trial:
+    place = (member.id, member.revision)
+    finals = remembered.finals.get(place)
+    last = member.judged_step or 0
+    if finals is None and member.ended and last:
+        first = max(1, last - FINAL_STEPS + 1)
+        frames = frames_of(connection, member.id, tuple(attempts_of(connection, member.id)), first, last)
+        finals = remembered.finals[place] = dict(_medians(window_of(frames, first, last)))
+    return Trial(member.name, member.status == "diverged", member.ended, last, finals or {})
+
+
+def _medians(window: Window) -> Iterator[tuple[str, float]]:
+    for name in window.values:
+        if name.startswith(("batch_auc/", "rmse/")):
+            values = window.measured(name)
+            values = values[np.isfinite(values)]
+            if len(values):
+                yield name, float(np.median(values))
+
+
+def _previous(passed: Sequence[Passed]) -> dict[str, Previous]:
+    found: dict[str, Previous] = {}
+    for one in passed:
+        for name, value in one.metrics.items():
+            found.setdefault(name, Previous(float(value), one.verdict, one.run, one.step))
+    return found
+
+
+def _model(config: Mapping[str, Any]) -> str:
+    model = config.get("model")
+    return clean(model) if isinstance(model, str) else ""
 
 
 def _share(value: Any) -> float | None:

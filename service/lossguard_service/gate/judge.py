@@ -1,20 +1,21 @@
 """The gate as the service runs it: gather the facts, decide, sign and store the verdict.
 
-Guarantees. A verdict is stored before it is answered, and never changed. What it says is bounded: however many
+Guarantees. A verdict is stored before it is answered, and never changed. The same question gets the same verdict while
+nothing that it follows from has changed (`answers`). What it says is bounded: however many
 incidents a run had, the document stays small enough to lie beside a model.
 """
 
 import json
 import secrets
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from lossguard.wire.verdict import Check, Verdict, outcome_of
+from lossguard_service.gate.answers import Answer, Answers
 from lossguard_service.gate.decide import decide
-from lossguard_service.gate.facts import Canary, Facts, Scan
-from lossguard_service.gate.gather import gather
+from lossguard_service.gate.facts import Facts
+from lossguard_service.gate.gather import Question, Remembered, policy_of, read_policy, snapshot_of, stamp_now
 from lossguard_service.gate.policy import BUILT_IN, Policy, PolicyError
 from lossguard_service.gate.signing import new_key, sign
 from lossguard_service.gate.waive import checked, counts, waive
@@ -22,31 +23,10 @@ from lossguard_service.store import keys, verdicts
 from lossguard_service.store.columns import clean
 from lossguard_service.store.database import Database
 from lossguard_service.store.keys import SigningKey
-from lossguard_service.store.waivers import Waiver, add_waiver, list_waivers
+from lossguard_service.store.waivers import Waiver, add_waiver
 
-_REMEMBERED: Final = 2_048
-"""Verdicts whose JSON a replica keeps: some 10 KB each."""
 MAX_TEXT: Final = 2_000
 """Characters of an explanation; a run's own texts (layer paths, advice) are from outside and may be longer."""
-
-
-class UnknownPolicy(LookupError):
-    """No policy has that name; the sentence lists those that there are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question to the gate; the fields are those of `Facts`."""
-
-    project: str
-    run: str
-    step: int
-    artifact_digest: str
-    policy: str = "default"
-    attempt: str | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    scan: Scan | None = None
-    canary: Canary | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,58 +53,56 @@ class Gate:
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
         self._clock = clock
-        self._answers: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
+        self._answers = Answers()
+        self._remembered = Remembered()
 
-    async def judge(self, question: Question) -> Judgement:
-        """The verdict about one export, stored.
+    async def judge(self, question: Question) -> Answer:
+        """The verdict about one export, stored; the one given before if nothing has changed since.
 
         Raises:
             UnknownPolicy: the request names none that there is.
         """
-        policy = await self.policy(question.policy)
         now = self._clock()
-        facts = await gather(
-            self._database,
-            project=question.project,
-            run=question.run,
-            step=question.step,
-            artifact_digest=question.artifact_digest,
-            now=now,
-            window_steps=policy.quality_steps,
-            attempt=question.attempt,
-            metrics=question.metrics,
-            previous_metrics=await self._previous_metrics(question),
-            scan=question.scan,
-            canary=question.canary,
-        )
-        waivers = await list_waivers(self._database, project=question.project, run=question.run)
-        counted = [one for one in waivers if counts(one, question.project, question.run, question.step, now)]
-        verdict = verdict_of(policy, facts, verdict_id=secrets.token_hex(16), now=now, waivers=counted)
-        signature = sign(verdict, await self._key())
-        await verdicts.add_verdict(self._database, verdict, signature)
-        return Judgement(verdict, signature)
+        given = self._answers.by_question(question, now)
+        if given is not None:
+            before = given.snapshot
+            stamp = await self._database.read(lambda c: stamp_now(c, question, before, self._remembered))
+            if stamp == before.stamp:
+                return given.answer
+        snapshot = await self._database.read(lambda c: snapshot_of(c, question, now, self._remembered))
+        counted = [one for one in snapshot.waivers if counts(one, question.project, question.run, question.step, now)]
+        verdict_id = secrets.token_hex(16)
+        verdict = verdict_of(snapshot.policy, snapshot.facts, verdict_id=verdict_id, now=now, waivers=counted)
+        signature = sign(verdict, snapshot.key or await self._first_key())
+        metrics = snapshot.facts.metrics
+        await verdicts.add_verdict(self._database, verdict, signature, model=snapshot.facts.model, metrics=metrics)
+        answer = _answer(Judgement(verdict, signature))
+        self._answers.keep(verdict_id, answer)
+        self._answers.keep_given(question, answer, snapshot, now)
+        return answer
 
-    async def find(self, verdict_id: str) -> tuple[str, bytes] | None:
-        """The project and the JSON of the verdict of that id, as it was given.
+    async def find(self, verdict_id: str) -> Answer | None:
+        """The verdict of that id, as it was given.
 
         Remembered: a verdict never changes, so every replica may keep what it has read.
         """
-        answer = self._answers.get(verdict_id)
+        answer = self._answers.by_id(verdict_id)
         if answer is None:
             found = await verdicts.find_verdict(self._database, verdict_id)
             if found is None:
                 return None
-            document = json.dumps(Judgement(*found).to_json(), separators=(",", ":"), allow_nan=False)
-            answer = found[0].project, document.encode()
-            while len(self._answers) >= _REMEMBERED:
-                self._answers.popitem(last=False)
-            self._answers[verdict_id] = answer
+            answer = _answer(Judgement(*found))
+            self._answers.keep(verdict_id, answer)
         return answer
+
+    def remembered(self, verdict_id: str) -> Answer | None:
+        """The same if this replica remembers it."""
+        return self._answers.by_id(verdict_id)
 
     async def policies(self) -> list[Policy]:
         """Every version of every policy, the built-in ones first."""
         stored = await verdicts.list_policies(self._database)
-        return [*BUILT_IN.values(), *(_policy(one) for one in stored)]
+        return [*BUILT_IN.values(), *(read_policy(one) for one in stored)]
 
     async def policy(self, name: str) -> Policy:
         """The newest version of a policy.
@@ -132,13 +110,7 @@ class Gate:
         Raises:
             UnknownPolicy: there is none of that name.
         """
-        if name in BUILT_IN:
-            return BUILT_IN[name]
-        stored = await verdicts.list_policies(self._database, name)
-        if not stored:
-            known = sorted({policy.name for policy in await self.policies()})
-            raise UnknownPolicy(f"no policy is named {name!r}; there are {', '.join(known)}")
-        return _policy(max(stored, key=lambda one: one.version))
+        return await self._database.read(lambda connection: policy_of(connection, name))
 
     async def add_policy(self, rules: Mapping[str, Any], author: str) -> Policy:
         """Store a new version of a policy; the version is the next one, whatever `rules` say.
@@ -170,7 +142,7 @@ class Gate:
 
     async def keys(self) -> list[SigningKey]:
         """Every signing key, the one in use last."""
-        await self._key()
+        await self._first_key()
         return await keys.list_keys(self._database)
 
     async def rotate_key(self, actor: str) -> SigningKey:
@@ -181,24 +153,13 @@ class Gate:
         """What this key signed counts no more; False if there is no such key."""
         return await keys.revoke_key(self._database, key_id, now=self._clock(), actor=actor, reason=reason)
 
-    async def _key(self) -> SigningKey:
-        for key in reversed(await keys.list_keys(self._database)):
-            if key.private is not None:
-                return key
+    async def _first_key(self) -> SigningKey:
         return await keys.active_key(self._database, new_key(self._clock()), rotate=False, actor="service")
 
-    async def _previous_metrics(self, question: Question) -> dict[str, float]:
-        if not question.metrics:
-            return {}
-        for verdict in await verdicts.list_verdicts(self._database, project=question.project, run=question.run):
-            if verdict.outcome == "pass" and verdict.artifact_digest != question.artifact_digest:
-                prefix = "metric:"
-                return {
-                    check.name.removeprefix(prefix): float(check.observed)
-                    for check in verdict.checks
-                    if check.name.startswith(prefix) and isinstance(check.observed, int | float)
-                }
-        return {}
+
+def _answer(judgement: Judgement) -> Answer:
+    document = json.dumps(judgement.to_json(), separators=(",", ":"), allow_nan=False)
+    return Answer(judgement.verdict.project, document.encode())
 
 
 def verdict_of(policy: Policy, facts: Facts, *, verdict_id: str, now: float, waivers: Sequence[Waiver] = ()) -> Verdict:
@@ -216,10 +177,6 @@ def verdict_of(policy: Policy, facts: Facts, *, verdict_id: str, now: float, wai
         checks=checks,
         created=now,
     )
-
-
-def _policy(stored: verdicts.StoredPolicy) -> Policy:
-    return Policy.from_json({key: value for key, value in stored.document.items() if key != "author"})
 
 
 def _bounded(check: Check) -> Check:

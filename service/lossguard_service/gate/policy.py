@@ -48,7 +48,12 @@ class Policy:
         metrics_required: True if every binary task needs a supplied `auc/<task>` from held-out data.
         slots_required: True if it must be known that the optimizer's slots are finite, by the updates or the artifact.
         scan_required: True if every tensor of the artifact must have been scanned for NaN and Inf.
-        regression_tolerance: by how much a supplied `auc/<task>` may fall below that of the last passed export.
+        regression_tolerance: by how much a supplied `auc/<task>` may fall below that of the last version that passed.
+        error_tolerance: the share by which a supplied `rmse`, `mae`, `loss` or `normalized_entropy` may exceed it.
+        trials_minimum: how many trainings of one configuration say something about its stability; 0: do not ask.
+        trial_divergence_limit: what share of them may diverge, for all that their number lets one say (95 %).
+        trial_spread_limit: how far their final values may spread, likewise: the standard deviation of a batch AUC, or
+            of an RMSE as a share of its mean.
         canary_required: True if the exported model must have answered on canary rows.
     """
 
@@ -76,6 +81,10 @@ class Policy:
     scan_required: bool = True
     slots_required: bool = False
     regression_tolerance: float = 0.02
+    error_tolerance: float = 0.05
+    trials_minimum: int = 3
+    trial_divergence_limit: float = 0.3
+    trial_spread_limit: float = 0.02
     canary_required: bool = False
 
     def __post_init__(self) -> None:
@@ -85,7 +94,7 @@ class Policy:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise PolicyError(f"{name}: must be a number from {low:g} to {high:g}, got {value!r}")
-        for name in ("version", "settle_steps", "recovered_budget", "quiet_steps", "quality_steps"):
+        for name in _COUNTS:
             if not isinstance(getattr(self, name), int):
                 raise PolicyError(f"{name}: must be a whole number, got {getattr(self, name)!r}")
         for name in _FLAGS:
@@ -129,6 +138,7 @@ class Policy:
         return json.dumps(self.to_json(), sort_keys=True)
 
 
+_COUNTS = ("version", "settle_steps", "recovered_budget", "quiet_steps", "quality_steps", "trials_minimum")
 _FLAGS = (
     "signal_blocks",
     "baseline_required",
@@ -154,16 +164,20 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("certainty", 0, 10),
     ("metric_auc_floor", 0.5, 1),
     ("regression_tolerance", 0, 1),
+    ("error_tolerance", 0, math.inf),
+    ("trials_minimum", 0, 200),
+    ("trial_divergence_limit", 0, 1),
+    ("trial_spread_limit", 0, math.inf),
 )
 
 DEFAULT = Policy(
     name="default",
-    version=1,
+    version=2,
     description="Blocks what is broken or was shortly before; accepts a few recovered divergences.",
 )
 STRICT = Policy(
     name="strict",
-    version=1,
+    version=2,
     description="For exports that nobody looks at: no recovered divergence, held-out metrics, a settled end.",
     minimum_coverage=0.99,
     fresh_seconds=300.0,
@@ -181,6 +195,9 @@ STRICT = Policy(
     metrics_required=True,
     slots_required=True,
     regression_tolerance=0.01,
+    error_tolerance=0.02,
+    trial_divergence_limit=0.1,
+    trial_spread_limit=0.01,
 )
 
 BUILT_IN: Mapping[str, Policy] = MappingProxyType({policy.name: policy for policy in (DEFAULT, STRICT)})

@@ -7,12 +7,12 @@ nothing is known is `insufficient_data`.
 """
 
 import math
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from lossguard.wire.frame import Floats64
-from lossguard.wire.verdict import Check, CheckStatus
+from lossguard.wire.verdict import Check
 from lossguard_service.gate.facts import Facts, Window
 from lossguard_service.gate.policy import Policy
 
@@ -59,65 +59,6 @@ def infer_tasks(window: Window) -> dict[str, str]:
     return tasks
 
 
-def metric_checks(policy: Policy, facts: Facts) -> tuple[Check, ...]:
-    """The metrics that the release pipeline supplies from held-out data."""
-    checks = []
-    for name, value in sorted(facts.metrics.items()):
-        checks.append(_metric(policy, facts, name, value))
-        if name.startswith("auc/") and name in facts.previous_metrics:
-            checks.append(_against_previous(policy, name, value, facts.previous_metrics[name]))
-    if policy.metrics_required:
-        tasks = (infer_tasks(facts.window) if facts.window is not None else {}) | dict(facts.tasks)
-        for task, kind in sorted(tasks.items()):
-            name = f"auc/{task}"
-            if kind == BINARY and name not in facts.metrics:
-                checks.append(
-                    Check(
-                        f"metric:{name}", "insufficient_data", None, policy.metric_auc_floor,
-                        f"Policy {policy.name} wants {name} from held-out data and none was supplied. "
-                        f'Pass --metrics FILE with {{"{name}": ...}} in it.',
-                    )
-                )  # fmt: skip
-    return tuple(checks)
-
-
-def _metric(policy: Policy, facts: Facts, name: str, value: float) -> Check:
-    check = f"metric:{name}"
-    if not math.isfinite(value):
-        return Check(
-            check, "block", value, "a finite number",
-            f"The supplied metric {name} is {value}: the evaluation met NaN or Inf. Do not release this export.",
-        )  # fmt: skip
-    if name.startswith("auc/"):
-        task = name.removeprefix("auc/")
-        floor = policy.metric_auc_floor
-        if not 0 <= value <= 1:
-            return Check(
-                check, "block", value, floor, f"The supplied {name} is {value:g}: an AUC lies between 0 and 1. "
-                "If it is in per cent, divide it by 100.",
-            )  # fmt: skip
-        if value < floor:
-            return Check(
-                check, "block", value, floor,
-                f"On held-out data task {task} reaches an AUC of {value:.4f}, and the policy wants {floor:g}: at 0.5 a "
-                f"model ranks no better than chance. Do not release this export; go back to {_target(facts)}.",
-            )  # fmt: skip
-        return Check(check, "pass", value, floor, f"On held-out data task {task} reaches an AUC of {value:.4f}.")
-    return Check(check, "pass", value, "a finite number", f"The supplied metric {name} is {value:g}.")
-
-
-def _against_previous(policy: Policy, name: str, value: float, before: float) -> Check:
-    limit = before - policy.regression_tolerance
-    status: CheckStatus = "pass" if value >= limit else "block"
-    text = f"The last export of this run that passed had {name} {before:.4f}, this one has {value:.4f}"
-    advice = (
-        ", which is within the tolerance."
-        if status == "pass"
-        else f"; at most {policy.regression_tolerance:g} less is allowed. Keep the old version, or waive this check."
-    )
-    return Check(f"metric_not_worse:{name}", status, value, limit, text + advice)
-
-
 def _complete(window: Window, first: int, last: int) -> bool:
     return first >= 1 and len(window.steps) == last - first + 1 and int(window.steps[-1]) == last
 
@@ -142,14 +83,14 @@ def _finite(facts: Facts, window: Window) -> Check:
             return Check(
                 "finite", "block", what, limit,
                 f"At step {step}, {'the last one' if step == facts.step else 'shortly'} before the export, {name} is "
-                f"{values[bad.argmax()]:g}: the model computes numbers that are none. Go back to {_target(facts)}.",
+                f"{values[bad.argmax()]:g}: the model computes numbers that are none. Go back to {facts.target}.",
             )  # fmt: skip
     if window.nonfinite_layers:
         layers = ", ".join(window.nonfinite_layers[:3])
         return Check(
             "finite", "block", list(window.nonfinite_layers[:10]), limit,
             f"NaN or Inf stands in the weights or gradients of {len(window.nonfinite_layers)} layers before the "
-            f"export, among them {layers}. Go back to {_target(facts)}.",
+            f"export, among them {layers}. Go back to {facts.target}.",
         )  # fmt: skip
     return Check("finite", "pass", limit, limit, "No NaN and no Inf in the last steps before the export.")
 
@@ -191,7 +132,7 @@ def _batch_auc(policy: Policy, facts: Facts, window: Window, task: str) -> Check
         return Check(
             name, "block", mean, floor,
             f"Task {task} has collapsed: its mean batch AUC {over} is {mean:.3f}, and below {floor:g} it ranks no "
-            f"better than chance. {_blame(facts, task)}Go back to {_target(facts)}.",
+            f"better than chance. {_blame(facts, task)}Go back to {facts.target}.",
         )  # fmt: skip
     if mean - policy.certainty * error <= 0.5:
         return Check(
@@ -218,7 +159,7 @@ def _normalized_entropy(policy: Policy, facts: Facts, window: Window, task: str,
         return Check(
             name, "block", ratio, limit,
             f"{observed[0].upper()}{observed[1:]}, and more than {limit:g} means that it predicts worse than its base "
-            f"rate. {_blame(facts, task)}Go back to {_target(facts)}.",
+            f"rate. {_blame(facts, task)}Go back to {facts.target}.",
         )  # fmt: skip
     if not ranks and ratio + policy.certainty * error >= limit:
         return Check(
@@ -242,7 +183,7 @@ def _calibration(policy: Policy, facts: Facts, window: Window, task: str) -> Che
         return Check(
             name, "block", observed, limit,
             f"{text}: {abs(observed):.0%} too {'high' if observed > 0 else 'low'}, and the policy allows {limit:.0%}. "
-            f"{_blame(facts, task)}Train on, or go back to {_target(facts)}.",
+            f"{_blame(facts, task)}Train on, or go back to {facts.target}.",
         )  # fmt: skip
     return Check(name, "pass", observed, limit, f"{text}.")
 
@@ -276,7 +217,7 @@ def _error_ratio(policy: Policy, facts: Facts, task: str, ratio: float, error: f
     if ratio - policy.certainty * error > limit:
         return Check(
             name, "block", ratio, limit,
-            f"{observed}: it predicts worse than the mean. {_blame(facts, task)}Go back to {_target(facts)}.",
+            f"{observed}: it predicts worse than the mean. {_blame(facts, task)}Go back to {facts.target}.",
         )  # fmt: skip
     if policy.baseline_required and ratio >= limit:
         return Check(
@@ -292,7 +233,7 @@ def _spread(policy: Policy, facts: Facts, task: str, observed: float, scale: flo
         return Check(
             f"prediction_spread/{task}", "block", observed, limit,
             f"The predictions of task {task} are as good as constant: their standard deviation within a batch is "
-            f"{observed:.3g}, and the policy wants {limit:.3g}. {_blame(facts, task)}Go back to {_target(facts)}.",
+            f"{observed:.3g}, and the policy wants {limit:.3g}. {_blame(facts, task)}Go back to {facts.target}.",
         )  # fmt: skip
     return Check(
         f"prediction_spread/{task}", "pass", observed, limit,
@@ -324,9 +265,3 @@ def _blame(facts: Facts, task: str) -> str:
             layer = f", where layer {incident.first_layer} moved first" if incident.first_layer else ""
             return f"This began with the {incident.kind.replace('_', ' ')} at step {incident.onset_step}{layer}. "
     return ""
-
-
-def _target(facts: Facts) -> Any:
-    if facts.good_checkpoint is None:
-        return "a checkpoint from before it"
-    return f"the checkpoint of step {facts.good_checkpoint[0]} ({facts.good_checkpoint[1]})"

@@ -13,7 +13,8 @@ from lossguard.wire.numbers import from_json_number, to_json
 from lossguard_service.auth import Guard, require
 from lossguard_service.errors import PROBLEM_SCHEMA, BadRequest, NotAllowed, NotFound
 from lossguard_service.gate.facts import Canary, Scan
-from lossguard_service.gate.judge import Gate, Question, UnknownPolicy
+from lossguard_service.gate.gather import Question, UnknownPolicy
+from lossguard_service.gate.judge import Gate
 from lossguard_service.gate.policy import Policy
 from lossguard_service.store.tokens import Scope
 
@@ -85,32 +86,35 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 router = APIRouter(prefix="/v1", tags=["gate"])
 
 
-@router.post("/verdicts", responses=refusals(401, 403, 422, 503))
-async def ask(body: VerdictRequest, request: Request) -> dict[str, Any]:
-    """Judge one export and store the verdict; a run that nobody knows gets one too, `insufficient_data`."""
+@router.post("/verdicts", responses=refusals(401, 403, 422, 503), response_model=dict[str, Any])
+async def ask(body: VerdictRequest, request: Request) -> Response:
+    """Judge one export and store the verdict; a run that nobody knows gets one too, `insufficient_data`.
+
+    The same question gets the same verdict again, while nothing that it follows from has changed.
+    """
     await guard(request, "gate", body.project)
     values = {name: getattr(body, name) for name in VerdictRequest.model_fields}
     values["scan"] = None if body.scan is None else Scan(**body.scan.model_dump())
     values["canary"] = None if body.canary is None else Canary(**body.canary.model_dump())
     try:
-        judgement = await gate(request).judge(Question(**values))
+        answer = await gate(request).judge(Question(**values))
     except UnknownPolicy as error:
         raise BadRequest(f"policy: {error}") from None
-    return judgement.to_json()
+    return Response(answer.body, media_type="application/json")
 
 
 @router.get("/verdicts/{verdict_id}", responses=refusals(401, 403, 404, 503), response_model=dict[str, Any])
 async def find(verdict_id: Annotated[str, Path(max_length=100)], request: Request) -> Response:
     """The verdict as it was given."""
     found = await gate(request).find(verdict_id)
-    project = None if found is None else found[0]
+    project = None if found is None else found.project
     try:
         await guard(request, "read", project)
     except NotAllowed:
         await guard(request, "gate", project)
     if found is None:
         raise NotFound("no verdict has this id; ids have 32 hex digits and stand in the gate's answers")
-    return Response(found[1], media_type="application/json")
+    return Response(found.body, media_type="application/json")
 
 
 @router.get("/policies", dependencies=[Depends(require("read"))], responses=refusals(401, 403, 503))

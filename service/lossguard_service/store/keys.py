@@ -31,7 +31,7 @@ class SigningKey:
 
 async def list_keys(database: Database) -> list[SigningKey]:
     """Every key, the oldest first."""
-    return await database.read(_all)
+    return await database.read(keys_of)
 
 
 async def active_key(database: Database, fresh: SigningKey, *, rotate: bool, actor: str) -> SigningKey:
@@ -48,7 +48,7 @@ async def active_key(database: Database, fresh: SigningKey, *, rotate: bool, act
         # Two replicas that start at once must not each make a key: the second one waits here and finds the first's.
         if connection.dialect.name == "postgresql":
             connection.execute(sa.text("LOCK TABLE signing_keys IN SHARE ROW EXCLUSIVE MODE"))
-        active = [key for key in _all(connection) if key.private is not None]
+        active = [key for key in keys_of(connection) if key.private is not None]
         if active and not rotate:
             return active[-1]
         table = schema.signing_keys
@@ -75,7 +75,8 @@ async def revoke_key(database: Database, key_id: str, *, now: float, actor: str,
     return await database.write(write)
 
 
-def _all(connection: Connection) -> list[SigningKey]:
+def keys_of(connection: Connection) -> list[SigningKey]:
+    """The same within a transaction."""
     table = schema.signing_keys
     query = sa.select(table).order_by(table.c.created, table.c.id)
     return [SigningKey(**row._mapping) for row in connection.execute(query)]

@@ -215,12 +215,17 @@ verdicts = sa.Table(
     sa.Column("created", Number, nullable=False),
     sa.Column("document", Document, nullable=False),
     sa.Column("signature", Document),
+    sa.Column("model", sa.Text),
+    sa.Column("metrics", Document),
     sa.Index(None, "project", "run", "created"),
+    sa.Index(None, "project", "model", "created", "artifact_digest"),
     sa.Index(None, "artifact_digest"),
     sa.Index(None, "created"),
     sa.Index(None, "project", "outcome"),
 )
-"""No foreign key: a verdict about a run that is not known is a verdict too, and it outlives a run's retention."""
+"""`model` and `metrics` are set for versions that passed with metrics only: what the next version is compared with.
+
+No foreign key: a verdict about a run that is not known is a verdict too, and it outlives a run's retention."""
 
 policies = sa.Table(
     "policies",

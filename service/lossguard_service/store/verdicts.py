@@ -1,7 +1,9 @@
 """Verdicts and policies at rest. A verdict is written once and never changed."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -10,6 +12,25 @@ from lossguard.wire.verdict import Verdict
 from lossguard_service.store import audit, schema
 from lossguard_service.store.database import Database
 from lossguard_service.store.upsert import insert_or_ignore
+
+PASSED_LIMIT: Final = 20
+"""So many of a model's versions that passed are looked through for its metrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A version of a model that passed.
+
+    Attributes:
+        verdict: the id of its verdict.
+        run, step: whose export it is.
+        metrics: what was supplied from held-out data, by name.
+    """
+
+    verdict: str
+    run: str
+    step: int
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +43,18 @@ class StoredPolicy:
     created: float
 
 
-async def add_verdict(database: Database, verdict: Verdict, signature: dict[str, Any] | None = None) -> None:
-    """Store a verdict, and its signature if it has one."""
+async def add_verdict(
+    database: Database,
+    verdict: Verdict,
+    signature: dict[str, Any] | None = None,
+    *,
+    model: str = "",
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """Store a verdict, its signature if it has one, and what the model's next version is compared with."""
+
+    finite = {name: value for name, value in (metrics or {}).items() if math.isfinite(value)}
+    compared = finite if verdict.outcome == "pass" else {}
 
     def write(connection: Connection) -> None:
         connection.execute(
@@ -39,6 +70,8 @@ async def add_verdict(database: Database, verdict: Verdict, signature: dict[str,
                 created=verdict.created,
                 document=verdict.to_json(),
                 signature=signature,
+                model=model if compared else None,
+                metrics=compared or None,
             )
         )
         told = {
@@ -88,6 +121,22 @@ async def list_verdicts(
     return await database.read(read)
 
 
+_TABLE = schema.verdicts
+_PASSED = (
+    sa.select(_TABLE.c.id, _TABLE.c.run, _TABLE.c.step, _TABLE.c.metrics)
+    .where(_TABLE.c.project == sa.bindparam("project"), _TABLE.c.model == sa.bindparam("model"))
+    .where(_TABLE.c.artifact_digest != sa.bindparam("digest"))
+    .order_by(_TABLE.c.created.desc(), _TABLE.c.id)
+    .limit(PASSED_LIMIT)
+)
+
+
+def passed_of(connection: Connection, project: str, model: str, digest: str) -> tuple[Passed, ...]:
+    """The versions of a model that passed with metrics, the newest first; those of this digest are left out."""
+    place = {"project": project, "model": model, "digest": digest}
+    return tuple(Passed(*row) for row in connection.execute(_PASSED, place))
+
+
 async def add_policy(database: Database, policy: StoredPolicy, *, actor: str) -> bool:
     """Store a version of a policy; a version that is there stays as it is, and the answer is False."""
 
@@ -111,12 +160,13 @@ async def add_policy(database: Database, policy: StoredPolicy, *, actor: str) ->
 
 async def list_policies(database: Database, name: str | None = None) -> list[StoredPolicy]:
     """Every version, by name and version."""
+    return await database.read(lambda connection: policies_of(connection, name))
+
+
+def policies_of(connection: Connection, name: str | None = None) -> list[StoredPolicy]:
+    """The same within a transaction."""
     table = schema.policies
     query = sa.select(table).order_by(table.c.name, table.c.version)
     if name is not None:
         query = query.where(table.c.name == name)
-
-    def read(connection: Connection) -> list[StoredPolicy]:
-        return [StoredPolicy(**row._mapping) for row in connection.execute(query)]
-
-    return await database.read(read)
+    return [StoredPolicy(**row._mapping) for row in connection.execute(query)]

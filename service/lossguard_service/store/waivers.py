@@ -76,12 +76,17 @@ async def list_waivers(
     database: Database, *, project: str | None = None, run: str | None = None, limit: int = 1000
 ) -> list[Waiver]:
     """Waivers, the newest first; those that no longer count too."""
+    return await database.read(lambda connection: waivers_of(connection, project, run, limit))
+
+
+def waivers_of(connection: Connection, project: str | None, run: str | None, limit: int = 1000) -> list[Waiver]:
+    """The same within a transaction."""
     table = schema.waivers
     query = sa.select(table).order_by(table.c.created.desc(), table.c.id).limit(limit)
     for column, value in ((table.c.project, project), (table.c.run, run)):
         if value is not None:
             query = query.where(column == value)
-    return await database.read(lambda connection: [_waiver(row) for row in connection.execute(query)])
+    return [_waiver(row) for row in connection.execute(query)]
 
 
 def _waiver(row: Row[tuple[object, ...]]) -> Waiver:

@@ -1,0 +1,116 @@
+"""A remembered answer is never a stale one: two replicas over one database, and what one stores the other knows of."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from services import Clock, Service, run, service
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gate"))
+
+from gate_runs import DIGEST, TASKS, frames_of
+
+from lossguard.wire.chunk import AttemptStart, Chunk, ChunkId, encode
+
+CONFIG = {"tasks": TASKS, "parameters_watched": 1.0}
+SCAN = {"kind": "savedmodel", "tensors": 3, "values": 10, "nonfinite": {}, "complete": True}
+STEPS = 128
+
+
+async def train(replica: Service, attempt: str, start: int, last: int, config: dict[str, Any] = CONFIG) -> None:
+    """One chunk that begins an attempt after step `start`."""
+    events = (AttemptStart(start, 1.7e9, config),)
+    data = encode(Chunk(ChunkId("video", "ranker", attempt * 32, 0), frames_of(start + 1, last), {}, events))
+    path = f"/v1/projects/video/runs/ranker/attempts/{attempt * 32}/chunks/0"
+    answer = await replica.client.put(path, content=data)
+    assert answer.status_code == 200, answer.text
+
+
+async def ask(replica: Service, **more: Any) -> dict[str, Any]:
+    body = {"project": "video", "run": "ranker", "step": STEPS, "artifact_digest": DIGEST, "scan": SCAN}
+    answer = await replica.client.post("/v1/verdicts", json=body | more)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+async def verdicts(replica: Service) -> int:
+    entries = (await replica.get("/v1/audit"))["entries"]
+    return [entry["kind"] for entry in entries].count("verdict")
+
+
+def test_the_same_question_gets_the_same_verdict_until_any_replica_stores_something_new(database_url: str) -> None:
+    async def story() -> None:
+        clock = Clock()
+        async with service(database_url, clock) as one, service(database_url, clock) as two:
+            await train(one, "a", 0, STEPS)
+            assert (await ask(one))["outcome"] == "pass"  # the first question makes the key
+            first = await ask(one)
+            assert await ask(one) == first
+            assert await verdicts(two) == 2
+            assert (await ask(one, step=STEPS - 1))["id"] != first["id"]
+            assert (await ask(one, metrics={"auc/click": 0.4}))["outcome"] == "block"
+
+            await two.client.post("/v1/keys/rotate", json={"author": "ann", "reason": "a test of it"})
+            signed = await ask(one)
+            assert signed["signature"]["key"] != first["signature"]["key"]
+            keys = [key for key in (await two.get("/v1/keys"))["keys"] if key["state"] == "active"]
+            said = {"author": "ann", "reason": "it was lost"}
+            await two.client.post(f"/v1/keys/{keys[0]['key']}/revoke", json=said)
+            assert (await ask(one))["signature"]["key"] not in (keys[0]["key"], first["signature"]["key"])
+
+            waiver = {"project": "video", "run": "ranker", "checks": ["coverage"], "author": "ann",
+                      "reason": "because we can", "seconds": 60}  # fmt: skip
+            before = await ask(one)
+            waived = (await two.client.post("/v1/waivers", json=waiver)).json()
+            after = await ask(one)
+            assert after["id"] != before["id"]
+            await two.client.delete(f"/v1/waivers/{waived['id']}", params={"author": "ann"})
+            assert (await ask(one))["id"] != after["id"]
+
+            better = await ask(two, artifact_digest="sha256:" + "6" * 64, metrics={"auc/click": 0.9})
+            assert better["outcome"] == "pass"
+            assert (await ask(one))["outcome"] == "insufficient_data"  # it comes without the metric
+
+            await train(two, "b", 60, 70)
+            assert "restarted from step 60" in " ".join((await ask(one))["reasons"])
+
+    run(story())
+
+
+def test_a_new_version_of_a_policy_counts_at_once(database_url: str) -> None:
+    async def story() -> None:
+        async with service(database_url, clock := Clock()) as one, service(database_url, clock) as two:
+            await train(one, "a", 0, STEPS)
+            rules: dict[str, Any] = {"name": "mine"}
+            await two.client.post("/v1/policies", json={"author": "ann", "rules": rules})
+            assert (await ask(one, policy="mine"))["outcome"] == "pass"
+            assert (await ask(one, policy="mine"))["policy_version"] == 1
+            await two.client.post("/v1/policies", json={"author": "ann", "rules": rules | {"canary_required": True}})
+            changed = await ask(one, policy="mine")
+            assert (changed["policy_version"], changed["outcome"]) == (2, "insufficient_data")
+
+    run(story())
+
+
+def test_silence_and_the_end_of_a_waiver_end_an_answer(database_url: str) -> None:
+    async def story() -> None:
+        clock = Clock()
+        async with service(database_url, clock) as one:
+            await train(one, "a", 0, STEPS, {"tasks": TASKS, "parameters_watched": 0.5})
+            waiver = {"project": "video", "run": "ranker", "checks": ["coverage"], "author": "ann",
+                      "reason": "because we can", "seconds": 60}  # fmt: skip
+            await one.client.post("/v1/waivers", json=waiver)
+            await ask(one)
+            passed = await ask(one)
+            assert passed["outcome"] == "pass"
+            clock.now += 59
+            assert await ask(one) == passed
+            clock.now += 2
+            assert (await ask(one))["outcome"] == "insufficient_data"
+            await one.client.post("/v1/waivers", json=waiver | {"seconds": 86_400})
+            assert (await ask(one))["outcome"] == "pass"
+            clock.now += 840
+            silent = await ask(one)
+            assert [check["name"] for check in silent["checks"] if check["status"] != "pass"] == ["recent"]
+
+    run(story())
