@@ -12,6 +12,8 @@ from typing import Any, Final
 from lossguard_service.metrics import names
 
 URL: Final = "{{ $externalLabels.lossguard_url }}"
+LOCAL: Final = "http://localhost:8080"
+"""What Grafana-managed rules say instead: replace it in the generated file by where people reach the service."""
 RUN: Final = "{{ $labels.project }}/{{ $labels.run }}"
 JOB: Final = "lossguard"
 
@@ -78,7 +80,12 @@ def _risen(metric: str, by: str, span: str) -> str:
 
 
 _MICRO: Final = "micro_divergence"
-_REFUSED: Final = names.VERDICTS.name + '{outcome!="pass"}'
+_REFUSED: Final = names.VERDICT_STEP.name + '{outcome!="pass"}'
+_LAST_STEP: Final = f"max by (project, run) ({names.RUN_LAST_STEP.name})"
+_LATE: Final = (
+    f"max by (project, run) ({names.RUN_LAST_PROGRESS.name}) - on (project, run) "
+    f"max by (project, run) ({names.RUN_NEWEST_FRAME.name}) > 120"
+)
 _WHERE: Final = (
     "{{ if $labels.task }}task {{ $labels.task }} first{{ else }}the total loss{{ end }}"
     "{{ if $labels.layer }}, layer {{ $labels.layer }} moved first{{ end }}"
@@ -117,43 +124,50 @@ ALERTS: Final = (
     ),
     Alert(
         "LossguardStalled",
-        f"max by (project, run) ({names.RUN_LAST_STEP.name}) and on (project, run) "
-        f"max by (project, run) ({names.RUN_STALLED.name}) == 1",
+        f"{_LAST_STEP} and on (project, run) max by (project, run) ({names.RUN_STALLED.name}) == 1",
         "warning",
         f"{RUN} is silent since step {_STEP}",
         "No frame has come for longer than `stalled_seconds`, and the trainer did not say that it stopped.",
     ),
     Alert(
         "LossguardTelemetryGap",
-        f"max by (project, run) ({names.RUN_WAITING_CHUNKS.name}) > 0",
+        f"{_LAST_STEP} and on (project, run) max by (project, run) ({names.RUN_WAITING_CHUNKS.name}) > 0",
         "warning",
-        f"{RUN}: {_STEP} chunks wait for one that has not come",
+        f"{RUN}: steps after {_STEP} are missing, and later ones wait behind the gap",
         "The detectors stand still before the gap, and the gate answers insufficient_data for exports after it.",
         hold="5m",
     ),
     Alert(
         "LossguardFramesDropped",
-        f"{_risen(names.RUN_DROPPED_FRAMES.name, 'project, run', '15m')} > 0",
+        f"({_risen(names.RUN_DROPPED_FRAMES.name, 'project, run, reason', '15m')} > 0) * 0 "
+        f"+ on (project, run) group_left {_LAST_STEP}",
         "warning",
-        f"{RUN}: the trainer's side dropped {_STEP} frames within 15 minutes",
-        "The journal was full or slower than the trainer. What is dropped is never judged.",
+        f"{RUN}: the trainer's side dropped frames ({{{{ $labels.reason }}}}) in the 15 minutes up to step {_STEP}",
+        "What is dropped is never judged, and the gate knows of the gap. The reason says what to mend.",
+    ),
+    Alert(
+        "LossguardIngestLag",
+        f"{_LAST_STEP} and on (project, run) ({_LATE})",
+        "warning",
+        f"{RUN}: frames after step {_STEP} come more than two minutes late",
+        "The trainer is ahead of what the service has seen: a divergence is told late. Or the trainer's clock is wrong.",
+        hold="5m",
     ),
     Alert(
         "LossguardDetectorLag",
-        f"max by (project, run) ({names.RUN_LAST_STEP.name}) - on (project, run) "
-        f"max by (project, run) ({names.RUN_JUDGED_STEP.name}) > 0",
+        f"max by (project, run) ({names.RUN_JUDGED_STEP.name}) and on (project, run) "
+        f"({_LAST_STEP} - on (project, run) max by (project, run) ({names.RUN_JUDGED_STEP.name}) > 0)",
         "warning",
-        f"{RUN}: {_STEP} steps are stored but not judged",
+        f"{RUN}: steps after {_STEP} are stored but not judged",
         "Frames after a gap wait for it to fill; without a gap, the detectors failed: the service's log says why.",
         hold="10m",
     ),
     Alert(
         "LossguardGateBlocked",
-        f"{_risen(_REFUSED, 'project, outcome', '15m')} > 0",
+        f"max by (project, run, outcome, check) ({_REFUSED})",
         "warning",
-        "{{ $labels.project }}: the gate answered {{ $labels.outcome }} " + _STEP + " times within 15 minutes",
+        f"{RUN}: the gate answered {{{{ $labels.outcome }}}} for the export of step {_STEP}: {{{{ $labels.check }}}}",
         "An export was not allowed into serving. The run's page lists every check with its reason.",
-        about_run=False,
     ),
     Alert(
         "LossguardGateBypassed",
@@ -181,6 +195,14 @@ ALERTS: Final = (
         '99 % of the chunks take up to {{ $value | printf "%.1f" }} s to be stored',
         "Journals grow, and the advice comes late. Look at the database first.",
         hold="10m",
+        about_run=False,
+    ),
+    Alert(
+        "LossguardWebhookDown",
+        f"time() - max by (destination) ({names.WEBHOOK_OLDEST.name}) > 600",
+        "warning",
+        "The webhook {{ $labels.destination }} has not been reached for {{ $value | humanizeDuration }}",
+        "Who relies on it does not hear of incidents. Notices are kept for a day and sent when it answers again.",
         about_run=False,
     ),
 )
@@ -212,9 +234,11 @@ class Rules:
         }
 
     def _grafana(self, alert: Alert) -> dict[str, Any]:
-        # Grafana knows no external labels, and its $value is a text; the rest of a template is the same there.
+        # Grafana knows no external labels, fills no environment variables into annotations, and its $value is a text;
+        # the rest of a template is the same there.
         texts = {
-            key: text.replace(URL, "").replace("$value", "$values.A.Value") for key, text in alert.annotations().items()
+            key: text.replace(URL, LOCAL).replace("$value", "$values.A.Value")
+            for key, text in alert.annotations().items()
         }
         return {
             "uid": alert.name.lower(),

@@ -4,11 +4,12 @@ from typing import Any
 
 import yaml
 
-from dashboards.alerts import Rules
+from dashboards.alerts import LOCAL, Rules
 from dashboards.boards import BOARDS
 from dashboards.panels import build
 
 _NOTE = "# Written by `python -m dashboards`; change dashboards/alerts.py instead.\n"
+_LINKS = f"# Links lead to {LOCAL}: replace that by where people reach the service.\n"
 
 
 def files() -> dict[str, str]:
@@ -16,7 +17,7 @@ def files() -> dict[str, str]:
     rules = Rules()
     return {
         "prometheus/lossguard.rules.yml": _yaml(rules.prometheus()),
-        "grafana/provisioning/alerting/lossguard.yml": _yaml(rules.grafana()),
+        "grafana/provisioning/alerting/lossguard.yml": _LINKS + _yaml(rules.grafana()),
         **{f"grafana/dashboards/{board.uid}.json": build(board) for board in BOARDS},
     }
 

@@ -10,9 +10,13 @@ from grafana_foundation_sdk.models import common
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from dashboards.boards import ANNOTATIONS, Board, Panel
+from dashboards.board import Board, Panel
+from dashboards.boards import ANNOTATIONS
 from lossguard_service.metrics import names as n
 
+_NAMES: Final = f"{n.RUN_LAST_STEP.name}|{n.VERDICTS.name}"
+_ALL: Final = models.VariableOption(text="All", value="$__all", selected=True)
+_PAGE: Final = "${lossguard_url}/runs/"
 SOURCE: Final = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 
@@ -39,24 +43,38 @@ def build(board: Board) -> str:
             .as_dropdown(True)
         )
     )
-    where = "/runs/${project}/${run}" if board.of_run else "/"
+    where = "/runs/${project}/${run}" if "run" in board.variables else "/"
     made = made.link(
         dashboard.DashboardLink("Open in Lossguard")
         .type(models.DashboardLinkType.LINK)
         .url("${lossguard_url}" + where)
         .target_blank(True)
     )
-    if board.of_run:
-        made = made.with_variable(_variable("project", f"label_values({n.RUN_LAST_STEP.name}, project)"))
+    if "project" in board.variables:
+        made = made.with_variable(_project(takes_all="run" not in board.variables))
+    if "run" in board.variables:
         made = made.with_variable(_variable("run", f'label_values({n.RUN_LAST_STEP.name}{{project="$project"}}, run)'))
-    for name, colour, expression in ANNOTATIONS:
+    for one in ANNOTATIONS:
         made = made.annotation(
-            dashboard.AnnotationQuery().name(name).datasource(SOURCE).enable(True).icon_color(colour).expr(expression)
+            dashboard.AnnotationQuery()
+            .name(one.name)
+            .datasource(SOURCE)
+            .enable(True)
+            .icon_color(one.colour)
+            .expr(one.expression(board))
         )
     for panel in board.panels:
         made = made.with_panel(_panel(panel))
     document: Any = json.loads(JSONEncoder(sort_keys=True).encode(made.build()))
+    for annotation, one in zip(document["annotations"]["list"], ANNOTATIONS, strict=True):
+        # What only the Prometheus data source knows of an annotation is not in the SDK.
+        annotation |= {"titleFormat": one.title, "textFormat": one.text, "tagKeys": "project,run", "step": "15s"}
     return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _project(*, takes_all: bool) -> dashboard.QueryVariable:
+    made = _variable("project", f"label_values({{__name__=~{_NAMES!r}}}, project)".replace("'", '"'))
+    return made.multi(True).include_all(True).all_value(".*").current(_ALL) if takes_all else made
 
 
 def _variable(name: str, query: str) -> dashboard.QueryVariable:
@@ -85,6 +103,12 @@ def _panel(panel: Panel) -> Any:
         if panel.logarithmic:
             scale = common_builders.ScaleDistributionConfig().type(common.ScaleDistribution.LOG).log(10)
             made = made.scale_distribution(scale)
+    if panel.leads_to_run:
+        names = ("${__data.fields.project}", "${__data.fields.run}")
+        if panel.kind != "table":
+            names = ("${__field.labels.project}", "${__field.labels.run}")
+        link = dashboard.DashboardLink("Open the run in Lossguard").type(models.DashboardLinkType.LINK)
+        made = made.data_links([link.url(_PAGE + "/".join(names)).target_blank(True)])
     made = made.title(panel.title).description(panel.description).datasource(SOURCE).unit(panel.unit).span(panel.width)
     for place, query in enumerate(panel.queries):
         asked = prometheus.Dataquery().expr(query.expression).legend_format(query.legend).ref_id(chr(ord("A") + place))

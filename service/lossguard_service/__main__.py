@@ -134,15 +134,25 @@ def has_tokens(settings: Settings) -> bool:
 
 
 def _options(arguments: list[str] | None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(prog="lossguard serve", description="Run the Lossguard service.")
+    parser = argparse.ArgumentParser(
+        prog="lossguard serve",
+        description="Run the Lossguard service. Every setting can also come from the environment: LOSSGUARD_PORT for "
+        "--port, and so on; secrets only from there: " + ", ".join(_secrets()) + ".",
+        epilog="Example: lossguard serve --port 8080 --database postgresql://lossguard@db/lossguard",
+    )
     for name, field in Settings.model_fields.items():
-        if field.annotation == SecretStr | None:
+        if f"LOSSGUARD_{name.upper()}" in _secrets():
             continue  # an argument can be read by everybody on the machine
         shown = f"{field.description} Default: {field.default}." if field.default is not None else field.description
         parser.add_argument(
             "--" + name.replace("_", "-"), default=argparse.SUPPRESS, help=(shown or "").replace("%", "%%")
         )
     return vars(parser.parse_args(arguments))
+
+
+def _secrets() -> list[str]:
+    fields = Settings.model_fields.items()
+    return [f"LOSSGUARD_{name.upper()}" for name, field in fields if field.annotation == SecretStr | None]
 
 
 if __name__ == "__main__":

@@ -1,99 +1,173 @@
 """`lossguard token ...` and `lossguard db ...`: what an operator does beside a running service, on its database.
 
 Exit codes: 0 done, 1 there is no such thing, 2 it cannot be done as asked. What is printed for people goes to stderr
-where a program may want the rest: `lossguard token create` prints the secret, and only it, on stdout.
+where a program may want the rest: `lossguard token create` prints the secret, and only it, on stdout. With `--format
+json` every command prints one document on stdout, refusals too.
 """
 
 import argparse
 import asyncio
+import getpass
 import json
 import sys
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from alembic.runtime.migration import MigrationContext
 from pydantic import ValidationError
+from sqlalchemy.engine import Connection
 
 from lossguard_service.settings import Settings
 from lossguard_service.store import backup
 from lossguard_service.store.database import Database, DatabaseUrlError, open_database
 from lossguard_service.store.migrate import migrate
-from lossguard_service.store.tokens import SCOPES, create_token, list_tokens, revoke_token
+from lossguard_service.store.tokens import SCOPES, Token, create_token, list_tokens, revoke_token
 
-Command = Callable[[Database, argparse.Namespace], Coroutine[Any, Any, int]]
+Command = Callable[[argparse.Namespace, str], Coroutine[Any, Any, int]]
+FORMATS: Final = ("table", "json")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
+    run: Command = options.run
     try:
-        url = options.database or Settings().database
-        if options.run is None:
-            return restore(url, options.file)
-        return asyncio.run(_with_database(url, options))
-    except (DatabaseUrlError, backup.BackupError, ValueError, ValidationError) as error:
-        print(error, file=sys.stderr)
-        return 2
+        return asyncio.run(run(options, options.database or Settings().database))
+    except (DatabaseUrlError, backup.BackupError, ValueError, ValidationError, OSError) as error:
+        return _say(options, str(error), {"error": str(error)}, code=2)
 
 
-async def _with_database(url: str, options: argparse.Namespace) -> int:
+async def create(options: argparse.Namespace, url: str) -> int:
+    """`token create`."""
+    now = time.time()
+    if options.days is not None and not 0 < options.days < 1e5:
+        raise ValueError(f"--days: must be more than 0 and less than 100000, got {options.days:g}")
+    expires = None if options.days is None else now + 86_400 * options.days
+
+    async def work(database: Database) -> tuple[str, Token]:
+        return await create_token(
+            database,
+            name=options.name,
+            scopes=tuple(dict.fromkeys(options.scope)),
+            project=options.project,
+            now=now,
+            actor=_me(),
+            expires=expires,
+        )
+
+    secret, token = await _on(url, work)
+    where = "all projects" if token.project is None else f"project {token.project}"
+    words = f"token {token.id} ({', '.join(token.scopes)} on {where}); it is shown this once:"
+    code = _say(options, words, {"token": asdict(token), "secret": secret})
+    if options.format != "json":
+        print(secret)
+    return code
+
+
+async def show(options: argparse.Namespace, url: str) -> int:
+    """`token list`."""
+    tokens = await _on(url, list_tokens)
+    if options.format == "json":
+        return _say(options, "", {"tokens": [asdict(token) for token in tokens]})
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("id", "name", "scopes", "project", "created", "counts"):
+        table.add_column(column, overflow="fold")
+    now = time.time()
+    for token in tokens:
+        cells = (token.id, token.name, ", ".join(token.scopes), token.project or "all")
+        table.add_row(*(Text(cell) for cell in (*cells, _day(token.created), _state(token, now))))
+    Console().print(table if tokens else "no token has been made: everybody on this machine may do everything")
+    return 0
+
+
+async def revoke(options: argparse.Namespace, url: str) -> int:
+    """`token revoke`."""
+    done = await _on(url, lambda database: revoke_token(database, options.id, time.time(), actor=_me()))
+    if done:
+        return _say(options, f"token {options.id} is revoked", {"revoked": options.id})
+    words = f"no valid token has the id {options.id}: `lossguard token list` shows them"
+    return _say(options, words, {"error": words}, code=1)
+
+
+async def upgrade(options: argparse.Namespace, url: str) -> int:
+    """`db upgrade`."""
+
+    def revision(connection: Connection) -> str | None:
+        return MigrationContext.configure(connection).get_current_revision()
+
+    database = open_database(url, connections=2)
+    try:
+        before = await database.read(revision)
+        await migrate(database)
+        after = await database.read(revision)
+    finally:
+        await database.close()
+    if before == after:
+        words = f"the database has this version's schema already ({after})"
+    else:
+        words = f"the database went from schema {before or 'none'} to {after}, this version's"
+    return _say(options, words, {"schema": after, "before": before})
+
+
+async def back_up(options: argparse.Namespace, url: str) -> int:
+    """`db backup`."""
+    await backup.back_up(url, options.file)
+    size = options.file.stat().st_size
+    return _say(
+        options, f"backed up to {options.file} ({size / 1e6:.1f} MB)", {"file": str(options.file), "bytes": size}
+    )
+
+
+async def restore(options: argparse.Namespace, url: str) -> int:
+    """`db restore`; the database it goes to must not exist, so that nothing is ever overwritten."""
+    target = await asyncio.to_thread(backup.restore, options.file, url)
+    return _say(options, f"restored to {target}", {"database": str(target)})
+
+
+async def _on(url: str, work: Callable[[Database], Coroutine[Any, Any, Any]]) -> Any:
     database = open_database(url, connections=2)
     try:
         await migrate(database)
-        run: Command = options.run
-        return await run(database, options)
+        return await work(database)
     finally:
         await database.close()
 
 
-async def create(database: Database, options: argparse.Namespace) -> int:
-    """`token create`."""
-    now = time.time()
-    expires = None if options.days is None else now + 86_400 * options.days
-    secret, token = await create_token(
-        database, name=options.name, scopes=tuple(options.scope), project=options.project, now=now, expires=expires
-    )
-    where = "all projects" if token.project is None else f"project {token.project}"
-    print(f"token {token.id} ({', '.join(token.scopes)} on {where}); it is shown this once:", file=sys.stderr)
-    print(secret)
-    return 0
+def _say(options: argparse.Namespace, words: str, document: dict[str, Any], *, code: int = 0) -> int:
+    if options.format == "json":
+        print(json.dumps(document, indent=2))
+    else:
+        print(words, file=sys.stderr)
+    return code
 
 
-async def show(database: Database, _options: argparse.Namespace) -> int:
-    """`token list`."""
-    print(json.dumps({"tokens": [asdict(token) for token in await list_tokens(database)]}, indent=2))
-    return 0
+def _me() -> str:
+    """What the audit log calls whoever runs this command."""
+    try:
+        return f"{getpass.getuser()} (command line)"
+    except (OSError, KeyError):
+        # A container's user often has no name.
+        return "command line"
 
 
-async def revoke(database: Database, options: argparse.Namespace) -> int:
-    """`token revoke`."""
-    if await revoke_token(database, options.id, time.time()):
-        print(f"token {options.id} is revoked", file=sys.stderr)
-        return 0
-    print(f"no valid token has the id {options.id}: `lossguard token list` shows them", file=sys.stderr)
-    return 1
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
 
 
-async def upgrade(_database: Database, _options: argparse.Namespace) -> int:
-    """`db upgrade`: opening it has migrated it."""
-    print("the database has this version's schema", file=sys.stderr)
-    return 0
-
-
-async def back_up(database: Database, options: argparse.Namespace) -> int:
-    """`db backup`."""
-    await backup.back_up(database, options.file)
-    print(f"backed up to {options.file}", file=sys.stderr)
-    return 0
-
-
-def restore(url: str, file: Path) -> int:
-    """`db restore`; the database it goes to must not exist, so that nothing is ever overwritten."""
-    target = backup.restore(file, url)
-    print(f"restored to {target}", file=sys.stderr)
-    return 0
+def _state(token: Token, now: float) -> str:
+    if token.revoked is not None:
+        return f"revoked {_day(token.revoked)}"
+    if token.expires is None:
+        return "yes"
+    return f"until {_day(token.expires)}" if now < token.expires else f"expired {_day(token.expires)}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,21 +179,22 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--scope", required=True, action="append", choices=SCOPES, help="may be given several times")
     command.add_argument("--project", help="the one project it is for; all projects by default")
     command.add_argument("--days", type=float, help="it expires after so many days; never by default")
-    _command(token, "list", show, "list tokens as JSON; the secrets are not known")
+    _command(token, "list", show, "list tokens; the secrets are not known")
     command = _command(token, "revoke", revoke, "revoke a token for ever")
     command.add_argument("id", help="the token's id")
     area = areas.add_parser("db", help="migrate, back up and restore the database").add_subparsers(required=True)
     _command(area, "upgrade", upgrade, "bring the database to this version's schema")
     command = _command(area, "backup", back_up, "copy a SQLite database while the service runs")
     command.add_argument("file", type=Path, help="the copy; must not exist")
-    command = _command(area, "restore", None, "put a backup where the service will find it")
+    command = _command(area, "restore", restore, "put a backup where the service will find it")
     command.add_argument("file", type=Path, help="the backup")
     return parser
 
 
-def _command(area: Any, name: str, run: Command | None, about: str) -> argparse.ArgumentParser:
+def _command(area: Any, name: str, run: Command, about: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = area.add_parser(name, help=about, description=about)
     command.add_argument("--database", help="the service's database; LOSSGUARD_DATABASE or its default otherwise")
+    command.add_argument("--format", choices=FORMATS, default="table", help="words for people, or one JSON document")
     command.set_defaults(run=run)
     return command
 

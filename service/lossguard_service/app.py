@@ -4,17 +4,19 @@ Starting migrates the database; stopping finishes what is queued. Everything tha
 """
 
 import asyncio
+import gzip
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from lossguard_service import __doc__ as about
-from lossguard_service import errors, exporting, reading
+from lossguard_service import errors, exporting, reading, tokens
 from lossguard_service.auth import Guard, require
 from lossguard_service.gate.admin import router as gate_admin_routes
 from lossguard_service.gate.judge import Gate
@@ -23,7 +25,8 @@ from lossguard_service.incidents.detectors import Detectors
 from lossguard_service.incidents.liveness import sweep
 from lossguard_service.ingest.accept import Ingest
 from lossguard_service.ingest.routes import router as ingest_routes
-from lossguard_service.metrics.collector import Requests, page
+from lossguard_service.metrics import collector
+from lossguard_service.metrics.replica import Replica
 from lossguard_service.rates import Rates
 from lossguard_service.settings import Settings
 from lossguard_service.store.compact import compact, retain
@@ -48,12 +51,12 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     Raises:
         DatabaseUrlError: `settings.database` names no database that we can use.
     """
-    database = open_database(settings.database, connections=settings.connections)
-    requests = Requests()
+    replica = Replica()
+    database: Database = replica.watch(open_database(settings.database, connections=settings.connections))
     addresses = destinations(settings)
     told = [one.key for one in addresses]
     secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else None
-    webhooks = Webhooks(database, addresses, clock, secret=secret, public_url=settings.public_url)
+    webhooks = Webhooks(database, addresses, clock, secret=secret, public_url=settings.public_url, heard=replica.heard)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -93,13 +96,15 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     )
     app.state.webhooks = webhooks
     app.state.gate = Gate(database, clock)
-    app.state.requests = requests
-    app.add_middleware(requests.wrap)
+    app.state.replica = replica
+    app.state.told = told
+    app.add_middleware(replica.wrap)
     app.include_router(ingest_routes)
     app.include_router(reading.router)
     app.include_router(exporting.router)
     app.include_router(gate_routes)
     app.include_router(gate_admin_routes)
+    app.include_router(tokens.router)
     site.install(app, database, app.state.guard, app.state.gate.policies, settings.stalled_seconds, clock)
     app.add_api_route("/healthz", _healthz, methods=["GET"], tags=["service"], response_class=PlainTextResponse)
     app.add_api_route(
@@ -140,20 +145,29 @@ async def _readyz(request: Request) -> str:
 async def _metrics(request: Request) -> Response:
     """What Prometheus scrapes."""
     state = request.app.state
+    settings: Settings = state.settings
     now, start = state.clock(), time.perf_counter()
     found = await fleet(
-        state.database, now=now, active_seconds=state.settings.active_seconds, goodbye_seconds=GOODBYE_SECONDS
-    )
-    body = await asyncio.to_thread(
-        page,
-        found,
-        state.requests,
+        state.database,
         now=now,
-        stalled_seconds=state.settings.stalled_seconds,
-        pending=state.ingest.pending,
-        collect_seconds=time.perf_counter() - start,
+        active_seconds=settings.active_seconds,
+        goodbye_seconds=GOODBYE_SECONDS,
+        destinations=state.told,
     )
-    return Response(body, media_type=CONTENT_TYPE_LATEST)
+    collect_seconds = time.perf_counter() - start
+    body = await asyncio.to_thread(collector.shared, found, now=now, stalled_seconds=settings.stalled_seconds)
+    body += collector.own(
+        version=version("lossguard"),
+        database=state.database.name,
+        pending=state.ingest.pending,
+        collect_seconds=collect_seconds,
+    )
+    headers = {"vary": "accept-encoding"}
+    body += state.replica.page()
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        # Twenty times smaller for 4 ms per thousand runs; Prometheus asks for it.
+        body, headers = gzip.compress(body, 1), {**headers, "content-encoding": "gzip"}
+    return Response(body, media_type=CONTENT_TYPE_LATEST, headers=headers)
 
 
 async def _for_ever(seconds: float, work: Callable[[], Awaitable[object]]) -> None:

@@ -9,7 +9,7 @@ Tokens are remembered for a few seconds, so a revoked one is refused everywhere 
 import base64
 import binascii
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -34,11 +34,6 @@ class Guard:
         self._clock = clock
         self._found: dict[str, tuple[float, Token | None]] = {}
         self._closed: tuple[float, bool] | None = None
-
-    @property
-    def has_admin_token(self) -> bool:
-        """True if the service was started with an admin token."""
-        return self._admin is not None
 
     async def needs_tokens(self) -> bool:
         """True if requests need a token."""
@@ -89,6 +84,16 @@ class Guard:
         token = await self._find(secret)
         return token is not None and token.is_valid(self._clock())
 
+    async def shuts_everybody_out(self, scopes: Sequence[Scope], project: str | None) -> bool:
+        """True if such a token must not be the first: with it every request needs one, and nobody could make more."""
+        return not await self.needs_tokens() and ("admin" not in scopes or project is not None)
+
+    async def is_last_admin(self, token_id: str) -> bool:
+        """True if nobody could make tokens over HTTP once this one is revoked."""
+        now = self._clock()
+        others = [one for one in await list_tokens(self._database) if one.id != token_id and one.is_valid(now)]
+        return self._admin is None and not any(one.allows("admin", None) for one in others)
+
     def _is_admin(self, secret: str) -> bool:
         return self._admin is not None and hmac.compare_digest(digest(secret), self._admin)
 
@@ -113,6 +118,13 @@ def require(scope: Scope) -> Callable[[Request], Awaitable[None]]:
         await guard.check(request, scope, project)
 
     return dependency
+
+
+def caller(token: Token | None, needs_tokens: bool) -> str:
+    """Who asked, as the audit log calls them, by what `Guard.check` returned."""
+    if token is not None:
+        return f"token {token.name} ({token.id})"
+    return "the admin token" if needs_tokens else "somebody on the service's machine"
 
 
 def is_same_origin(request: Request) -> bool:

@@ -79,6 +79,7 @@ class Webhooks:
         public_url: str | None = None,
         answer_seconds: float = ANSWER_SECONDS,
         uniform: Callable[[float, float], float] = random.uniform,
+        heard: Callable[[str, str], None] = lambda destination, outcome: None,
     ) -> None:
         self._database = database
         self._destinations = destinations
@@ -87,6 +88,7 @@ class Webhooks:
         self._public_url = public_url
         self._answer_seconds = answer_seconds
         self._uniform = uniform
+        self._heard = heard
         self._failures = dict.fromkeys(destinations, 0)
         self._paused_until = dict.fromkeys(destinations, 0.0)
 
@@ -122,13 +124,16 @@ class Webhooks:
             trouble, is_final = f"did not answer ({type(error).__name__})", isinstance(error, httpx.InvalidURL)
         now = self._clock()
         if trouble is None:
+            self._heard(destination.key, "sent")
             self._failures[destination] = 0
             await outbox.settle(self._database, notice, "sent", now=now)
             return True
         if is_final or now - notice.created > KEEP_SECONDS:
+            self._heard(destination.key, "given_up")
             log.error("webhook %s %s: notice %d is given up", destination.key, trouble, notice.id)
             await outbox.settle(self._database, notice, f"given up: {trouble}", now=now)
             return False
+        self._heard(destination.key, "failed")
         longest = min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(self._failures[destination], 30))
         wait = self._uniform(longest / 2, longest) + min(asked or 0.0, LONGEST_SECONDS)
         self._failures[destination] += 1

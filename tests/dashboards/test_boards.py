@@ -18,8 +18,10 @@ from dashboards.boards import BOARDS, Board, expressions
 from dashboards.panels import build
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from lossguard.wire.chunk import Chunk, ChunkId, encode
 from lossguard_service.metrics import names
 
+ATTEMPT = f"/v1/projects/ranker/runs/plain/attempts/{'a' * 32}"
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests" / "web"))
 
@@ -33,16 +35,20 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
     if program is None:
         pytest.skip("prometheus is not installed")
     folder = tmp_path_factory.mktemp("prometheus")
-    for service in serve(folder):
+    # Nobody listens there, so that notices wait.
+    for service in serve(folder, webhook_urls="http://127.0.0.1:9/", webhook_seconds=0.2):
         service.send("ranker", "plain", ranker(collapse=220), config=TASKS, stop=False)
         service.send("ranker", "clippy", ranker(), config=TASKS, stop=False)
+        lost = Chunk(ChunkId("ranker", "plain", "a" * 32, 5), ranker()[:0], {"queue_full": 3})
+        service.client.put(f"{ATTEMPT}/chunks/5", content=encode(lost)).raise_for_status()
         service.judge("ranker", "plain", 320)
         configuration = yaml.safe_load((ROOT / "dashboards" / "provisioning" / "prometheus.yml").read_text())
         configuration["global"] |= {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
         configuration["rule_files"] = [str(ROOT / "dashboards" / "generated" / "prometheus" / "*.rules.yml")]
         configuration["alerting"] = {}
-        (job,) = configuration["scrape_configs"]
+        job = next(one for one in configuration["scrape_configs"] if one["job_name"] == "lossguard")
         del job["dns_sd_configs"], job["authorization"]
+        configuration["scrape_configs"] = [job]
         job["static_configs"] = [{"targets": [service.url.removeprefix("http://")]}]
         (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
         port = free_port()
@@ -125,8 +131,29 @@ def test_grafana_can_read_the_dashboard(board: Board) -> None:
 @pytest.mark.parametrize(("where", "expression"), expressions(), ids=[where for where, _ in expressions()])
 def test_queries_use_names_of_the_list_only(where: str, expression: str) -> None:
     known = {metric.name for metric in names.ALL}
-    used = set(re.findall(r"\blossguard_\w+", expression))
+    used = set(re.findall(r"\b(?:lossguard|process)_\w+", expression))
     assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in used} <= known
+    assert used or "up{" in expression
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
+def test_a_board_has_the_variables_that_its_queries_use_and_leads_to_our_pages(board: Board) -> None:
+    document = json.loads(build(board))
+    variables = {one["name"] for one in document["templating"]["list"]}
+    text = json.dumps([document["panels"], document["annotations"], document["links"]])
+    used = set(re.findall(r"\$\{?([a-z]\w*)", text)) - {"__rate_interval"}
+    assert used <= variables
+    assert set(board.variables) <= used
+    assert any(link["url"].startswith("${lossguard_url}/") for link in document["links"])
+    for panel, made in zip(board.panels, document["panels"], strict=True):
+        links = [link["url"] for link in made["fieldConfig"]["defaults"].get("links", [])]
+        if panel.leads_to_run:
+            assert all("project" in query.expression and "run" in query.expression for query in panel.queries)
+            assert [re.sub(r"\$\{[^}]*\.(\w+)\}", r"<\1>", link) for link in links] == [
+                "${lossguard_url}/runs/<project>/<run>"
+            ]
+    titles = {one["name"]: one["titleFormat"] for one in document["annotations"]["list"]}
+    assert titles == {"Incidents": "{{kind}}", "Verdicts": "gate: {{outcome}}"}
 
 
 def test_every_metric_is_on_a_dashboard_or_in_an_alert() -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 import httpx
 import pytest
 from chunk_trainer import chunks, frames
+from pydantic import SecretStr
 from services import Uvicorn
 
 from lossguard.wire.chunk import peek
 from lossguard_service.settings import Settings
 
+TOKEN = "f" * 64
 HOOKS = """
 import schemathesis
 
@@ -28,15 +30,18 @@ def chunk(ctx, value):
 def test_schemathesis_finds_nothing(sqlite_url: str, tmp_path: Path) -> None:
     pytest.importorskip("schemathesis", reason='pip install "lossguard[dev]"')
     (tmp_path / "hooks.py").write_text(HOOKS)
-    with Uvicorn(Settings(database=sqlite_url, port=0, log_level="warning")) as server:
+    # With a token from the start: the first one that is made would lock out whoever comes without.
+    header = {"authorization": f"Bearer {TOKEN}"}
+    with Uvicorn(Settings(database=sqlite_url, port=0, log_level="warning", admin_token=SecretStr(TOKEN))) as server:
         for chunk in chunks(frames(1, 64), project="0", run="0"):
             identity = peek(chunk)
             path = f"/v1/projects/0/runs/0/attempts/{identity.attempt}/chunks/{identity.index}"
-            assert httpx.put(server.url + path, content=chunk).status_code == 200
+            assert httpx.put(server.url + path, content=chunk, headers=header).status_code == 200
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
         # Left out: "valid data must be accepted". Rules across fields (name, or layer and stat) are beyond JSON Schema.
         command += ["--phases", "examples,coverage,fuzzing", "--max-examples", "4", "--seed", "1"]
         command += ["--exclude-checks", "positive_data_acceptance", "--no-color"]
+        command += ["--header", f"Authorization: Bearer {TOKEN}"]
         process = subprocess.Popen(
             command,
             cwd=tmp_path,

@@ -27,7 +27,7 @@ async def get(one: Service, token: str | None, path: str) -> int:
 
 async def make(one: Service, clock: Clock, *scopes: Scope, project: str | None = "video") -> str:
     secret, _ = await create_token(
-        one.app.state.database, name="test", scopes=scopes, project=project, now=clock(), expires=None
+        one.app.state.database, name="test", scopes=scopes, project=project, now=clock(), actor="test", expires=None
     )
     return secret
 
@@ -78,14 +78,14 @@ def test_the_first_token_closes_the_service_and_the_last_revoked_one_stays_shut_
         async with service(database_url, clock) as one:
             assert await put(one, None) == 200
             secret, token = await create_token(
-                one.app.state.database, name="t", scopes=("ingest",), project="video", now=clock()
+                one.app.state.database, name="t", scopes=("ingest",), project="video", now=clock(), actor="test"
             )
             other = await make(one, clock, "read")
             clock.now += REMEMBER_SECONDS
             assert await put(one, None) == 401
             assert await put(one, secret) == 200
-            assert await revoke_token(one.app.state.database, token.id, clock())
-            assert not await revoke_token(one.app.state.database, token.id, clock())
+            assert await revoke_token(one.app.state.database, token.id, clock(), actor="test")
+            assert not await revoke_token(one.app.state.database, token.id, clock(), actor="test")
             clock.now += REMEMBER_SECONDS
             assert await put(one, secret) == 401
             assert await get(one, other, "/v1/projects/video/runs/ranker") == 200
@@ -97,7 +97,13 @@ def test_a_token_expires(sqlite_url: str, clock: Clock) -> None:
     async def story() -> None:
         async with service(sqlite_url, clock, admin_token="a") as one:
             secret, _ = await create_token(
-                one.app.state.database, name="t", scopes=("ingest",), project=None, now=clock(), expires=clock() + 60
+                one.app.state.database,
+                name="t",
+                scopes=("ingest",),
+                project=None,
+                now=clock(),
+                actor="test",
+                expires=clock() + 60,
             )
             assert await put(one, secret) == 200
             clock.now += 60

@@ -1,142 +1,109 @@
 """The page that Prometheus scrapes, made anew from the database at each scrape.
 
-Bounded: of a run's layers the five worst, of scalars none but the loss. What happened in this replica (requests,
-chunks in work) is counted in a registry of its own, handed in; nothing is global.
+Bounded: of a run's layers the five worst, of its incidents the newest three, of scalars none but the loss, of reasons
+for dropped frames those that are known. Two replicas that answer at the same moment give the same samples, but for what
+each counts about itself.
 """
-
-import time
-from collections.abc import Iterator, Sequence
-from typing import Any
-
-from prometheus_client import CollectorRegistry, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import generate_latest
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lossguard.wire.incident import SEVERITY
 from lossguard.wire.numbers import from_json_number
 from lossguard_service.metrics import names
+from lossguard_service.metrics.exposition import Page, labels
 from lossguard_service.store.fleet import Fleet
+from lossguard_service.store.incidents import StoredIncident
 from lossguard_service.store.runs import Run
 
 STATUSES = ("healthy", "recovered", "diverged")
-_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
-class Requests:
-    """ASGI middleware that times requests by route; one per replica."""
+def shared(fleet: Fleet, *, now: float, stalled_seconds: float) -> bytes:
+    """What every replica tells alike.
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry(auto_describe=False)
-        metric = names.REPLICA_REQUEST_SECONDS
-        self._seconds = Histogram(metric.name, metric.help, metric.labels, registry=self.registry, buckets=_BUCKETS)
+    Args:
+        fleet: the snapshot.
+        now: Unix seconds.
+        stalled_seconds: a run that makes no step for so long is stalled.
 
-    def wrap(self, app: ASGIApp) -> ASGIApp:
-        """The app with a clock around it."""
-
-        async def timed(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != "http":
-                await app(scope, receive, send)
-                return
-            start, status = time.perf_counter(), 500
-
-            async def watch(message: Message) -> None:
-                nonlocal status
-                if message["type"] == "http.response.start":
-                    status = message["status"]
-                await send(message)
-
-            try:
-                await app(scope, receive, watch)
-            finally:
-                # Unknown paths and methods share one label each: clients must not be able to make new series.
-                route = getattr(scope.get("route"), "path", "none")
-                method = scope["method"] if scope["method"] in ("GET", "PUT", "POST", "DELETE", "HEAD") else "other"
-                self._seconds.labels(method, route, str(status)).observe(time.perf_counter() - start)
-
-        return timed
-
-
-class _Families:
-    """A collector over families made beforehand."""
-
-    def __init__(self, families: Sequence[Metric]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterator[Metric]:
-        """The families."""
-        yield from self._families
-
-
-def page(
-    fleet: Fleet, requests: Requests, *, now: float, stalled_seconds: float, pending: int, collect_seconds: float
-) -> bytes:
-    """The page in Prometheus' text format."""
-    registry = CollectorRegistry(auto_describe=False)
-    families = [*_runs(fleet, now, stalled_seconds)]
-    verdicts = _family(names.VERDICTS)
-    for (project, outcome), count in sorted(fleet.verdicts.items()):
-        verdicts.add_metric([project, outcome], count)
-    for metric, value in ((names.REPLICA_PENDING_CHUNKS, pending), (names.REPLICA_COLLECT_SECONDS, collect_seconds)):
-        families.append(_family(metric))
-        families[-1].add_metric([], value)
-    registry.register(_Families([*families, verdicts]))
-    return bytes(generate_latest(registry) + generate_latest(requests.registry))
-
-
-def _runs(fleet: Fleet, now: float, stalled_seconds: float) -> list[Any]:
-    families: dict[str, Any] = {}
-
-    def add(metric: names.Metric, labels: list[str], value: float | None) -> None:
-        if metric.name not in families:
-            families[metric.name] = _family(metric)
-        if value is not None:
-            families[metric.name].add_metric(labels, value)
-
-    by_id = {run.id: run for run in fleet.runs}
+    Returns:
+        Prometheus' text format.
+    """
+    page = Page()
+    who = {run.id: labels(("project", "run"), (run.project, run.name)) for run in fleet.runs}
     for run in fleet.runs:
-        who = [run.project, run.name]
-        for status in STATUSES:
-            add(names.RUN_STATUS, [*who, status], float(run.status == status))
-        add(names.RUN_STALLED, who, float(run.phase(now, stalled_seconds) == "stalled"))
-        add(names.RUN_LAST_STEP, who, run.last_step)
-        add(names.RUN_JUDGED_STEP, who, run.judged_step)
-        add(names.RUN_LAST_PROGRESS, who, run.last_progress)
-        add(names.RUN_LOSS, who, run.loss_last)
-        add(names.RUN_WAITING_CHUNKS, who, run.waiting_chunks)
-        add(names.RUN_FRAMES, who, run.frames)
-        add(names.RUN_DROPPED_FRAMES, who, run.dropped_frames)
-        _summary(add, run)
+        _run(page, who[run.id], run, fleet.gap_steps.get(run.id, 0), now, stalled_seconds)
+        for reason, frames in fleet.drops.get(run.id, {}).items():
+            page.add(names.RUN_DROPPED_FRAMES, f"{who[run.id]},{labels(('reason',), (reason,))}", frames)
+    _incidents(page, who, fleet)
+    for (project, outcome), count in sorted(fleet.verdicts.items()):
+        page.add(names.VERDICTS, labels(names.VERDICTS.labels, (project, outcome)), count)
+    for one in fleet.judged:
+        check = next((check.name for check in one.checks if check.status != "pass"), "")
+        about = (one.project, one.run, one.outcome, check, one.id)
+        page.add(names.VERDICT_STEP, labels(names.VERDICT_STEP.labels, about), one.step)
+    for destination, (count, oldest) in fleet.waiting.items():
+        where = labels(("destination",), (destination,))
+        page.add(names.WEBHOOK_WAITING, where, count)
+        page.add(names.WEBHOOK_OLDEST, where, oldest)
+    page.add(names.DATABASE_BYTES, "", fleet.database_bytes)
+    return page.render()
+
+
+def own(*, version: str, database: str, pending: int, collect_seconds: float) -> bytes:
+    """What this replica tells of the moment; its counts are in `lossguard_service.metrics.replica`."""
+    page = Page()
+    page.add(names.REPLICA_INFO, labels(names.REPLICA_INFO.labels, (version, database)), 1)
+    page.add(names.REPLICA_PENDING_CHUNKS, "", pending)
+    page.add(names.REPLICA_COLLECT_SECONDS, "", collect_seconds)
+    return page.render()
+
+
+def _run(page: Page, who: str, run: Run, gap_steps: int, now: float, stalled_seconds: float) -> None:
+    add = page.add
+    for status in STATUSES:
+        add(names.RUN_STATUS, f'{who},status="{status}"', int(run.status == status))
+    add(names.RUN_STALLED, who, int(run.phase(now, stalled_seconds) == "stalled"))
+    add(names.RUN_LAST_STEP, who, run.last_step)
+    add(names.RUN_JUDGED_STEP, who, run.judged_step)
+    add(names.RUN_HEARD_STEP, who, max(run.heard_step or 0, run.last_step or 0))
+    add(names.RUN_LAST_PROGRESS, who, run.last_progress)
+    add(names.RUN_LOSS, who, run.loss_last)
+    add(names.RUN_WAITING_CHUNKS, who, run.waiting_chunks)
+    add(names.RUN_GAP_STEPS, who, gap_steps)
+    add(names.RUN_FRAMES, who, run.frames)
+    for metric, key in (
+        (names.RUN_NEWEST_FRAME, "time"),
+        (names.RUN_STEPS_PER_SECOND, "steps_per_second"),
+        (names.RUN_CLIPPING_RATIO, "clippy_ratio_max"),
+    ):
+        value = run.summary.get(key)
+        add(metric, who, None if value is None else from_json_number(value))
+    for layer, ratio in run.summary.get("top_layers", ()):
+        add(names.RUN_LAYER_CLIPPING_RATIO, f"{who},{labels(('layer',), (layer,))}", from_json_number(ratio))
+
+
+def _incidents(page: Page, who: dict[int, str], fleet: Fleet) -> None:
     total: dict[tuple[int, str], int] = {}
     for (run_id, kind, still_open), count in sorted(fleet.incidents.items()):
         total[run_id, kind] = total.get((run_id, kind), 0) + count
-        if still_open and run_id in by_id:
-            add(names.RUN_OPEN_INCIDENTS, _incident(by_id[run_id], kind), count)
+        if still_open and run_id in who:
+            page.add(names.RUN_OPEN_INCIDENTS, f"{who[run_id]},{_kind(kind)}", count)
     for (run_id, kind), count in total.items():
-        if run_id in by_id:
-            add(names.RUN_INCIDENTS, _incident(by_id[run_id], kind), count)
+        if run_id in who:
+            page.add(names.RUN_INCIDENTS, f"{who[run_id]},{_kind(kind)}", count)
     for run_id, stored in fleet.recent:
-        one = stored.incident
-        task, layer = one.tasks[0] if one.tasks else "", one.first_layer or ""
-        labels = [str(stored.sequence), task, layer, "true" if stored.is_open else "false"]
-        add(names.RUN_INCIDENT_ONSET, _incident(by_id[run_id], one.kind) + labels, one.onset_step)
-    return list(families.values())
+        page.add(names.RUN_INCIDENT_ONSET, f"{who[run_id]},{_about(stored)}", stored.incident.onset_step)
 
 
-def _summary(add: Any, run: Run) -> None:
-    who = [run.project, run.name]
-    speed, worst = run.summary.get("steps_per_second"), run.summary.get("clippy_ratio_max")
-    add(names.RUN_STEPS_PER_SECOND, who, None if speed is None else from_json_number(speed))
-    add(names.RUN_CLIPPING_RATIO, who, None if worst is None else from_json_number(worst))
-    for layer, ratio in run.summary.get("top_layers", []):
-        add(names.RUN_LAYER_CLIPPING_RATIO, [*who, layer], from_json_number(ratio))
+def _about(stored: StoredIncident) -> str:
+    one = stored.incident
+    task, layer = one.tasks[0] if one.tasks else "", one.first_layer or ""
+    rest = labels(
+        ("incident", "task", "layer", "open"),
+        (str(stored.sequence), task, layer, "true" if stored.is_open else "false"),
+    )
+    return f"{_kind(one.kind)},{rest}"
 
 
-def _incident(run: Run, kind: str) -> list[str]:
+def _kind(kind: str) -> str:
     severity = next((value for name, value in SEVERITY.items() if name == kind), "warning")
-    return [run.project, run.name, kind, severity]
-
-
-def _family(metric: names.Metric) -> Any:
-    kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-    return kind(metric.name, metric.help, labels=list(metric.labels))
+    return f'kind="{kind}",severity="{severity}"'

@@ -1,7 +1,8 @@
 """The only list of metric names. Dashboards, alert rules and docs use these constants and nothing else.
 
-Metrics of runs come from the database, so every replica gives the same answer; metrics of the replica itself begin with
-`lossguard_replica_`. Series of finished and forgotten runs disappear.
+Metrics of runs, verdicts, webhooks and the database come from the database, so every replica gives the same answer;
+metrics of the replica itself begin with `lossguard_replica_`, those of its process with `process_`. Series of finished
+and forgotten runs disappear.
 """
 
 from dataclasses import dataclass
@@ -57,14 +58,54 @@ RUN_LAYER_CLIPPING_RATIO: Final = Metric(
     "Clippy ratio of the five worst layers in the newest chunk.",
     (*_RUN, "layer"),
 )
+RUN_NEWEST_FRAME: Final = Metric(
+    "lossguard_run_newest_frame_timestamp_seconds",
+    "gauge",
+    "When the newest judged frame was measured, by the trainer's clock, Unix seconds.",
+    _RUN,
+)
+RUN_HEARD_STEP: Final = Metric(
+    "lossguard_run_heard_step",
+    "gauge",
+    "The trainer's last step by its heartbeats, or the last one stored if that is later.",
+    _RUN,
+)
 RUN_WAITING_CHUNKS: Final = Metric(
     "lossguard_run_waiting_chunks", "gauge", "Chunks that came early and wait for a gap to fill.", _RUN
 )
+RUN_GAP_STEPS: Final = Metric(
+    "lossguard_run_gap_steps",
+    "gauge",
+    "Steps between the last one before the gap and the first one that waits behind it; 0 without a gap.",
+    _RUN,
+)
 RUN_FRAMES: Final = Metric("lossguard_run_frames_total", "counter", "Frames stored.", _RUN)
 RUN_DROPPED_FRAMES: Final = Metric(
-    "lossguard_run_dropped_frames_total", "counter", "Frames that the trainer's side dropped and counted.", _RUN
+    "lossguard_run_dropped_frames_total",
+    "counter",
+    "Frames that the trainer's side dropped and counted, by reason.",
+    (*_RUN, "reason"),
 )
 VERDICTS: Final = Metric("lossguard_verdicts_total", "counter", "Verdicts given by the gate.", ("project", "outcome"))
+VERDICT_STEP: Final = Metric(
+    "lossguard_gate_verdict_step",
+    "gauge",
+    "Step of exports that the gate judged within 15 minutes, at most 100, refused first; check: the first that failed.",
+    (*_RUN, "outcome", "check", "verdict"),
+)
+WEBHOOK_WAITING: Final = Metric(
+    "lossguard_webhook_waiting_notices", "gauge", "Notices that have not reached their webhook yet.", ("destination",)
+)
+WEBHOOK_OLDEST: Final = Metric(
+    "lossguard_webhook_oldest_notice_timestamp_seconds",
+    "gauge",
+    "When the oldest notice that still waits for its webhook came about, Unix seconds.",
+    ("destination",),
+)
+DATABASE_BYTES: Final = Metric("lossguard_database_bytes", "gauge", "Size of the database.")
+REPLICA_INFO: Final = Metric(
+    "lossguard_replica_info", "gauge", "1, with this replica's version and kind of database.", ("version", "database")
+)
 REPLICA_PENDING_CHUNKS: Final = Metric(
     "lossguard_replica_pending_chunks", "gauge", "Chunks in work in this replica right now."
 )
@@ -76,6 +117,32 @@ REPLICA_REQUEST_SECONDS: Final = Metric(
 )
 REPLICA_COLLECT_SECONDS: Final = Metric(
     "lossguard_replica_collect_seconds", "gauge", "Time that reading the database for this page took."
+)
+REPLICA_DATABASE_SECONDS: Final = Metric(
+    "lossguard_replica_database_seconds",
+    "histogram",
+    "Time of a transaction of this replica, waiting for its turn included.",
+    ("kind",),
+)
+REPLICA_DATABASE_ERRORS: Final = Metric(
+    "lossguard_replica_database_errors_total",
+    "counter",
+    "Transactions of this replica that the database refused or did not answer.",
+    ("kind",),
+)
+REPLICA_WEBHOOK_ANSWERS: Final = Metric(
+    "lossguard_replica_webhook_answers_total",
+    "counter",
+    "What came of this replica's tries to tell a webhook: sent, failed (tried again later) or given_up.",
+    ("destination", "outcome"),
+)
+PROCESS_CPU: Final = Metric(
+    "process_cpu_seconds_total", "counter", "CPU time of this replica's process, user and system."
+)
+PROCESS_MEMORY: Final = Metric("process_resident_memory_bytes", "gauge", "Memory that this replica's process holds.")
+PROCESS_OPEN_FILES: Final = Metric("process_open_fds", "gauge", "File descriptors that this replica's process holds.")
+PROCESS_START: Final = Metric(
+    "process_start_time_seconds", "gauge", "When this replica's process started, Unix seconds."
 )
 GUARD_UNJUDGED: Final = Metric(
     "lossguard_guard_unjudged_version",

@@ -1,4 +1,4 @@
-"""The audit log: what the gate said and who changed its rules, in order. Rows are added, never changed."""
+"""The audit log: what the gate said, who changed its rules and who may do what, in order. Rows are only added."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,8 @@ class Entry:
     Attributes:
         sequence: increases; gaps mean nothing.
         time: Unix seconds by the service's clock.
-        kind: `verdict`, `waiver_created`, `waiver_revoked`, `key_created`, `key_revoked`, `policy_created`.
+        kind: `verdict`, `waiver_created`, `waiver_revoked`, `key_created`, `key_revoked`, `policy_created`,
+            `token_created`, `token_revoked`.
         project: whose; None for what spans all projects.
         actor: who did it, as they say; "service" for what it does by itself.
         document: the particulars.

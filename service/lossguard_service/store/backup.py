@@ -12,8 +12,6 @@ from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
-from lossguard_service.store.database import Database, SqliteDatabase
-
 PAGES_AT_ONCE = 256
 """8 MiB: between two steps writers get their turn."""
 
@@ -22,17 +20,21 @@ class BackupError(Exception):
     """No backup was made or restored, and nothing that existed was touched; the message says why."""
 
 
-async def back_up(database: Database, file: Path) -> None:
-    """Copy the database into `file`.
+async def back_up(url: str, file: Path) -> None:
+    """Copy the SQLite database `url` into `file`; services may write to it meanwhile.
 
     Raises:
         BackupError: it is not SQLite, or `file` exists, or the copy does not pass SQLite's own check.
     """
-    if not isinstance(database, SqliteDatabase):
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
         raise BackupError("only SQLite is backed up this way: use pg_dump for PostgreSQL")
+    source = Path(parsed.database)
+    if not source.is_file():
+        raise BackupError(f"there is no database at {source}: name the service's with --database")
     if file.exists():
         raise BackupError(f"{file} exists: name a file that does not")
-    await asyncio.to_thread(_copy, database.path, file)
+    await asyncio.to_thread(_copy, source, file)
 
 
 def restore(file: Path, url: str) -> Path:
@@ -68,9 +70,9 @@ def _copy(source: Path, target: Path) -> None:
                 raise BackupError(f"{source} is damaged: {verdict}")
             if not new.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
                 raise BackupError(f"{source} is not a Lossguard database")
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.Error, OSError) as error:
         draft.unlink(missing_ok=True)
-        raise BackupError(f"{source} cannot be copied: {error}") from None
+        raise BackupError(f"{source} cannot be copied to {target}: {error}") from None
     except BackupError:
         draft.unlink(missing_ok=True)
         raise

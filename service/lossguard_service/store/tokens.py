@@ -1,14 +1,17 @@
-"""Tokens at rest: only the SHA-256 of each. A token is 256 random bits, which needs no slow hash."""
+"""Tokens at rest: only the SHA-256 of each. A token is 256 random bits, which needs no slow hash.
+
+Whoever makes or revokes one, by page, API or command line, stands in the audit log in the same transaction.
+"""
 
 import hashlib
 import secrets
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from lossguard_service.store import schema
+from lossguard_service.store import audit, schema
 from lossguard_service.store.database import Database
 
 Scope = Literal["ingest", "read", "gate", "admin"]
@@ -58,9 +61,19 @@ async def create_token(
     scopes: tuple[Scope, ...],
     project: str | None,
     now: float,
+    actor: str = "service",
     expires: float | None = None,
 ) -> tuple[str, Token]:
     """A new token: the secret, which is shown once, and what is stored of it.
+
+    Args:
+        database: where to.
+        name: what people call it.
+        scopes: what it allows.
+        project: the one it is for; None for all.
+        now: Unix seconds.
+        actor: who makes it, for the audit log.
+        expires: when it ends; None for never.
 
     Raises:
         ValueError: no scope, or one that does not exist.
@@ -83,6 +96,8 @@ async def create_token(
                 expires=expires,
             )
         )
+        told = {"token": token.id, "name": name, "scopes": list(scopes), "expires": expires}
+        audit.append(connection, now, "token_created", project, actor, told)
 
     await database.write(write)
     return secret, token
@@ -109,16 +124,28 @@ async def list_tokens(database: Database) -> list[Token]:
     return await database.read(read)
 
 
-async def revoke_token(database: Database, token_id: str, now: float) -> bool:
-    """Revoke a token for ever; False if there is none with this id that still was valid."""
+async def revoke_token(database: Database, token_id: str, now: float, *, actor: str) -> bool:
+    """Revoke a token for ever; False if there is none with this id that still was valid.
+
+    Args:
+        database: where it is.
+        token_id: which.
+        now: Unix seconds.
+        actor: who revokes it, for the audit log.
+    """
     table = schema.tokens
 
     def write(connection: Connection) -> bool:
+        row = connection.execute(_select().where(table.c.id == token_id, table.c.revoked.is_(None))).one_or_none()
         statement = sa.update(table).where(table.c.id == token_id, table.c.revoked.is_(None)).values(revoked=now)
-        return bool(connection.execute(statement).rowcount)
+        if row is None or not connection.execute(statement).rowcount:
+            return False
+        told = {"token": token_id, "name": row.name, "scopes": row.scopes}
+        audit.append(connection, now, "token_revoked", row.project, actor, told)
+        return True
 
     return await database.write(write)
 
 
-def _select() -> sa.Select[tuple[object, ...]]:
+def _select() -> sa.Select[Any]:
     return sa.select(*(schema.tokens.c[name] for name in Token.__slots__))

@@ -34,6 +34,8 @@ AUDIT_KINDS: Final = {
     "key_created": "Signing key made",
     "key_revoked": "Signing key revoked",
     "policy_created": "Policy stored",
+    "token_created": "Token made",
+    "token_revoked": "Token revoked",
 }
 SCOPE_MEANING: Final[Mapping[Scope, str]] = {
     "ingest": "trainers and sidecars: send chunks",
@@ -102,7 +104,7 @@ class Admin:
             return await self._token_page(request, 403, problem=FOREIGN)
         try:
             name, scopes, project, expires = _asked(form, self._clock())
-            if not await self._guard.needs_tokens() and ("admin" not in scopes or project is not None):
+            if await self._guard.shuts_everybody_out(scopes, project):
                 raise ValueError(
                     "The first token must have the scope admin on all projects: with it the service asks everybody for "
                     "a token, and without an admin nobody could make the next one here."
@@ -110,7 +112,13 @@ class Admin:
         except ValueError as error:
             return await self._token_page(request, 422, problem=str(error))
         secret, token = await create_token(
-            self._database, name=name, scopes=scopes, project=project, now=self._clock(), expires=expires
+            self._database,
+            name=name,
+            scopes=scopes,
+            project=project,
+            now=self._clock(),
+            actor=admit.viewer_of(request).name,
+            expires=expires,
         )
         return await self._token_page(request, secret=secret, made=token)
 
@@ -119,14 +127,13 @@ class Admin:
         if not is_same_origin(request):
             return await self._token_page(request, 403, problem=FOREIGN)
         now = self._clock()
-        others = [one for one in await list_tokens(self._database) if one.id != token_id and one.is_valid(now)]
-        if not self._guard.has_admin_token and not any(one.allows("admin", None) for one in others):
+        if await self._guard.is_last_admin(token_id):
             problem = (
                 "This is the last admin token: without it nobody could make another one here. Make a new one first, "
                 "or use lossguard token revoke on the machine of the database."
             )
             return await self._token_page(request, 422, problem=problem)
-        if not await revoke_token(self._database, token_id, now):
+        if not await revoke_token(self._database, token_id, now, actor=admit.viewer_of(request).name):
             return await self._token_page(request, 404, problem="No token of this id counts: it was revoked before.")
         return go("/admin/tokens")
 

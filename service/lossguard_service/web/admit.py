@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
 
-from lossguard_service.auth import COOKIE, Guard
+from lossguard_service.auth import COOKIE, Guard, caller
 from lossguard_service.errors import NotAllowed, NotAuthenticated
 from lossguard_service.store.tokens import Scope
 
@@ -22,11 +22,13 @@ class Viewer:
         project: the only one that the token is for; None for all.
         is_admin: the admin pages are open to them.
         by_cookie: they logged in, so they can log out.
+        name: what the audit log calls them.
     """
 
     project: str | None
     is_admin: bool
     by_cookie: bool
+    name: str = ""
 
 
 class Elsewhere(Exception):
@@ -73,7 +75,8 @@ async def admit(request: Request, scope: Scope, project: str | None, *, anywhere
         raise Forbidden(error.detail) from None
     only = None if token is None else token.project
     is_admin = token is None or token.allows("admin", None)
-    request.state.viewer = Viewer(only, is_admin, by_cookie and await guard.needs_tokens())
+    needs_tokens = await guard.needs_tokens()
+    request.state.viewer = Viewer(only, is_admin, by_cookie and needs_tokens, caller(token, needs_tokens))
 
 
 async def reader(request: Request) -> None:
