@@ -24,6 +24,7 @@ from lossguard.keras.budget import COST, Budget, checked_share
 from lossguard.keras.coverage import Coverage, cover
 from lossguard.keras.describe import checked_journal, checked_treatments, describe
 from lossguard.keras.distribution import rank_of, refuse
+from lossguard.keras.enclosure import enclose, leave, reason_of
 from lossguard.keras.fetch import Fetcher, Sink, Snapshot
 from lossguard.keras.merge import leave_rows, merge_rows
 from lossguard.keras.optimizer import Hook, leaves
@@ -296,7 +297,7 @@ class Watch(keras.callbacks.Callback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Stand where an exception of the user's step passes by."""
         self._last_batch = -1
-        self._enclose_step()
+        enclose(self._model, lambda reason: self.close(reason, 10.0))
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Batches count from 0 in every epoch."""
@@ -337,7 +338,7 @@ class Watch(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """End the attempt, unless this watch is used in a `with` block, which ends it."""
-        self._leave_step()
+        leave(self._model)
         if self._stays_open and self._sink is not None:
             self.flush()
         else:
@@ -395,7 +396,7 @@ class Watch(keras.callbacks.Callback):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         self._stays_open = False
-        self.close(_reason_of(kind))
+        self.close(reason_of(kind))
 
     @property
     def attempt(self) -> str | None:
@@ -451,7 +452,7 @@ class Watch(keras.callbacks.Callback):
         sink, fetcher = self._sink, self._fetcher
         if sink is None or self._forked:
             return
-        self._leave_step()
+        leave(self._model)
         self.flush()
         self._sink = self._fetcher = None
         atexit.unregister(self._at_exit)
@@ -563,39 +564,7 @@ class Watch(keras.callbacks.Callback):
 
     def _at_exit(self) -> None:
         kind = getattr(sys, "last_type", None)
-        self.close("interrupted" if kind is None else _reason_of(kind), 5.0)
-
-    # --- how training ends when it does not end well: Keras then calls no callback
-
-    def _enclose_step(self) -> None:
-        model = self._model
-        bare = getattr(model, "train_function", None)
-        if bare is None or hasattr(bare, "lossguard_bare"):
-            return
-
-        def train_function(*arguments: Any) -> Any:
-            try:
-                return bare(*arguments)
-            except backend.END_OF_DATA:
-                raise  # the end of the data
-            except BaseException as error:
-                self.close(_reason_of(type(error)), 10.0)
-                raise
-
-        train_function.lossguard_bare = bare  # type: ignore[attr-defined]
-        model.train_function = train_function
-
-    def _leave_step(self) -> None:
-        model = self._model
-        bare = getattr(getattr(model, "train_function", None), "lossguard_bare", None)
-        if bare is not None:
-            model.train_function = bare
-
-
-def _reason_of(kind: type[BaseException] | None) -> AttemptEnd:
-    if kind is None:
-        return "finished"
-    return "interrupted" if issubclass(kind, (KeyboardInterrupt, SystemExit, GeneratorExit)) else "failed"
+        self.close("interrupted" if kind is None else reason_of(kind), 5.0)
 
 
 def _learning_rate_of(name: str) -> Callable[[Any], dict[str, Any]]:
