@@ -8,6 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from lossguard.cli.main import app
+from lossguard.trace import npz
+from lossguard.wire.frame import Frames, Schema
 
 runner = CliRunner()
 FIELDS = {
@@ -64,6 +66,26 @@ def test_the_plot_is_one_page_that_needs_nothing_else(tmp_path: Path) -> None:
     assert "<svg" in page
     assert "http" not in page
     assert "full divergence" in page
+
+
+def test_the_plot_holds_a_heat_map_of_the_layers_with_what_was_not_finite(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    stats = np.exp(0.1 * rng.standard_normal((300, 70, 2))).astype(np.float32)
+    stats[:, :, 1] = 0
+    stats[200:210, 5, 0] *= 1000
+    stats[250, 6, 1] = 3
+    layers = tuple(f"layer_{i}/kernel" for i in range(70))
+    values = 1 + 0.01 * rng.standard_normal((300, 1))
+    schema = Schema(("loss",), layers, ("gradient_norm", "nonfinite_count"))
+    npz.write(tmp_path / "run.npz", Frames.of(schema, np.arange(1, 301), values, stats))
+    out = tmp_path / "out.html"
+    assert runner.invoke(app, ["replay", str(tmp_path / "run.npz"), "--plot", str(out)]).exit_code == 0
+    page = out.read_text()
+    assert "gradient norm of each layer" in page
+    assert "10 layers that stayed calmer are left out" in page
+    assert page.count("fill='#111'") == 1
+    assert "hsl(8 85% 36%)" in page
+    assert ">layer_5/kernel<" in page
 
 
 @pytest.mark.parametrize(

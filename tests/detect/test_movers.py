@@ -1,13 +1,26 @@
 """Which layer is named: the one whose movement leads into the onset, not the one that coughed long before."""
 
+import doctest
+import json
+
 import numpy as np
 import pytest
 
-from lossguard.detect import layers
+from lossguard.detect import layers, monitor, ranking
+from lossguard.wire.frame import Frames
+from lossguard.wire.incident import Incident
+
+from .runs import LAYERS, ranker
 
 NAMES = ("a/kernel", "b/bias", "c/kernel")
 ONSET = 15
 """The onset's place in a window of 20 frames; it was flagged 4 frames later."""
+
+
+def only(frames: Frames, kind: str = "full_divergence") -> Incident:
+    found = monitor.report(monitor.update(monitor.init(), frames), "run").incidents
+    (incident,) = [one for one in found if one.kind == kind]
+    return incident
 
 
 def named(moved: dict[int, list[int]], since: int = 4) -> list[tuple[str, int]]:
@@ -34,3 +47,27 @@ def test_a_movement_counts_from_where_it_leads_without_a_break_into_the_onset(
     moved: dict[int, list[int]], expected: list[tuple[str, int]]
 ) -> None:
     assert named(moved) == expected
+
+
+def test_an_incident_ranks_layers_and_tasks_by_who_moved_first_and_how_far() -> None:
+    incident = only(ranker(400, onset=200))
+    first = incident.movers[0]
+    assert (first.what, first.name, first.step) == ("layer", incident.first_layer, incident.first_signal_step)
+    assert [one.step for one in incident.movers] == sorted(one.step for one in incident.movers)
+    tasks = {one.name: one for one in incident.movers if one.what == "task"}
+    assert set(tasks) == {"", "click", "play"}
+    assert all(one.step in (201, 202) for one in tasks.values())
+    assert max(one.height for one in tasks.values()) == pytest.approx(incident.peak, rel=0.01)
+    assert {one.name for one in incident.movers if one.what == "layer"} == set(LAYERS)
+
+
+def test_a_nan_ranks_the_layer_that_holds_it() -> None:
+    incident = only(ranker(300, nan_at=150), "nonfinite")
+    assert [(one.what, one.name, one.step) for one in incident.movers] == [("layer", "shared0/kernel", 151)]
+    assert Incident.from_json(json.loads(json.dumps(incident.to_json(), allow_nan=False))) == incident
+
+
+def test_the_examples_of_the_ranking_hold() -> None:
+    assert doctest.testmod(ranking).failed == 0
+    many = ranking.add((), [("layer", f"l{i}", i, 7.0) for i in range(50)])
+    assert [name for _, name, _, _ in many] == [f"l{i}" for i in range(ranking.KEPT)]

@@ -218,9 +218,14 @@ def test_a_restart_from_a_checkpoint_supersedes_what_came_after_it(database_url:
             document = await one.get(base)
             assert [attempt["superseded_after"] for attempt in document["attempts"]] == [200, None]
             assert (document["phase"], document["last_step"], document["gaps"]) == ("finished", 500, [])
-            assert (await one.get(f"{base}/incidents"))["incidents"] == []
+            (begun,) = (await one.get(f"{base}/incidents"))["incidents"]
+            assert (begun["kind"], begun["onset_step"], begun["end_step"]) == ("regime_change", 201, 202)
             kept = (await one.get(f"{base}/incidents", superseded=True))["incidents"]
-            assert [(one["kind"], one["superseded"]) for one in kept] == [("full_divergence", True)]
+            (full,) = [one for one in kept if one["superseded"]]
+            assert full["kind"] == "full_divergence"
+            first, *_ = full["movers"]
+            assert (first["what"], first["step"]) == ("task", full["onset_step"])
+            assert first["height"] > 10
             series = await one.get(f"{base}/series", name="loss", points=5000)
             assert series["first"] == list(range(1, 501))
             assert max(series["maximum"]) < 1

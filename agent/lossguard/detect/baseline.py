@@ -87,6 +87,13 @@ def extend(base: Baseline, voices: int) -> Baseline:
     )
 
 
+def forget(base: Baseline, voice: int) -> None:
+    """One voice's level is no longer known; how much it strays from frame to frame still is."""
+    base.values[voice] = np.nan
+    base.accepted[voice] = base.fall[voice] = 0
+    base.centre[voice] = base.scale[voice] = np.nan
+
+
 def due(frame: int) -> bool:
     """Whether centre and scale are renewed before this frame (0, 1, 2, ... of the attempt)."""
     return frame < SETTLED_FRAMES or frame % _every(frame) == 0

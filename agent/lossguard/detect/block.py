@@ -19,6 +19,7 @@ from lossguard.detect import (
     layers,
     nonfinite,
     period,
+    regime,
     slide,
     slow,
     trigger,
@@ -41,6 +42,8 @@ class Block:
         found = voices.roles(schema.scalars)
         fresh = tuple(name for name in found.voices if name not in state.names)
         if fresh:
+            if state.frame >= baseline.MINIMUM_FRAMES:
+                slow.new_tasks(state, int(frames.steps[0]), fresh)
             state.names = state.names + fresh
             state.base = baseline.extend(state.base, len(state.names))
             state.trigger = trigger.extend(state.trigger, len(state.names))
@@ -172,21 +175,25 @@ class Block:
         """The watch over habits, after the frames were counted."""
         state = self.state
         usual = state.open is None and not nonfinite.watching(state.nonfinite)
-        for found in habits.take(state.habits, self.habits, t, n, state.rate, usual):
+        for found in habits.take(state.habits, self.habits, t, n, state.regime.rate, usual):
             slow.habit(state, self.steps[t + n - 1], found)
 
     def _rates(self, t: int, n: int) -> None:
+        """The learning rates of n frames; what they say is told at its frame."""
         state = self.state
-        if self.rates is None or (self.rates[t : t + n] == state.rate).all():
+        told = state.regime
+        if self.rates is None or (told.rises < 0 and (self.rates[t : t + n] == told.rate).all()):
             return
-        for k in range(n):
-            rate = float(self.rates[t + k])
+        for k in range(t, t + n):
+            rate, old = float(self.rates[k]), state.regime.rate
             if rate > 0 and math.isfinite(rate):
-                if rate != state.rate:
-                    state.rate_since = state.frame + k
-                if rate > state.rate * 1.2:
-                    state.rate_rise, state.rate_frame = rate / state.rate, state.frame + k
-                state.rate = rate
+                frame = state.frame + k - t
+                if rate > old * 1.2:
+                    state.rate_rise, state.rate_frame = rate / old, frame
+                event = regime.take(state.regime, frame, rate)
+                if event is not None:
+                    self._catch_up(k)
+                    slow.rate_event(state, self.steps[k], event)
 
     def _rates_and_labels(self, t: int, steps: list[int]) -> None:
         """Learning rates and label means of ordinary frames: together, but a frame that ends a group of label means

@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 
-from lossguard.detect import baseline, episode, layers, slide, trigger, voices
+from lossguard.detect import baseline, episode, layers, ranking, slide, trigger, voices
 from lossguard.detect.episode import Episode, Judge
-from lossguard.detect.record import Record
+from lossguard.detect.record import Moved, Record
 from lossguard.detect.state import RATE_FRAMES, MonitorState, Probation
 from lossguard.wire.frame import Floats64
 from lossguard.wire.incident import IncidentKind
@@ -22,8 +22,6 @@ FIRST_FRAMES = 40
 FIRST_RATIO = 2.0
 """In the first 40 frames a loss of twice the untrained model's is a jump: nothing else is known yet."""
 BLOWN_RATIO = 120.0
-MOVERS_KEPT = 8
-"""Layers in the ranking of an incident."""
 RETURNED_AUC = 0.60
 """A divergence before anything was learned has no skill to come back to: an AUC of 0.6 over 30 frames counts."""
 RECORDS_KEPT = 2000
@@ -103,7 +101,7 @@ def begin(
     _blame(state, record, opened.frame, state.frame - opened.frame + layers.LOOK_BACK + 1)
     state.open = opened
     trigger.clear(state.trigger)
-    follow(state, step, row, judged, binary)
+    follow(state, step, row, judged, binary, hits)
     return record
 
 
@@ -116,11 +114,19 @@ def _blame(state: MonitorState, record: Record, onset: int, frames: int) -> None
     record.first_layer = name
     if state.frame - ago <= onset:
         record.first_signal_step = step_of(state, state.frame - ago)
-    record.movers = tuple((layer, step_of(state, state.frame - n), tall) for layer, n, tall in moved[:MOVERS_KEPT])
+    found: list[Moved] = [("layer", layer, step_of(state, state.frame - n), tall) for layer, n, tall in moved]
+    record.movers = ranking.add(record.movers, found)
 
 
-def follow(state: MonitorState, step: int, row: Floats64, judged: dict[str, float], binary: frozenset[str]) -> None:
-    """The open episode takes a frame."""
+def follow(
+    state: MonitorState,
+    step: int,
+    row: Floats64,
+    judged: dict[str, float],
+    binary: frozenset[str],
+    hits: dict[int, int] | None = None,
+) -> None:
+    """The open episode takes a frame; `hits` are the frames at which losses left, where the frame is its first."""
     opened = state.open
     assert opened is not None
     record = state.records[opened.number]
@@ -136,6 +142,12 @@ def follow(state: MonitorState, step: int, row: Floats64, judged: dict[str, floa
             task for i in np.flatnonzero(fresh)
             if (task := voices.task_of(opened.voices[i])) and task not in record.tasks
         )  # fmt: skip
+    since = {i: step_of(state, at) for i, at in (hits or {}).items()}
+    found = ranking.tasks(opened.voices, opened.hit, height, since, step)
+    if opened.age <= layers.LOOK_AHEAD:
+        found += [("layer", name, step, tall) for name, tall in layers.tall_now(state.layers)]
+    if found:
+        record.movers = ranking.add(record.movers, found)
     if record.kind == "loss_spike" and any(episode.dropped(judge) for judge in opened.judges.values()):
         record.kind = "micro_divergence"
     record.residual = episode.residual(opened)

@@ -221,6 +221,12 @@ def take(habits: Habits, columns: Columns, t: int, n: int, rate: float, usual: b
     return found
 
 
+def rescale(habits: Habits, factor: float) -> None:
+    """The learning rate made a step, and the updates with it."""
+    habits.usual = habits.usual + math.log(factor)
+    habits.rate = habits.rate * factor
+
+
 def _still(habits: Habits, sound: bool, moved: bool, motion: Floats64, rate: float) -> list[Finding]:
     """No update at all, or next to none."""
     learning = rate != 0 and not (rate < RATE_SHARE * habits.rate)

@@ -9,6 +9,7 @@ Baselines are renewed after every 16 frames, not while an episode is open, so a 
 of a state are replaced, never written to: states may share them.
 """
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -180,6 +181,21 @@ def _renew(state: Layers, rows: Floats32) -> None:
     state.centre = state.centre + state.scale * total * (rate / GROUP_FRAMES)
     state.scale = np.maximum(state.scale * np.exp(widening), np.float32(SCALE_FLOOR))
     state.groups += 1
+
+
+def tall_now(state: Layers) -> list[tuple[str, float]]:
+    """The layers that are away from their baselines in the last frame, and how far."""
+    if not len(state.tall):
+        return []
+    row = state.tall[-1]
+    return [(state.names[i], float(row[i])) for i in np.flatnonzero(row > SIGNAL_SCALES).tolist()]
+
+
+def rescale(state: Layers, factor: float) -> None:
+    """The learning rate made a step: what is proportional to it has its centre elsewhere now."""
+    shift = np.float32(math.log(factor))
+    follows = np.array([[name in (MOTION, CLIPPY_RATIO)] for name in state.signals])
+    state.centre = np.where(follows, state.centre + shift, state.centre)
 
 
 def movers(state: Layers, frames: int, since: int = 0) -> list[tuple[str, int, float]]:

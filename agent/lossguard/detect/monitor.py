@@ -8,7 +8,7 @@ bit. Memory is bounded whatever the number of steps. NaN is judged, never absorb
 from collections.abc import Mapping
 from dataclasses import fields
 
-from lossguard.detect import pack, words
+from lossguard.detect import course, pack, words
 from lossguard.detect.block import Block
 from lossguard.detect.pack import StateError
 from lossguard.detect.state import CLASSES, STATE_VERSION, MonitorState
@@ -56,7 +56,7 @@ def update(state: MonitorState, frames: Frames) -> MonitorState:
     return state
 
 
-_WRITTEN = ("base", "trigger", "open", "probations", "slide", "nonfinite", "drifts")
+_WRITTEN = ("base", "trigger", "open", "probations", "slide", "nonfinite", "drifts", "regime")
 """Parts that are written to as they stand."""
 _REPLACED = ("layers", "habits", "period")
 """Parts whose arrays and lists are replaced and never written to: a copy may share them."""
@@ -80,12 +80,15 @@ def _thawed(state: MonitorState) -> MonitorState:
 
 
 def new_attempt(state: MonitorState, step: int) -> MonitorState:
-    """The state after a restart from a checkpoint at `step`: open episodes end there, the baselines begin anew."""
+    """The state after a restart from a checkpoint at `step`: open episodes end there, the baselines begin anew.
+
+    That the attempt began is an event of its first step, `step` + 1.
+    """
     old = pack.clone(state)
     for record in old.records:
         if record.end_step is None:
             record.end_step = step + 1
-    return MonitorState(
+    fresh = MonitorState(
         tasks=old.tasks,
         caution=old.caution,
         first_step=old.first_step,
@@ -93,6 +96,10 @@ def new_attempt(state: MonitorState, step: int) -> MonitorState:
         attempts=old.attempts + 1,
         records=old.records,
     )
+    if old.records or old.last_step is not None:
+        record = course.note(fresh, step + 1, step + 1, "regime_change")
+        record.end_step, record.reason, record.value = step + 2, "attempt", float(fresh.attempts)
+    return fresh
 
 
 def report(state: MonitorState, run: str) -> RunReport:

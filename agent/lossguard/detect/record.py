@@ -2,8 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from lossguard.wire.incident import IncidentKind
+
+Moved = tuple[Literal["layer", "task"], str, int, float]
+"""Who moved: what it is, its name, the step, and how tall at most, in scales."""
 
 
 @dataclass(slots=True)
@@ -26,7 +30,7 @@ class Record:
         reason: why it was declared what it is: the key of a sentence in `words`.
         subject: the task, scalar or layer that the reason is about.
         value: the number that goes into the sentence.
-        movers: the layers in the order in which they moved: name, step, and how tall in scales.
+        movers: what moved, as `ranking` orders it.
         learning_rate: the factor by which the learning rate rose shortly before; 1 where it did not.
     """
 
@@ -46,4 +50,4 @@ class Record:
     subject: str = "loss"
     value: float = math.nan
     learning_rate: float = 1.0
-    movers: tuple[tuple[str, int, float], ...] = ()
+    movers: tuple[Moved, ...] = ()

@@ -93,6 +93,12 @@ def _scale(values: list[float]) -> float:
     return 1.4826 / math.sqrt(2) * float(np.median(np.abs(np.diff(values))))
 
 
+def rebase(slide: Slide) -> None:
+    """The best levels so far are no measure any more; what the run has come down from still is."""
+    fresh = init()
+    slide.best, slide.noise, slide.since = fresh.best, fresh.noise, fresh.since
+
+
 def judge(slide: Slide, frame: int) -> Verdict:
     """Compare the levels now with the best ones.
 

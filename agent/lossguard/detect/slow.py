@@ -8,7 +8,22 @@ import math
 
 import numpy as np
 
-from lossguard.detect import course, drift, episode, habits, nonfinite, period, slide, voices
+from lossguard.detect import (
+    baseline,
+    course,
+    drift,
+    episode,
+    habits,
+    layers,
+    nonfinite,
+    period,
+    ranking,
+    regime,
+    slide,
+    trigger,
+    voices,
+)
+from lossguard.detect.record import Moved
 from lossguard.detect.state import MonitorState
 from lossguard.wire.incident import IncidentKind
 
@@ -132,6 +147,8 @@ def broken(state: MonitorState, step: int, found: nonfinite.Finding) -> None:
     record.subject, record.first_layer = found.subject, found.layer
     record.first_signal_step = step if found.layer else None
     record.tasks = found.tasks
+    names: list[Moved] = [("task", task, step, math.inf) for task in found.tasks]
+    record.movers = ranking.add((), [*names, ("layer", found.layer, step, math.inf)] if found.layer else names)
     state.nonfinite.number = record.number
 
 
@@ -158,10 +175,10 @@ def once(state: MonitorState, step: int) -> None:
             state.period.found = True
             record = course.note(state, step, step, "periodic_loss")
             record.value, record.peak = float(found[0]), found[1]
-    flat = state.rate > 0 and state.frame - state.rate_since >= FLAT_RATE_FRAMES
+    flat = state.regime.rate > 0 and state.frame - state.regime.since >= FLAT_RATE_FRAMES
     if flat and not state.told_rate and state.open is None and _settled(state):
         state.told_rate = True
-        course.note(state, step, step, "learning_rate_not_decayed").value = state.rate
+        course.note(state, step, step, "learning_rate_not_decayed").value = state.regime.rate
 
 
 def _settled(state: MonitorState) -> bool:
@@ -194,3 +211,32 @@ def gap(state: MonitorState, step: int, seconds: float) -> None:
     before = state.steps[-2] if len(state.steps) > 1 else step
     record = course.note(state, step, before, "stalled")
     record.value, record.end_step = seconds, step
+
+
+def rate_event(state: MonitorState, step: int, event: regime.Event) -> None:
+    """The learning rate ended its warm-up or made a step: what follows it by arithmetic begins anew."""
+    record = course.note(state, step, step, "regime_change")
+    record.end_step, record.reason, record.subject = step + 1, event.reason, "learning_rate"
+    record.value, record.learning_rate = event.rate, event.factor
+    if event.reason == "rate":
+        layers.rescale(state.layers, event.factor)
+        habits.rescale(state.habits, event.factor)
+        if event.factor > 1 and state.slide.number is None:
+            slide.rebase(state.slide)
+
+
+def new_tasks(state: MonitorState, step: int, names: tuple[str, ...]) -> None:
+    """Losses joined a run that had begun: the total is the sum of something else now."""
+    joined = tuple(task for name in names if (task := voices.task_of(name)))
+    if not joined:
+        return
+    record = course.note(state, step, step, "regime_change")
+    record.end_step, record.reason, record.subject, record.tasks = step + 1, "task", ", ".join(joined), joined
+    if voices.LOSS in state.names and state.open is None:
+        i = state.names.index(voices.LOSS)
+        baseline.forget(state.base, i)
+        trigger.clear(state.trigger)
+        state.first = state.first.copy()
+        state.first[i] = math.nan
+        if state.slide.number is None:
+            state.slide = slide.init()

@@ -18,11 +18,12 @@ from lossguard.detect.layers import Layers
 from lossguard.detect.nonfinite import Nonfinite
 from lossguard.detect.period import Period
 from lossguard.detect.record import Record
+from lossguard.detect.regime import Regime
 from lossguard.detect.slide import Slide
 from lossguard.detect.trigger import Trigger
 from lossguard.wire.frame import Floats64
 
-STATE_VERSION = 8
+STATE_VERSION = 9
 RATE_FRAMES = 30
 """A rise of the learning rate is named as the likely cause for 30 frames."""
 
@@ -66,8 +67,7 @@ class MonitorState:
         period: the search for the period of an epoch.
         drifts: the watch over each task's label mean.
         time: when the last frame was handed over, Unix seconds; NaN where unknown.
-        rate: the last learning rate; NaN before the first.
-        rate_since: the frame since which it has been what it is.
+        regime: what the learning rate does.
         told_rate: whether its not falling was reported.
         rate_rise: the factor of its last rise.
         rate_frame: the frame of its last rise.
@@ -98,9 +98,8 @@ class MonitorState:
     period: Period = field(default_factory=Period)
     drifts: dict[str, Drift] = field(default_factory=dict)
     time: float = math.nan
+    regime: Regime = field(default_factory=Regime)
     told_rate: bool = False
-    rate_since: int = 0
-    rate: float = math.nan
     rate_rise: float = 1.0
     rate_frame: int = -RATE_FRAMES
 
@@ -119,4 +118,5 @@ CLASSES = (
     Habits,
     Period,
     Drift,
+    Regime,
 )

@@ -7,8 +7,8 @@ change something; a lower learning rate alone rescues nothing).
 
 import math
 
-from lossguard.detect.record import Record
-from lossguard.wire.incident import Incident
+from lossguard.detect.record import Moved, Record
+from lossguard.wire.incident import Incident, Mover
 
 
 def incident(record: Record) -> Incident:
@@ -29,7 +29,14 @@ def incident(record: Record) -> Incident:
         confidence=confidence(record),
         explanation=explanation(record),
         advice=advice(record),
+        movers=tuple(sorted(map(_mover, record.movers), key=lambda one: (one.step, -one.height))),
     )
+
+
+def _mover(kept: Moved) -> Mover:
+    what, name, step, height = kept
+    # Three digits: heights are single precision, and nobody reads more.
+    return Mover(what, name, step, float(f"{height:.3g}") if math.isfinite(height) else height)
 
 
 def confidence(record: Record) -> float:
@@ -99,6 +106,8 @@ def explanation(record: Record) -> str:
     if record.kind == "loss_spike":
         return f"{name} spiked at step {start} and {ended}; the tasks' metrics did not fall with it{tail}."
     layer = record.first_layer or "a layer"
+    if record.kind == "regime_change":
+        return _regime(record)
     return {
         "no_update": f"No layer has been updated since about step {start}, though the learning rate is not 0.",
         "stalled": f"No frame came for {record.value:.0f} seconds after step {start}.",
@@ -112,6 +121,20 @@ def explanation(record: Record) -> str:
         f"{start}; the data changed, not the model.",
         "overclipped": f"{layer} is clipped to {record.value:.1e} of its update, step after step: it hardly learns.",
     }.get(record.kind, f"{name}: {record.kind.replace('_', ' ')} since step {start}.")
+
+
+def _regime(record: Record) -> str:
+    """What changed."""
+    start, factor = record.onset_step, record.learning_rate
+    if record.reason == "attempt":
+        return f"Attempt {record.value:.0f} begins at step {start}; the baselines begin anew."
+    if record.reason == "task":
+        several = "Tasks" if len(record.tasks) > 1 else "Task"
+        return f"{several} {record.subject} joined at step {start}; the baseline of the total loss begins anew."
+    if record.reason == "warm":
+        return f"The warm-up ended at step {start}: the learning rate rose {factor:.3g}-fold, to {record.value:.3g}."
+    way = f"rose {factor:.3g}-fold" if factor > 1 else f"fell to {factor:.3g} of what it was"
+    return f"The learning rate {way} at step {start}, to {record.value:.3g}; what follows it begins anew."
 
 
 def advice(record: Record) -> str:
@@ -129,6 +152,7 @@ def advice(record: Record) -> str:
     if record.kind == "loss_spike":
         return f"Nothing, unless it repeats: then look at the batch of step {record.onset_step}."
     return {
+        "regime_change": "Nothing: it is what the run was told to do.",
         "no_update": "Look at the loss scaling, the clipping and the accumulators: nothing is learned meanwhile.",
         "stalled": "Look at the input pipeline and the workers at that time.",
         "periodic_loss": "Shuffle the data across the epoch, or widen the shuffle buffer.",

@@ -1,4 +1,4 @@
-"""A page with a run's losses and its incidents: one self-contained HTML file, SVG drawn here, nothing to download.
+"""A page with a run's losses, its layers and its incidents: one self-contained HTML file, nothing to download.
 
 The losses and the batch AUC are drawn over the steps, 800 points a line: each is the bucket's extreme value, so that a
 spike of one frame stays visible. NaN and Inf stand as marks on the upper edge.
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from lossguard.trace import heat
 from lossguard.trace.trace import Trace
 from lossguard.wire.frame import Floats64, Frames
 from lossguard.wire.incident import Incident, RunReport
@@ -33,6 +34,7 @@ def page(traces: Sequence[Trace], reports: Sequence[RunReport]) -> str:
     for trace, report in zip(traces, reports, strict=True):
         parts.append(f"<h2>{html.escape(report.run)}: {report.status}</h2>")
         parts.extend(_charts(trace, report.incidents))
+        parts.append(heat.chart(trace.attempts, report.incidents, WIDTH, MARGIN))
         parts.append(_table(report.incidents))
     return "\n".join(parts)
 
@@ -117,8 +119,16 @@ def _table(incidents: Sequence[Incident]) -> str:
     rows = "".join(
         f"<tr><td>{incident.kind.replace('_', ' ')}</td><td>{incident.onset_step}</td><td>{incident.detected_step}</td>"
         f"<td>{'' if incident.end_step is None else incident.end_step}</td>"
-        f"<td>{html.escape(incident.explanation)}</td><td>{html.escape(incident.advice)}</td></tr>"
+        f"<td>{html.escape(incident.explanation)}</td><td>{html.escape(incident.advice)}</td>"
+        f"<td>{_movers(incident)}</td></tr>"
         for incident in incidents
     )
-    head = "<tr><th>kind</th><th>onset</th><th>flagged</th><th>end</th><th>what happened</th><th>what to do</th></tr>"
+    head = "<tr><th>kind</th><th>onset</th><th>flagged</th><th>end</th><th>what happened</th><th>what to do</th>"
+    head += "<th>who moved first</th></tr>"
     return f"<table>{head}{rows}</table>"
+
+
+def _movers(incident: Incident) -> str:
+    """Who moved, in order: name, step and how far."""
+    shown = [f"{one.name or 'total loss'} ({one.step}, {one.height:.3g})" for one in incident.movers[:5]]
+    return html.escape(", ".join(shown))

@@ -4,6 +4,7 @@ The JSON form is the one in `lossguard replay --format json`; NaN and the infini
 (`lossguard.wire.numbers`).
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, get_args
 
@@ -22,6 +23,7 @@ IncidentKind = Literal[
     "learning_rate_not_decayed",
     "distribution_shift",
     "overclipped",
+    "regime_change",
 ]
 Severity = Literal["critical", "warning", "info"]
 RunStatus = Literal["healthy", "recovered", "diverged"]
@@ -43,7 +45,30 @@ SEVERITY: dict[str, Severity] = {
     "distribution_shift": "info",
     "overclipped": "warning",
     "loss_spike": "info",
+    "regime_change": "info",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Mover:
+    """A layer or a task that left its own baseline in an episode.
+
+    Attributes:
+        what: `layer` or `task`.
+        name: its name; a run's total loss is the task "".
+        step: the step at which it left.
+        height: how far it went, in scales of its own baseline.
+    """
+
+    what: Literal["layer", "task"]
+    name: str
+    step: int
+    height: float
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """The inverse of what `Incident.to_json` holds of it."""
+        return cls(document["what"], document["name"], document["step"], from_json_number(document["height"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +92,7 @@ class Incident:
         confidence: 0 to 1.
         explanation: one sentence for the person who is paged.
         advice: what to do, one or two sentences.
+        movers: the layers and tasks by who moved first, and of those that moved in the same step by how far.
     """
 
     number: int
@@ -84,6 +110,7 @@ class Incident:
     confidence: float
     explanation: str
     advice: str
+    movers: tuple[Mover, ...] = ()
 
     @property
     def severity(self) -> Severity:
@@ -98,10 +125,12 @@ class Incident:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
         """The inverse of `to_json`; keys that are not fields are passed over."""
-        values = {field.name: document[field.name] for field in fields(cls)}
+        values = {field.name: document[field.name] for field in fields(cls) if field.name != "movers"}
         for name in ("peak", "residual", "confidence"):
             values[name] = from_json_number(values[name])
         values["tasks"] = tuple(values["tasks"])
+        # Older services and older documents know none.
+        values["movers"] = tuple(Mover.from_json(one) for one in document.get("movers") or ())
         return cls(**values)
 
 

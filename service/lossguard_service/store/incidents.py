@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from lossguard.wire.incident import Incident
+from lossguard.wire.incident import Incident, Mover
 from lossguard_service.store import schema
 from lossguard_service.store.database import Database
 
@@ -128,5 +128,7 @@ def supersede(connection: Connection, run_id: int, sequences: Iterable[int], now
 def stored_incident(row: Row[Any]) -> StoredIncident:
     """The incident in a row of `schema.incidents`."""
     values = row._mapping
-    incident = Incident(**{name: values[name] for name in _FIELDS if name != "tasks"}, tasks=tuple(values["tasks"]))
+    plain = {name: values[name] for name in _FIELDS if name not in ("tasks", "movers")}
+    movers = tuple(Mover.from_json(one) for one in values["movers"] or ())  # NULL: stored by code of before
+    incident = Incident(**plain, tasks=tuple(values["tasks"]), movers=movers)
     return StoredIncident(row.sequence, incident, bool(row.superseded), row.opened, row.updated)

@@ -175,6 +175,7 @@ incidents = sa.Table(
     sa.Column("confidence", Number, nullable=False),
     sa.Column("explanation", Words, nullable=False),
     sa.Column("advice", Words, nullable=False),
+    sa.Column("movers", Document),
     sa.Column("superseded", sa.Boolean, nullable=False),
     sa.Column("opened", Number, nullable=False),
     sa.Column("updated", Number, nullable=False),
@@ -290,7 +291,7 @@ audit = sa.Table(
     sa.Column("document", Document, nullable=False),
     sa.Index(None, "project", "sequence"),
 )
-"""Append-only: verdicts, waivers, keys and policies, as they were made; nothing updates or deletes it."""
+"""Append-only: verdicts, waivers, keys, policies and tokens, as they were made; nothing updates or deletes it."""
 
 outbox = sa.Table(
     "outbox",

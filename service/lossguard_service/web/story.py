@@ -96,8 +96,12 @@ def headline(
             advice="Look whether the trainer still runs, and whether its sidecar reaches this service.",
         )
     judged = f"{whole(run.judged_step or run.last_step)} steps judged, no divergence."
-    if standing:
-        notices = [KINDS[one.incident.kind].lower() for one in sorted(standing, key=rank)]
+    notices = [
+        KINDS[one.incident.kind].lower()
+        for one in sorted(standing, key=rank)
+        if one.incident.kind != "regime_change"  # what the run was told to do is no reason to look
+    ]
+    if notices:
         return Headline("info", f"{judged[:-1]}; worth a look: {listing(list(dict.fromkeys(notices)))}.")
     return Headline("good", f"Healthy: {judged}")
 

@@ -24,6 +24,7 @@ KINDS: Final = {
     "learning_rate_not_decayed": "Learning rate not decayed",
     "distribution_shift": "Distribution shift",
     "overclipped": "Overclipped",
+    "regime_change": "Regime change",
 }
 """Incident kinds as headings."""
 
