@@ -51,6 +51,10 @@ def bucket(steps: Steps, values: NDArray[np.floating], present: Bits, edges: Ste
     full = values.astype(np.float64, copy=False)
     everything = bool(present.all())
     holes = full if everything else np.where(present, full, np.nan)
+    if len(edges) == len(steps):
+        # Every step by itself: a million of them at 15 against 200 ms.
+        odd = (~np.isfinite(full) & present).astype(np.int64)
+        return Buckets(steps, steps, present.astype(np.int64), odd, holes, holes, holes)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         count = np.add.reduceat(present.astype(np.int64), edges, axis=0)
         finite = np.isfinite(full) if everything else np.isfinite(full) | ~present
@@ -83,7 +87,7 @@ def join(parts: Sequence[Buckets], columns: int) -> Buckets:
 
 def merge(buckets: Buckets, edges: Steps) -> Buckets:
     """Neighbours merged into wider buckets, each beginning at one of `edges`."""
-    if len(buckets) == 0:
+    if len(edges) == len(buckets):  # nothing has a neighbour to be merged with
         return buckets
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         count = np.add.reduceat(buckets.count, edges, axis=0)

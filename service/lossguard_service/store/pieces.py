@@ -95,6 +95,7 @@ async def frames_in(
     schemas: dict[int, Schema],
     *,
     layer: str | None = None,
+    stat: str | None = None,
     scalars_only: bool = False,
 ) -> list[Frames]:
     """The frames of the pieces of one batch that count; those that retention has dropped are left out.
@@ -105,6 +106,7 @@ async def frames_in(
         batch: one of `batches`.
         schemas: from `pieces_of`.
         layer: from a segment only this layer is read.
+        stat: with `layer`, from a segment only this stat of it, and no scalars.
         scalars_only: from a segment no layer is read.
     """
     first = batch[0].row
@@ -120,6 +122,8 @@ async def frames_in(
             return segments.parts_of(connection, schema.segment_parts, run_id, held, parts)
 
         found = await database.read(read_segments)
+        if layer is not None and stat is not None:
+            return await asyncio.to_thread(_loaded_series, batch, found, names, layer, stat)
         return await asyncio.to_thread(_loaded, batch, found, names, wanted)
     indexes = [piece.row.index for piece in batch if isinstance(piece.row, ChunkRow)]
 
@@ -133,7 +137,7 @@ async def frames_in(
     gone = [index for index in indexes if index not in data]
     if gone:
         # They became a segment between the two reads.
-        return await _again(database, run_id, batch, schemas, layer=layer, scalars_only=scalars_only)
+        return await _again(database, run_id, batch, schemas, layer=layer, stat=stat, scalars_only=scalars_only)
 
     def work() -> list[Frames]:
         found = zip(batch, indexes, strict=True)
@@ -152,6 +156,17 @@ def _loaded(
     ]
 
 
+def _loaded_series(
+    batch: Sequence[Piece], found: Sequence[dict[int, bytes]], names: Schema, layer: str, stat: str
+) -> list[Frames]:
+    place, column = names.layers.index(layer), names.stats.index(stat)
+    return [
+        chunks.cut(segments.load_series(parts, piece.row, names, place, column), until=piece.until)
+        for piece, parts in zip(batch, found, strict=True)
+        if parts and isinstance(piece.row, SegmentRow)
+    ]
+
+
 async def _again(
     database: Database,
     run_id: int,
@@ -159,13 +174,14 @@ async def _again(
     schemas: dict[int, Schema],
     *,
     layer: str | None,
+    stat: str | None,
     scalars_only: bool,
 ) -> list[Frames]:
     low, high = batch[0].first, batch[-1].until
     pieces, _ = await pieces_of(database, run_id, first=low, last=high, attempt=batch[0].row.attempt)
     found = []
     for part in batches(pieces, narrow=scalars_only or layer is not None):
-        blocks = await frames_in(database, run_id, part, schemas, layer=layer, scalars_only=scalars_only)
+        blocks = await frames_in(database, run_id, part, schemas, layer=layer, stat=stat, scalars_only=scalars_only)
         found += [chunks.cut(block, after=low - 1, until=high) for block in blocks]
     return found
 

@@ -154,6 +154,28 @@ def load(parts: Mapping[int, bytes], names: Schema, layers: Sequence[int] | None
     )
 
 
+def load_series(parts: Mapping[int, bytes], row: SegmentRow, names: Schema, layer: int, stat: int) -> Frames:
+    """One stat of one layer, and nothing else: frames without scalars and without times."""
+    data = parts[COMMON]
+    sizes = struct.unpack_from("<7I", data)[2:]
+    sections, t = _split(data, 28, sizes), row.frames
+    if row.last_step - row.first_step + 1 == t:  # they rise, so these are all of them
+        steps = np.arange(row.first_step, row.last_step + 1)
+    else:
+        steps = unpack(sections[0], np.dtype("<i8"), (t,))
+    values = unpack(_sections(parts[layer], len(names.stats))[stat], np.dtype("<f4"), (t,))
+    present = _unpack_bits(sections[4], (t, len(names.stats)))
+    return Frames(
+        schema=Schema((), (names.layers[layer],), (names.stats[stat],)),
+        steps=steps,
+        times=np.full(t, np.nan),
+        scalars=np.empty((t, 0)),
+        stats=values.reshape(t, 1, 1),
+        scalars_present=np.empty((t, 0), np.bool_),
+        stats_present=present[:, stat : stat + 1],
+    )
+
+
 def build_pyramid(frames: Frames, edges: NDArray[np.int64]) -> dict[int, bytes]:
     """The pyramid's parts; a bucket begins at each row in `edges`."""
     scalars = bucket(frames.steps, frames.scalars, frames.scalars_present, edges)

@@ -9,7 +9,7 @@ the pyramid answers, whatever the zoom.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -241,9 +241,8 @@ async def _answer(
         if isinstance(row, SegmentRow) and (not row.is_full or from_pyramid):
             found.extend(await _from_pyramid(database, run_id, question, batch, low, high, schemas))
         else:
-            blocks = await frames_in(
-                database, run_id, batch, schemas, layer=question.layer, scalars_only=bool(question.scalars)
-            )
+            only: dict[str, Any] = {"layer": question.layer, "stat": question.stat if question.layer else None}
+            blocks = await frames_in(database, run_id, batch, schemas, **only, scalars_only=bool(question.scalars))
             found.extend(await asyncio.to_thread(_from_frames, question, blocks, low, high, width))
     joined = buckets.join(found, question.width)
     # A bucket may have begun in one piece and ended in the next.
