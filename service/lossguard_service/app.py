@@ -20,6 +20,7 @@ from lossguard_service import errors, exporting, reading, tokens
 from lossguard_service.auth import Guard, require
 from lossguard_service.gate.admin import router as gate_admin_routes
 from lossguard_service.gate.judge import Gate
+from lossguard_service.gate.routes import first as first_routes
 from lossguard_service.gate.routes import router as gate_routes
 from lossguard_service.incidents.detectors import Detectors
 from lossguard_service.incidents.liveness import sweep
@@ -99,6 +100,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     app.state.replica = replica
     app.state.told = told
     app.add_middleware(replica.wrap)
+    app.include_router(first_routes)
     app.include_router(ingest_routes)
     app.include_router(reading.router)
     app.include_router(exporting.router)
