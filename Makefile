@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 WORKERS ?= auto
-BENCHMARKS ?= journal chunk_bytes detector_cost detection ingest gate overhead chaos
+BENCHMARKS ?= journal chunk_bytes detector_cost detection ingest gate overhead pages chaos
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench fuzz clean
 
