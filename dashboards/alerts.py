@@ -150,7 +150,7 @@ ALERTS: Final = (
         f"{_LAST_STEP} and on (project, run) ({_LATE})",
         "warning",
         f"{RUN}: frames after step {_STEP} come more than two minutes late",
-        "The trainer is ahead of what the service has seen: a divergence is told late. Or the trainer's clock is wrong.",
+        "The trainer is ahead of what the service has seen: a divergence is told late. Or its clock is wrong.",
         hold="5m",
     ),
     Alert(

@@ -3,6 +3,7 @@
 Exit codes: 0 the demo ran to its end, whatever the verdicts; 1 it could not; 2 wrong use; 130 ended by Ctrl-C.
 """
 
+import json
 import signal
 import threading
 from pathlib import Path
@@ -36,6 +37,9 @@ def demo(
     steps: Annotated[int, typer.Option(help="Optimizer updates of each training.")] = STEPS,
     learning_rate: Annotated[float, typer.Option(help="The peak that the ramp leads to.")] = LEARNING_RATE,
     port: Annotated[int, typer.Option(help="The service's port; 0 takes a free one.")] = 0,
+    format: Annotated[
+        str, typer.Option("--format", help="table, or json: the result on standard output, words on standard error.")
+    ] = "table",
     restart_seconds: Annotated[float, typer.Option(hidden=True, min=0.0)] = 1.0,
 ) -> None:
     """Train a multitask ranker twice, watched: plain Adagrad at a rate that is too large, and the same with Clippy.
@@ -52,7 +56,9 @@ def demo(
     from lossguard.demo.run import DemoError, Options, check_installed, stage
     from lossguard.demo.tables import DataError
 
-    console = Console()
+    if format not in ("table", "json"):
+        _fail(f"--format: must be table or json, got {format!r}", 2)
+    console = Console(stderr=format == "json")
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         options = Options(data, seed, steps, learning_rate, port, restart_seconds)
@@ -61,6 +67,8 @@ def demo(
         _describe_data(console, data, seed)
         with _Bars(console) as bars, stage(options, bars) as (url, outcomes):
             bars.close()
+            if format == "json":
+                typer.echo(json.dumps(report.document(outcomes, url), indent=1))
             console.print(report.table(outcomes))
             for outcome in outcomes:
                 console.print()

@@ -7,13 +7,13 @@ answers at once and the sidecar's host needs neither TensorFlow nor the service'
 import typer
 
 from lossguard import __version__
-from lossguard.cli import gate, gate_trust
+from lossguard.cli import gate, gate_trust, operate
 from lossguard.cli.backtest import backtest
 from lossguard.cli.compare import compare
 from lossguard.cli.demo import demo
 from lossguard.cli.doctor import doctor
 from lossguard.cli.replay import replay
-from lossguard.cli.serve import database, serve, token
+from lossguard.cli.serve import serve
 from lossguard.cli.sidecar import sidecar
 
 app = typer.Typer(
@@ -38,10 +38,10 @@ def _options(
     """Options that stand before the command."""
 
 
-for _name, _command in (("serve", serve), ("token", token), ("db", database)):
-    # The service's own parser reads the arguments of these, --help included.
-    _handed_over = {"allow_extra_args": True, "ignore_unknown_options": True}
-    app.command(_name, add_help_option=False, context_settings=_handed_over)(_command)
+# The service's own parser reads the arguments of this one, --help included.
+app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)
+app.add_typer(operate.token)
+app.add_typer(operate.database)
 app.command()(sidecar)
 app.command()(replay)
 app.command()(backtest)

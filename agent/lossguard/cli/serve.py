@@ -1,7 +1,6 @@
-"""Commands of the service, which is another package and may not be installed beside a trainer.
+"""`lossguard serve`: the service, which is another package and may not be installed beside a trainer.
 
-`lossguard serve` runs it; `lossguard token` and `lossguard db` operate its database. They hand their arguments over as
-they are; the service's own parser knows them.
+The arguments are handed over as they are; the service's own parser knows them.
 """
 
 import importlib.util
@@ -14,21 +13,20 @@ NEEDED = ("lossguard_service", "fastapi", "uvicorn", "sqlalchemy", "alembic", "p
 
 
 def serve(context: typer.Context) -> None:
-    """Run the service: SQLite in .lossguard/ on http://127.0.0.1:8080 by default; --help lists the settings."""
-    _hand_over("lossguard_service", ["lossguard serve", *context.args])
+    """Run the service: SQLite in .lossguard/ on http://127.0.0.1:8080 by default; --help lists the settings.
+
+    Example: lossguard serve --port 8080
+    """
+    hand_over("lossguard_service", ["lossguard serve", *context.args])
 
 
-def token(context: typer.Context) -> None:
-    """Make, list and revoke the tokens of a service."""
-    _hand_over("lossguard_service.admin", ["lossguard", "token", *context.args])
+def hand_over(module: str, arguments: list[str]) -> None:
+    """Become the service's program `module`, with these arguments; does not come back.
 
-
-def database(context: typer.Context) -> None:
-    """Migrate, back up and restore a service's database."""
-    _hand_over("lossguard_service.admin", ["lossguard", "db", *context.args])
-
-
-def _hand_over(module: str, arguments: list[str]) -> None:
+    Args:
+        module: which of its modules to run.
+        arguments: `sys.argv`, the program's name first.
+    """
     if any(importlib.util.find_spec(name) is None for name in NEEDED):
         typer.echo('The service is not installed here: pip install "lossguard[service]"', err=True)
         raise typer.Exit(2)

@@ -1,9 +1,11 @@
 """`lossguard sidecar`: ships the journals of a pod's runs to the service, in a process of its own.
 
 Exit codes: 0 everything sealed was shipped (after --once, SIGTERM or Ctrl-C), 2 wrong use, 4 the service could not be
-reached with --once, or not in the time that SIGTERM leaves.
+reached with --once, or not in the time that SIGTERM leaves. Words and the log go to standard error; with `--format
+json` one document about every run goes to standard output at the end, also of an end that is a refusal.
 """
 
+import json
 import logging
 import os
 import signal
@@ -12,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -42,11 +44,17 @@ def sidecar(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Runs that are shipped at the same time.")] = 4,
     poll_seconds: Annotated[float, typer.Option(min=0.01, help="How often the folders are looked at.")] = 1.0,
     drain_seconds: Annotated[float, typer.Option(min=0.0, help="Time to finish after SIGTERM.")] = 25.0,
+    format: Annotated[str, typer.Option("--format", help="What it prints at its end: table or json.")] = "table",
 ) -> None:
     """Ship journals to the service, in order, until they are acknowledged; delete nothing before that.
 
+    It runs until it is told to end (SIGTERM, Ctrl-C), or with --once until nothing is left to ship.
+
     Example: lossguard sidecar .lossguard/journal --service http://127.0.0.1:8080
+    Example: lossguard sidecar .lossguard/journal --once --format json
     """
+    if format not in ("table", "json"):
+        _usage(f"--format: must be table or json, got {format!r}")
     # Imported here, so that `lossguard --help` need not load the HTTP client.
     from lossguard.sidecar.client import Client
     from lossguard.sidecar.dispatcher import Dispatcher
@@ -54,18 +62,24 @@ def sidecar(
 
     for directory in directories:
         if not directory.is_dir():
-            _usage(f"DIR: there is no folder {directory}: name the journal folder of the trainer, or create it first")
+            _usage(
+                f"DIR: there is no folder {directory}: name the journal folder of the trainer, or create it first",
+                format,
+            )
     _configure_log()
     log = logging.getLogger("lossguard.sidecar")
     try:
         client = Client(service, token=token, ca_file=None if ca is None else os.fspath(ca))
     except ValueError as error:
-        _usage(str(error))
+        _usage(str(error), format)
     dispatcher = Dispatcher(lambda: _run_folders(directories), client, workers=workers, poll_seconds=poll_seconds)
     try:
         status = None if status_port is None else StatusServer(dispatcher, status_host, status_port)
     except OSError as error:
-        _usage(f"--status-port: cannot listen on {status_host}:{status_port}: {error.strerror}: choose another port")
+        _usage(
+            f"--status-port: cannot listen on {status_host}:{status_port}: {error.strerror}: choose another port",
+            format,
+        )
     if status is not None:
         log.info("status on http://%s:%d/metrics", status_host, status.port)
     ended = threading.Event()
@@ -84,7 +98,10 @@ def sidecar(
             log.info("told to end: shipping what is sealed, for %.0f s at most", drain_seconds)
             # Every try counts: the disk may go with the pod.
             drained = dispatcher.drain(drain_seconds, tries=sys.maxsize)
-        typer.echo(_summary(dispatcher.status()), err=True)
+        runs = dispatcher.status()
+        typer.echo(_summary(runs), err=True)
+        if format == "json":
+            typer.echo(json.dumps(_document(runs, drained, client.service), indent=2))
         code = _report(drained, client.service)
         dispatcher.stop()
     finally:
@@ -110,6 +127,30 @@ def _summary(runs: list["RunStatus"]) -> str:
     return "; ".join(parts)
 
 
+def _document(runs: list["RunStatus"], drained: "Drained", service: str) -> dict[str, Any]:
+    return {
+        "service": service,
+        "complete": drained.complete,
+        "runs": [
+            {
+                "project": run.project,
+                "run": run.run,
+                "chunks": run.shipped.chunks,
+                "bytes": run.shipped.bytes,
+                "known_already": run.shipped.duplicates,
+                "refused": run.shipped.refused,
+                "tails_cut": run.shipped.cut.tails,
+                "tries_failed": run.shipped.retries,
+                "backlog_bytes": run.backlog_bytes,
+                "not_shipped": None
+                if (found := drained.failures.get(f"{run.project}/{run.run}")) is None
+                else found.reason,
+            }
+            for run in runs
+        ],
+    }
+
+
 def _report(drained: "Drained", service: str) -> int:
     if drained.complete:
         typer.echo("all that is sealed is shipped", err=True)
@@ -123,8 +164,10 @@ def _report(drained: "Drained", service: str) -> int:
     return EXIT_UNREACHABLE
 
 
-def _usage(sentence: str) -> NoReturn:
+def _usage(sentence: str, format: str = "table") -> NoReturn:
     typer.echo(sentence, err=True)
+    if format == "json":
+        typer.echo(json.dumps({"error": sentence}, indent=2))
     raise typer.Exit(EXIT_USAGE)
 
 
