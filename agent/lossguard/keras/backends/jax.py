@@ -17,6 +17,7 @@ from jax import lax
 from jax import numpy as jnp
 from keras import ops, tree
 
+from lossguard.keras.backends.calls import calls
 from lossguard.keras.backends.interface import Hooked, Indices
 
 END_OF_DATA: Final = (StopIteration,)
@@ -79,7 +80,7 @@ class Placement:
         self._ring: Any = None
         self._covered: list[Any] = []
         optimizer = hook.optimizer
-        self._bare_build = optimizer.build
+        self._bare_build, self._bare_update = optimizer.build, optimizer._backend_update_step
         optimizer.build = self._build
         optimizer._backend_update_step = self._update_step
         self.cover(optimizer)
@@ -147,10 +148,11 @@ class Placement:
         self, ring: Any, grads: Any, variables: Any, scalars: Any, position: Any, learning_rate: Any, *, leave_out: bool
     ) -> None:
         hook = self._hook
-        pending = [
-            hook.nothing(one, gradient) if leave_out else hook.propose(one, gradient, learning_rate)
-            for gradient, one in zip(grads, variables, strict=True)
-        ]
+        if leave_out:
+            pending = [hook.nothing(one, gradient) for gradient, one in zip(grads, variables, strict=True)]
+        else:
+            made = calls(hook.optimizer, self._bare_update, grads, variables, learning_rate)
+            pending = [hook.propose(one, gradient, rate) for gradient, one, rate in made]
         hook.decide(pending, learning_rate)
         hook.record(ring, ring.variable, pending, scalars, position, learning_rate)
         if leave_out:

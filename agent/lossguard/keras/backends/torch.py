@@ -7,6 +7,7 @@ The fused updates of several layers that Keras has for some optimizers leave no 
 takes Keras's other implementation of the same formula, layer by layer.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
@@ -15,6 +16,7 @@ import keras
 import torch
 from keras import ops, tree
 
+from lossguard.keras.backends.calls import calls
 from lossguard.keras.backends.interface import Hooked, Indices
 
 END_OF_DATA: Final = (StopIteration,)
@@ -69,7 +71,12 @@ class Placement:
 
     def __init__(self, hook: Hooked) -> None:
         self._hook = hook
-        hook.optimizer._backend_update_step = self._update_step
+        optimizer = hook.optimizer
+        # The implementation that goes layer by layer stands behind the fused one in the order of bases.
+        unfused = (one for one in type(optimizer).__mro__ if one.__name__ != "TorchParallelOptimizer")
+        bare = next(vars(one)["_backend_update_step"] for one in unfused if "_backend_update_step" in vars(one))
+        self._bare_update = functools.partial(bare, optimizer)
+        optimizer._backend_update_step = self._update_step
 
     def cover(self, optimizer: Any) -> None:
         pass
@@ -87,13 +94,11 @@ class Placement:
         scalars, position = hook.scalars(learning_rate), hook.position()
         ring = hook.make_ring()
         finite = not hook.skips or bool(torch.stack([torch.isfinite(one).all() for one in grads]).all())
-        propose = (
-            hook.propose if finite else (lambda variable, gradient, learning_rate: hook.nothing(variable, gradient))
-        )
-        pending = [
-            propose(variable, gradient, learning_rate)
-            for gradient, variable in zip(grads, trainable_variables, strict=True)
-        ]
+        if finite:
+            made = calls(hook.optimizer, self._bare_update, grads, trainable_variables, learning_rate)
+            pending = [hook.propose(variable, gradient, rate) for gradient, variable, rate in made]
+        else:
+            pending = [hook.nothing(one, gradient) for gradient, one in zip(grads, trainable_variables, strict=True)]
         hook.decide(pending, learning_rate)
         hook.record(ring, ring.variable, pending, scalars, position, learning_rate)
         for variable, one in zip(trainable_variables, pending, strict=True):
