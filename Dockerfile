@@ -1,5 +1,7 @@
-# Three images from one wheel: service, sidecar (light: no TensorFlow, no FastAPI), trainer (the demo's).
+# Four images from one wheel: service, sidecar (light: no TensorFlow, no FastAPI), gate (the sidecar's with what checks
+# signatures, for release pipelines and guards), trainer (the demo's).
 #     docker build --target service -t lossguard-service .
+# Bases are pinned by version; for builds that are the same for ever, put the digest that your registry shows behind it.
 FROM python:3.11.13-slim-bookworm AS build
 WORKDIR /source
 RUN python -m pip install --no-cache-dir build==1.2.2
@@ -14,7 +16,7 @@ FROM python:3.11.13-slim-bookworm AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/opt/lossguard/bin:$PATH
 # The same user id in every image: the sidecar must be able to delete what the trainer wrote.
 RUN useradd --uid 10001 --create-home lossguard \
-    && mkdir /journal /exports && chown lossguard /journal /exports \
+    && mkdir /journal /exports /serving && chown lossguard /journal /exports /serving \
     && python -m venv /opt/lossguard
 COPY --from=build /wheels /wheels
 
@@ -33,6 +35,13 @@ USER 10001
 WORKDIR /home/lossguard
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=6 CMD ["lossguard", "--help"]
 CMD ["lossguard", "sidecar", "/journal"]
+
+FROM base AS gate
+RUN wheel="$(ls /wheels/*.whl)" && pip install --no-cache-dir "${wheel}[gate]"
+USER 10001
+WORKDIR /home/lossguard
+HEALTHCHECK NONE
+CMD ["lossguard", "gate", "--help"]
 
 FROM base AS trainer
 RUN wheel="$(ls /wheels/*.whl)" && pip install --no-cache-dir "${wheel}[demo]"

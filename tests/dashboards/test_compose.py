@@ -4,6 +4,7 @@ No Docker engine is needed: the same commands, the same environment, the same co
 the compose network replaced by loopback.
 """
 
+import base64
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,8 @@ import httpx
 import pytest
 import yaml
 from dashboards.__main__ import FOLDER
+
+from lossguard_service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -70,7 +74,16 @@ def test_every_mounted_file_is_in_the_repository_and_every_image_is_pinned() -> 
         for line in dockerfile.splitlines()
         if "FROM " in line[:5]
     )
-    assert dockerfile.count("USER 10001") == 3
+    stages = dockerfile.split("\nFROM base AS ")[1:]
+    assert [stage.split()[0] for stage in stages] == ["service", "sidecar", "gate", "trainer"]
+    assert all("USER 10001" in stage and "HEALTHCHECK" in stage for stage in stages)
+
+
+def test_settings_that_the_containers_get_exist() -> None:
+    known = {f"LOSSGUARD_{name.upper()}" for name in Settings.model_fields}
+    assert SERVICES["service"]["environment"].keys() <= known
+    assert SERVICES["sidecar"]["environment"].keys() == {"LOSSGUARD_SERVICE", "LOSSGUARD_TOKEN"}
+    assert SERVICES["service"]["deploy"] == {"replicas": 2}
 
 
 def test_every_port_is_published_on_this_machine_only() -> None:
@@ -115,11 +128,15 @@ def test_prometheus_takes_its_configuration() -> None:
     )
     assert done.returncode == 0, done.stderr
     configuration = yaml.safe_load(path.read_text())
-    token = configuration["scrape_configs"][0]["authorization"]["credentials_file"]
+    service, guard = configuration["scrape_configs"]
+    token = service["authorization"]["credentials_file"]
     assert token.removeprefix("/run/secrets/") in SERVICES["prometheus"]["secrets"]
     (peer,) = configuration["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"]
     assert peer.split(":")[0] in SERVICES
-    assert configuration["scrape_configs"][0]["dns_sd_configs"][0]["names"] == ["service"]
+    for job, name, port in ((service, "service", "8080"), (guard, "guard", "9109")):
+        (found,) = job["dns_sd_configs"]
+        assert (found["names"], str(found["port"])) == ([name], port)
+        assert port in json.dumps([SERVICES[name]["command"], SERVICES[name].get("environment")])
 
 
 def test_alertmanager_takes_its_configuration_and_pages_for_a_divergence() -> None:
@@ -154,15 +171,37 @@ def test_the_trainer_of_the_demo_profile_gets_a_specification_that_it_understand
     assert json.loads(spec.dumps())["run"] == "plain"
 
 
+def lossguard(name: str, *more: str) -> list[str]:
+    """The container's `lossguard` command, run by this Python."""
+    program, *arguments = SERVICES[name]["command"]
+    assert program == "lossguard"
+    return [sys.executable, "-c", "from lossguard.cli.main import main; main()", *arguments, *more]
+
+
 def test_the_sidecar_of_the_demo_profile_knows_its_service(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "lossguard.cli.main",
-        *SERVICES["sidecar"]["command"][1:-1],
-        str(tmp_path),
-        "--once",
-    ]
+    command = [str(tmp_path) if word == "/journal" else word for word in lossguard("sidecar", "--once")]
     filled = environment("sidecar", LOSSGUARD_SERVICE="http://127.0.0.1:9")
     done = subprocess.run(command, env=filled, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "all that is sealed is shipped" in done.stderr
+
+
+def test_the_guard_tells_prometheus_of_a_version_that_nobody_judged(tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    public = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "saved_model.pb").write_bytes(b"weights")
+    places = {"/serving": str(tmp_path), "0.0.0.0:9109": "127.0.0.1:0"}
+    command = [places.get(word, word) for word in lossguard("guard")]
+    filled = environment("guard", LOSSGUARD_GATE_KEY=f"ed25519:{base64.b64encode(public).decode()}")
+    with running(command, env=filled, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert "Prometheus finds this guard at" in line
+        # The first look comes before its page has a line.
+        assert "version 7: " in process.stderr.readline()
+        deadline = time.monotonic() + 30
+        while 'version="7",moved="true"} 1' not in httpx.get(line.split()[-1]).text:
+            assert time.monotonic() < deadline
+    assert not (tmp_path / "7").exists()
