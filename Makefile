@@ -6,11 +6,12 @@ ARGS ?=
 WORKERS ?= auto
 BENCHMARKS ?= journal chunk_bytes detector_cost detection ingest gate overhead pages chaos
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench fuzz clean
+.PHONY: help demo test test-backends lint bench fuzz clean
 
 help:
 	@echo "make demo [ARGS='--exit --json out.json --data DIR']   train a ranker twice, see one diverge, see the gate stop it"
 	@echo "make test [ARGS='-k codec']                            lint, types, import contracts and the whole test suite"
+	@echo "make test-backends                                     the agent on JAX, and on PyTorch where it is installed"
 	@echo "make lint                                              ruff, mypy, import-linter"
 	@echo "make bench                                             every benchmark with its peers"
 	@echo "make fuzz                                              five minutes of forged chunks against the decoder"
@@ -36,6 +37,11 @@ lint: $(VENV)/.dev
 
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# PyTorch is not installed here: on Linux its usual build brings gigabytes of CUDA. Where one is installed, it is tested.
+test-backends: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[jax]"
+	$(BIN)/python -m pytest -n 0 tests/keras_backends $(ARGS)
 
 bench: $(VENV)/.dev
 	@for b in $(BENCHMARKS); do echo; echo "== $$b"; $(BIN)/python benchmarks/$$b.py || exit 1; done
