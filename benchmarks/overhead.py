@@ -45,6 +45,8 @@ from lossguard.wire.frame import Frames
 
 BATCH = {"mlp-256": 256, "mlp-1024": 1024, "ranker": 4096, "ranker-sparse": 4096}
 ROWS, COLUMNS, NUMBERS = 39_378, 28, 12
+RATE = 1e-6
+"""So small that no gradient jumps and sets a burst of full steps off, as the first steps of a training do."""
 MEMORY_OF = "mlp-1024"
 MEMORY_ROWS = ("bare", "Lossguard", "Lossguard every stat every step", "callback with get_weights")
 SPARSE_ROWS = ("bare", "Lossguard", "Lossguard without a budget", "Lossguard every stat every step")
@@ -148,7 +150,7 @@ def variants(model: str, folder: Path, jit: bool, only: str | None) -> dict[str,
         return ranker(model == "ranker-sparse") if model.startswith("ranker") else mlp()
 
     def compiled(made: keras.Model, **options: Any) -> keras.Model:
-        made.compile(keras.optimizers.Adagrad(0.01), loss=losses, **{"jit_compile": jit, **options})
+        made.compile(keras.optimizers.Adagrad(RATE), loss=losses, **{"jit_compile": jit, **options})
         return made
 
     def watched(**options: Any) -> Any:
