@@ -118,7 +118,9 @@ def watch_of(sinks: list[Sink], **options: Any) -> Watch:
         sinks.append(Sink(*places, **given))
         return sinks[-1]
 
-    return Watch("ads", "ranker", open_recorder=opened, **{"budget": None, **options})
+    # On TensorFlow alone an embedding's gradient has a row for each look-up, which Keras applies one by one.
+    merged = BACKEND == "tensorflow"
+    return Watch("ads", "ranker", open_recorder=opened, dedupe_sparse=merged, **{"budget": None, **options})
 
 
 def fit(optimizer: Any, *, count: int = 80, watch: bool = True, broken: int | None = None, **options: Any) -> Any:
