@@ -276,8 +276,8 @@ def _recovered(policy: Policy, facts: Facts) -> Check:
         return Check(
             "recovered_divergences", "block", worst.residual, limit,
             f"{describe(worst)} It ended at step {worst.end_step}, but its task ended {worst.residual:.1%} worse than "
-            f"before, and the policy allows {policy.residual_limit:.1%}. Train on until it is back, or go back to "
-            f"a checkpoint from before step {worst.onset_step}.",
+            f"before, and the policy allows {policy.residual_limit:.1%}. Go back to a checkpoint from before step "
+            f"{worst.onset_step}, or waive this check if the task has come back since.",
         )  # fmt: skip
     if len(past) > policy.recovered_budget:
         steps = ", ".join(str(i.onset_step) for i in past[:10])
