@@ -42,19 +42,29 @@ def started(backend: str) -> tuple[subprocess.Popen[str], Path]:
 
 
 @functools.cache
+def outcome(backend: str) -> dict[str, Any] | str:
+    """What `scenario.py` wrote, or how it ended without."""
+    process, out = started(backend)
+    try:
+        code = process.wait(900)
+        if code:
+            return f"scenario.py on {backend} ended with {code}: {out.with_name('log').read_text('utf-8')[-4000:]}"
+        return json.loads(out.read_text("utf-8"))
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(out.parent)
+
+
 def told(backend: str) -> dict[str, Any]:
     """What `scenario.py` says on this backend."""
     for needed in (backend, "keras", "tensorflow"):
         if importlib.util.find_spec(needed) is None:
             pytest.skip(f"{needed} is not installed here; `make test-backends` says how")
-    # Both that are compared run at the same time.
-    process, out = (started("tensorflow"), started(backend))[1]
-    try:
-        assert process.wait(900) == 0, out.with_name("log").read_text("utf-8")[-4000:]
-        return json.loads(out.read_text("utf-8"))
-    finally:
-        process.kill()
-        shutil.rmtree(out.parent)
+    started("tensorflow")  # both that are compared run at the same time
+    found = outcome(backend)
+    assert not isinstance(found, str), found
+    return found
 
 
 def scenario(backend: str, name: str) -> dict[str, Any]:
