@@ -4,7 +4,8 @@
 
 A real service process over a real database. Every run is made by chunks over HTTP, with 40 layers; one in ten diverged
 and has an open incident. The time is the whole request as a client on loopback sees it, after one that is not counted;
-the table shows the median and the slowest, and what of it the database took by the page's own word.
+the table shows the median and the slowest, what of it the database took by the page's own word, and the CPU time of the
+service's process, which a busy machine does not stretch.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import httpx
 import numpy as np
 
 from ingest import service
+from ingest_peers import cpu
 from lossguard.wire.chunk import AttemptStart, Chunk, ChunkId, encode
 from lossguard.wire.frame import Frames, Schema
 
@@ -55,16 +57,17 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         database = options.url or f"sqlite:///{folder}/lossguard.db"
-        with service(database) as (address, _pid), httpx.Client(base_url=address, timeout=60) as client:
+        with service(database) as (address, pid), httpx.Client(base_url=address, timeout=60) as client:
             for number in range(options.runs):
                 run = f"ranker-{number:05d}"
                 path = f"/v1/projects/bench/runs/{run}/attempts/{'a' * 32}/chunks/0"
                 client.put(path, content=body(run, number % 10 == 0)).raise_for_status()
-            seconds, collecting, page = [], [], ""
+            seconds, collecting, used, page = [], [], [], ""
             for _ in range(options.rounds + 1):
-                start = time.perf_counter()
+                start, before = time.perf_counter(), cpu(pid)
                 page = client.get("/metrics", headers={"accept-encoding": "identity"}).raise_for_status().text
                 seconds.append(time.perf_counter() - start)
+                used.append(cpu(pid) - before)
                 found = re.search(r"^lossguard_replica_collect_seconds (\S+)$", page, re.MULTILINE)
                 collecting.append(float(found[1]) if found else float("nan"))
     size = len(page.encode())
@@ -75,6 +78,7 @@ def main() -> None:
         "median_seconds": statistics.median(seconds[1:]),
         "slowest_seconds": max(seconds[1:]),
         "median_database_seconds": statistics.median(collecting[1:]),
+        "mean_cpu_seconds": statistics.mean(used[1:]),
     }
     for name, value in result.items():
         print(f"{name:26} {value:,.3f}" if isinstance(value, float) else f"{name:26} {value:,}")
