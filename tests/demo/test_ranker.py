@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from lossguard.demo import STEPS, ranker
 from lossguard.demo.features import TASKS, Examples
-from lossguard.demo.schedule import PLATEAU, Ramp
+from lossguard.demo.schedule import DECAYED, PLATEAU, Ramp
 
 pytestmark = pytest.mark.tensorflow
 
@@ -82,4 +82,4 @@ def test_the_rate_runs_along_the_corners(steps: int) -> None:
     assert rates[int(150 * steps / STEPS) : int(200 * steps / STEPS)] == pytest.approx(
         [PLATEAU] * (int(200 * steps / STEPS) - int(150 * steps / STEPS)), rel=2e-2
     )
-    assert rates[-1] == pytest.approx(PLATEAU, rel=1e-3)
+    assert rates[-1] == pytest.approx(DECAYED * PLATEAU, rel=1e-3)

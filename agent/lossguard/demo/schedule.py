@@ -16,6 +16,8 @@ from lossguard.demo import LEARNING_RATE, STEPS
 PLATEAU = 0.05
 WARM_UP_END, RAMP_START, RAMP_END, COOL_DOWN_END = 150, 200, 225, 250
 """Where the corners lie in a training of `STEPS` updates."""
+DECAYED = 0.2
+"""The share of the plateau's rate that is left at the end: an export is taken from a training that has settled."""
 
 
 @keras.saving.register_keras_serializable("lossguard.demo")
@@ -40,7 +42,7 @@ class Ramp(keras.optimizers.schedules.LearningRateSchedule):
             (RAMP_START * scale, PLATEAU),
             (RAMP_END * scale, self.peak),
             (COOL_DOWN_END * scale, PLATEAU),
-            (float(self.steps), PLATEAU),
+            (float(self.steps), DECAYED * PLATEAU),
         )
 
     def __call__(self, step: Any) -> Any:
