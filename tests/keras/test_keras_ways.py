@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from test_keras_oracle import expected
 
 from conftest import MemorySink
 from lossguard.keras import Watch
@@ -40,25 +41,10 @@ def oracle(together: int = 1) -> tuple[list[float], list[list[dict[str, float]]]
         for place, g in enumerate(gradients):
             sums[place] += g**2
             w, u = weights[place], RATE * g / np.sqrt(sums[place] + 1e-7)
-            row.append(_stats(w, g, u))
+            row.append(expected(w, g, u))
             weights[place] = w - u
         rows.append(row)
     return losses, rows
-
-
-def _stats(w: np.ndarray, g: np.ndarray, u: np.ndarray) -> dict[str, float]:
-    nonzero = w != 0
-    return {
-        stats.WEIGHT_NORM: np.linalg.norm(w),
-        stats.GRADIENT_NORM: np.linalg.norm(g),
-        stats.UPDATE_NORM: np.linalg.norm(u),
-        stats.RELATIVE_UPDATE_MAX: np.max(np.abs(u)[nonzero] / np.abs(w)[nonzero], initial=0.0),
-        stats.CLIPPY_RATIO: np.max(np.abs(u) / (0.5 * np.abs(w) + 0.01)),
-        stats.CLIPPING_FACTOR: 1.0,
-        stats.GRADIENT_ZERO_FRACTION: np.mean(g == 0),
-        stats.NONFINITE_COUNT: 0.0,
-        stats.GRADIENT_MAX: np.abs(g).max(),
-    }
 
 
 def check(sink: MemorySink, together: int = 1) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import tensorflow as tf
 
 from lossguard.keras.backends.interface import Hooked, Indices
+from lossguard.keras.backends.skips import count_skips as count_skips
 
 END_OF_DATA: Final = (StopIteration, tf.errors.OutOfRangeError)
 WHOLE: Final = "int64"
@@ -205,16 +206,6 @@ def replica_total() -> Callable[[list[Any]], list[Any]]:
     if context is None or context.num_replicas_in_sync == 1:
         return lambda values: values
     return lambda values: list(context.all_reduce(tf.distribute.ReduceOp.SUM, values))
-
-
-def count_skips(optimizer: Any, skipped: Any) -> None:
-    bare = optimizer._stateful_handle_non_finite_grads
-
-    def leave_out() -> None:
-        bare()
-        skipped.assign_add(1.0)
-
-    optimizer._stateful_handle_non_finite_grads = leave_out
 
 
 # --- state on the device

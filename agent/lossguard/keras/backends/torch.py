@@ -18,6 +18,7 @@ from keras import ops, tree
 
 from lossguard.keras.backends.calls import calls
 from lossguard.keras.backends.interface import Hooked, Indices
+from lossguard.keras.backends.skips import count_skips as count_skips
 
 END_OF_DATA: Final = (StopIteration,)
 WHOLE: Final = "int64"
@@ -132,16 +133,6 @@ def reachable(tensor: Any) -> bool:
 
 def replica_total() -> Callable[[list[Any]], list[Any]]:
     return lambda values: values
-
-
-def count_skips(optimizer: Any, skipped: Any) -> None:
-    bare = optimizer._stateful_handle_non_finite_grads
-
-    def leave_out() -> None:
-        bare()
-        skipped.assign_add(1.0)
-
-    optimizer._stateful_handle_non_finite_grads = leave_out
 
 
 # --- state on the device
