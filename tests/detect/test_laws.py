@@ -34,6 +34,13 @@ RUNS = {
 }
 
 
+def without_signals(frames: Frames, keep: tuple[str, ...] = ("weight_norm", "stat7")) -> Frames:
+    """The same run, recorded with layers and stats of which no layer signal can be made."""
+    schema = Schema(frames.schema.scalars, frames.schema.layers, keep)
+    stats = np.repeat(frames.stats[:, :, :1], len(keep), axis=2)
+    return Frames.of(schema, frames.steps, frames.scalars, stats)
+
+
 def judged(frames: Frames, cuts: list[int] | None = None) -> monitor.MonitorState:
     state = monitor.init()
     edges = [0, *sorted(set(cuts or [])), len(frames)]
@@ -62,6 +69,24 @@ def test_a_round_trip_through_bytes_changes_nothing(name: str, at: int) -> None:
     frames = RUNS[name]
     state = monitor.loads(monitor.dumps(monitor.update(monitor.init(), frames[:at])))
     assert monitor.dumps(monitor.update(state, frames[at:])) == monitor.dumps(judged(frames))
+
+
+@pytest.mark.parametrize("name", ["full", "micro", "shifting"])
+def test_layers_without_any_signal_cost_the_run_its_first_layer_and_nothing_else(name: str) -> None:
+    bare = without_signals(RUNS[name])
+    assert monitor.dumps(judged(bare)) == monitor.dumps(judged(bare, list(range(len(bare)))))
+    kinds = [[i.kind for i in monitor.report(judged(f), "x").incidents] for f in (bare, RUNS[name])]
+    assert kinds[0] == kinds[1]
+    assert {incident.first_layer for incident in monitor.report(judged(bare), "x").incidents} <= {None}
+
+
+@pytest.mark.parametrize("at", [60, 149, 155])
+def test_stats_may_come_and_go_within_a_run(at: int) -> None:
+    frames, state = RUNS["full"], monitor.init()
+    for part in (frames[:at], without_signals(frames[at : at + 5]), frames[at + 5 :]):
+        for start in range(len(part)):
+            state = monitor.update(state, part[start : start + 1])
+    assert [i.kind for i in monitor.report(state, "x").incidents] == ["full_divergence"]
 
 
 def test_update_leaves_the_old_state_as_it_was() -> None:

@@ -78,6 +78,8 @@ class Block:
         signals, self.logs = layers.logs(stats, len(frames), len(schema.layers))
         if signals:
             layers.fit(state.layers, schema.layers, signals)
+        else:
+            layers.fit_none(state.layers)
         kept = state.habits.count if schema.layers == state.habits.names else 0
         self.habits = habits.Columns(stats, len(frames), kept)
         if self.habits:

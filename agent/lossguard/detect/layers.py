@@ -110,6 +110,11 @@ def fit(state: Layers, names: tuple[str, ...], signals: tuple[str, ...]) -> None
     state.tall = np.empty((0, len(names)), np.float16)
 
 
+def fit_none(state: Layers) -> None:
+    """A block measures no signal: what is remembered of the last frames is of older ones from here on."""
+    state.tall = np.empty((0, len(state.names)), np.float16)
+
+
 def advance(state: Layers, rows: Floats32) -> None:
     """Take frames of the run's usual state: how tall they are, and into the baselines [n, J, L]."""
     _remember(state, learn(state, rows))
@@ -117,7 +122,8 @@ def advance(state: Layers, rows: Floats32) -> None:
 
 def look(state: Layers, rows: Floats32) -> None:
     """See how tall the layers' signals are in frames that the baselines may not learn from [n, J, L]."""
-    _remember(state, _heights(state, rows, np.empty_like(rows)))
+    if rows.size:
+        _remember(state, _heights(state, rows, np.empty_like(rows)))
 
 
 def learn(state: Layers, rows: Floats32) -> Floats32:
