@@ -64,6 +64,7 @@ def train(journal: Path, truth: Path, run: str, start: int, clock_offset: float,
     file = os.open(truth, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    truth.with_suffix(".pid").write_text(str(os.getpid()))  # from here on a SIGTERM is an end in good order
     step, told, slow, control = start, -1, 0, 0
     while not ended.is_set():
         step += 1
@@ -146,6 +147,14 @@ class World:
             assert time.monotonic() < until, "the service takes no more chunks: see the log"
             time.sleep(0.02)
 
+    def wait_for_start(self, run: str, trainer: subprocess.Popen[bytes], timeout_seconds: float = 120.0) -> None:
+        """Until the process that was started last is up: before that a SIGTERM is a death like any other."""
+        path, until = self.folder / f"{run}.pid", time.monotonic() + timeout_seconds
+        while not path.exists() or path.read_text() != str(trainer.pid):
+            assert trainer.poll() is None, f"{run} ended with {trainer.returncode} before it began"
+            assert time.monotonic() < until, f"{run} does not start: see the log"
+            time.sleep(0.02)
+
     def round(self) -> str:
         self.proxy.badly = self.chance.choice([0.0, 0.1, 0.4])
         what = self.chance.choice(
@@ -178,10 +187,12 @@ class World:
 
     def finish(self) -> None:
         self.proxy.badly = 0.0
-        for trainer in self.trainers.values():
+        for run, trainer in self.trainers.items():
+            self.wait_for_start(run, trainer)
             trainer.send_signal(signal.SIGTERM)
         for run, trainer in self.trainers.items():
-            assert trainer.wait(60) == 0, f"{run} dropped frames"
+            code = trainer.wait(60)
+            assert code == 0, f"{run} dropped frames" if code == 1 else f"{run} ended with {code}"
         self.sidecar.send_signal(signal.SIGTERM)
         assert self.sidecar.wait(920) == 0, "the sidecar did not drain"
         self.service.send_signal(signal.SIGTERM)
