@@ -1,6 +1,6 @@
 """Detection quality: ours and the published rules, in one table, on recorded runs and on other people's curves.
 
-    python benchmarks/detection.py [--shared ../shared] [--only traces|curves] [--json FILE]
+    python benchmarks/detection.py [--shared ../shared] [--only traces|curves] [--cross-validate] [--json FILE]
 
 The scoring is the shared folder's `score_detection.py`, unchanged: this runner hands it documents instead of letting it
 start a command. A published rule says when, not what; to be scored at all, each gets the same wrapping: alarms at most
@@ -8,10 +8,15 @@ start a command. A published rule says when, not what; to be scored at all, each
 stays 5 % above the median of the 50 before it (declared then), and otherwise a micro-divergence; a non-finite loss that
 lasts to the end is `nonfinite` for every rule, whether or not it looks at NaN. That is generous: none of the peers does
 it.
+
+With `--cross-validate` one more row says what is left when the sensitivity (`caution`, the factor on all scales) is
+chosen without the runs it is scored on: for every group (a configuration of the recorded runs, a source of the curves)
+on all the others. Other constants are not chosen anew: what they cost is in the first row only.
 """
 
 import argparse
 import contextlib
+import csv
 import importlib.util
 import io
 import json
@@ -31,6 +36,7 @@ from lossguard.trace.trace import Trace
 from published_rules import RULES, Rule, Series
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+CAUTIONS = (0.8, 1.0, 1.25)
 COLUMNS = {
     "full_recall": "full recall",
     "delay_median": "flagged, median",
@@ -132,6 +138,50 @@ def load(kind: str, folder: Path) -> dict[str, Trace]:
     return runs
 
 
+def chosen(rows: list[dict[str, str]], kind: str, documents: dict[float, dict[str, dict[str, Any]]]) -> float:
+    """The caution with the most divergences found among those that raise few enough false alarms on these runs."""
+    name, label = ("name", "status") if kind == "traces" else ("id", "label")
+    most_full, most_micro = (0.01, 0.05) if kind == "traces" else (0.02, 0.1)
+
+    def worth(caution: float) -> tuple[bool, int, float]:
+        found = false = others = alarms = steps = 0
+        for row in rows:
+            document = documents[caution][row[name]]
+            if row[label] in ("full", "nan"):
+                found += document["status"] == "diverged"
+                continue
+            if row[label] in ("unclear", "rescued"):
+                continue
+            others += 1
+            false += any(one["declared_full_step"] is not None for one in document["incidents"])
+            met = sum(one["kind"] == "micro_divergence" for one in document["incidents"])
+            if row[label] == "micro":
+                found += met > 0
+            elif row[label] == "healthy":
+                alarms, steps = alarms + met, steps + int(row.get("steps") or row["n"])
+        quiet = false <= most_full * others and 1000 * alarms <= most_micro * steps
+        return quiet, found if quiet else -alarms - false, -abs(np.log(caution))
+
+    return max(CAUTIONS, key=worth)
+
+
+def cross_validated(kind: str, folder: Path, documents: dict[float, dict[str, dict[str, Any]]]) -> dict[str, float]:
+    """The figures when each group's runs are judged with what was chosen on all other groups."""
+    name, group = ("name", "group") if kind == "traces" else ("id", "repo")
+    with (folder / "labels.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    held: dict[str, dict[str, Any]] = {}
+    picks: list[float] = []
+    for one in sorted({row[group] for row in rows}):
+        caution = chosen([row for row in rows if row[group] != one], kind, documents)
+        mine = [row[name] for row in rows if row[group] == one]
+        held |= {run: documents[caution][run] for run in mine}
+        picks.append(caution)
+    counts = ", ".join(f"{caution:g} in {picks.count(caution)}" for caution in CAUTIONS if caution in picks)
+    print(f"cross-validation over {len(picks)} groups chose the caution {counts} of them\n")
+    return figures(kind, folder, held)
+
+
 def table(rows: dict[str, dict[str, float]]) -> str:
     """Markdown."""
     lines = ["| rule | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
@@ -146,6 +196,7 @@ def main() -> None:
     default = os.environ.get("LOSSGUARD_SHARED", REPOSITORY.parent / "shared")
     parser.add_argument("--shared", type=Path, default=Path(default))
     parser.add_argument("--only", choices=["traces", "curves"])
+    parser.add_argument("--cross-validate", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore", RuntimeWarning)
@@ -161,6 +212,10 @@ def main() -> None:
         documents = {name: replay(trace).to_json() for name, trace in runs.items()}
         spent = time.process_time() - begin
         rows = {"lossguard": figures(kind, folder, documents)}
+        if options.cross_validate:
+            others = {caution: {name: replay(trace, caution).to_json() for name, trace in runs.items()}
+                      for caution in CAUTIONS if caution != 1.0}  # fmt: skip
+            rows["lossguard, held-out groups"] = cross_validated(kind, folder, {1.0: documents, **others})
         for name, rule in RULES.items():
             rows[name] = figures(kind, folder, {run: wrapped(rule, trace) for run, trace in runs.items()})
         result[kind] = rows

@@ -78,6 +78,7 @@ def test_the_scalars_of_a_step_are_those_of_its_batch(watch: Callable[..., Watch
         "label_mean/play": labels["play"].mean(),
         "prediction_mean/play": outputs["play"].mean(),
         "prediction_std/play": outputs["play"].std(),
+        "label_std/play": labels["play"].std(),
         "rmse/play": np.sqrt(np.mean(error**2)),
     }
     assert set(sink.blocks[0].schema.scalars) == set(expected)

@@ -22,12 +22,13 @@ from lossguard.detect import (
     regime,
     slide,
     slow,
+    spread,
     trigger,
     voices,
 )
 from lossguard.detect.columns import columns as columns_of
 from lossguard.detect.state import MonitorState
-from lossguard.wire.frame import Floats64, Frames, Schema
+from lossguard.wire.frame import Floats64, Frames
 
 JUDGE_FRAMES = 60
 """AUC values in a task's baseline: its mean is then known to 0.003 at a batch of 512."""
@@ -64,14 +65,15 @@ class Block:
         if not self.here.all():
             self.rows[~self.here] = np.nan
         self.whole = np.isfinite(self.rows).all(axis=1)
-        self.judged = {name: np.where(present[:, columns[name]], frames.scalars[:, columns[name]], np.nan)
-                       for name in found.judges}  # fmt: skip
+        self.main = self.rows[:, 0] if state.names else np.full(len(frames), np.nan)
+        self.judged = {name: self._judged(name) for name in found.judges}
         self.judged_values = {name: column.tolist() for name, column in self.judged.items()}
         self.judged_whole = all(math.isfinite(sum(values)) for values in self.judged_values.values())
         self.label_columns = {task: columns[name] for task, name in found.labels.items()}
         self.label_means = {task: frames.scalars[:, i].tolist() for task, i in self.label_columns.items()
                             if present[:, i].all()}  # fmt: skip
-        self.rates = self._column(schema, "learning_rate")
+        self.rates = self._column("learning_rate")
+        self.spreads = {task: self._known(name).tolist() for task, name in found.spreads.items()}
         self.binary = voices.binary_tasks(state.tasks, schema.scalars)
         stats = columns_of(frames)
         self.broken = nonfinite.scan(frames, self.rows, self.here, stats)
@@ -95,11 +97,19 @@ class Block:
         self.behind = 0
         self.motion = signals.index(layers.MOTION) if layers.MOTION in signals else None
 
-    def _column(self, schema: Schema, name: str) -> Floats64 | None:
-        if name not in schema.scalars:
-            return None
-        i = schema.scalars.index(name)
+    def _column(self, name: str) -> Floats64 | None:
+        return self._known(name) if name in self.frames.schema.scalars else None
+
+    def _known(self, name: str) -> Floats64:
+        i = self.frames.schema.scalars.index(name)
         return np.where(self.frames.scalars_present[:, i], self.frames.scalars[:, i], np.nan)
+
+    def _judged(self, name: str) -> Floats64:
+        """A task's metric; a regression's on the scale of an AUC."""
+        if name.startswith(voices.AUC):
+            return self._known(name)
+        task = name[len(voices.RMSE) :]
+        return voices.error_skill(self._known(name), self._known(voices.DEVIATION + task))
 
     def run(self) -> None:
         """Judge all frames."""
@@ -113,6 +123,7 @@ class Block:
                 self._catch_up(t)
                 slow.once(state, self.steps[t])
             n = min(baseline.until_due(state.frame), habits.room(state.habits), total - t)
+            n = min(n, spread.room(state.frame)) if self.spreads else n
             passed, hits = self._ordinary(t, n)
             if passed:
                 self._pass(t, passed)
@@ -137,7 +148,7 @@ class Block:
         """Hand the frames before the t-th to what looks back: all that are left are of the run's usual state."""
         if self.behind < t:
             layers.advance(self.state.layers, self.logs[self.behind : t])
-            period.extend(self.state.period, self.rows[self.behind : t, 0])
+            period.extend(self.state.period, self.main[self.behind : t])
             self.behind = t
 
     def _ordinary(self, t: int, n: int) -> tuple[int, dict[int, int] | None]:
@@ -168,9 +179,11 @@ class Block:
             state.recent[name] = [*state.recent[name], *values][-episode.KEPT_FRAMES :]
         steps = self.steps[t : t + n]
         self._rates_and_labels(t, steps)
-        slide.extend(state.slide, self.rows[t : t + n, 0])
+        slide.extend(state.slide, self.main[t : t + n])
         state.steps = [*state.steps, *steps][-course.STEPS_KEPT :]
-        state.frame += n
+        state.frame += n - 1
+        self._spreads(t, n)
+        state.frame += 1
         self._habits(t, n)
 
     def _habits(self, t: int, n: int) -> None:
@@ -179,6 +192,26 @@ class Block:
         usual = state.open is None and not nonfinite.watching(state.nonfinite)
         for found in habits.take(state.habits, self.habits, t, n, state.regime.rate, usual):
             slow.habit(state, self.steps[t + n - 1], found)
+
+    def _spreads(self, t: int, n: int) -> None:
+        """The watch over the predictions' deviations, at the last of n frames."""
+        state = self.state
+        ends = spread.room(state.frame) == 1
+        for task, column in self.spreads.items():
+            watch = state.spreads.setdefault(task, spread.Spread())
+            label = self._label_deviation(task, t + n - 1) if ends else math.nan
+            found = spread.take(watch, column[t : t + n], ends, label, slow.is_sound(state))
+            if found is not None:
+                self._catch_up(t + n)
+                slow.constant(state, self.steps[t + n - 1], task, found)
+
+    def _label_deviation(self, task: str, t: int) -> float:
+        """The labels' standard deviation in one batch; NaN where it is unknown."""
+        if task in self.binary:
+            mean = self.state.labels.get(task, math.nan)
+            return math.sqrt(mean * (1 - mean)) if 0 < mean < 1 else math.nan
+        column = self._column(voices.DEVIATION + task)
+        return math.nan if column is None else float(column[t])
 
     def _rates(self, t: int, n: int) -> None:
         """The learning rates of n frames; what they say is told at its frame."""
@@ -258,13 +291,13 @@ class Block:
         if unusual:
             self._catch_up(t)
             layers.look(state.layers, self.logs[t : t + 1])
-            period.extend(state.period, row[:1])
+            period.extend(state.period, self.main[t : t + 1])
             self.behind = t + 1
         if watched:
             self._nonfinite(t)
         if self.gapped[t]:
             slow.gap(state, step, float(self.gaps[t]))
-        slide.extend(state.slide, row[:1])
+        slide.extend(state.slide, self.main[t : t + 1])
         if state.open is not None:
             course.follow(state, step, row, judged, self.binary)
         elif hits:
@@ -277,6 +310,7 @@ class Block:
         if unusual and state.open is None and not nonfinite.watching(state.nonfinite):
             layers.learn(state.layers, self.logs[t : t + 1])
         slow.probations(state, step)
+        self._spreads(t, 1)
         state.frame += 1
         self._habits(t, 1)
 

@@ -40,7 +40,7 @@ def first_hits(state: MonitorState, row: Floats64) -> dict[int, int]:
 
 
 def judge(state: MonitorState, name: str) -> Judge:
-    """A task's AUC as it is now: chance with a wide margin while little is known."""
+    """A task's metric as it is now: chance with a wide margin while little is known."""
     values = state.judges[name]
     if len(values) < JUDGE_MINIMUM:
         return Judge(voices.CHANCE, 0.05, 1)
@@ -98,14 +98,14 @@ def begin(
     record.tasks = tuple(task for i in order if (task := voices.task_of(state.names[i])))
     record.subject = record.tasks[0] if record.tasks else "loss"
     opened.data = episode.data_first(opened, row)
-    _blame(state, record, opened.frame, state.frame - opened.frame + layers.LOOK_BACK + 1)
+    blame(state, record, opened.frame, state.frame - opened.frame + layers.LOOK_BACK + 1)
     state.open = opened
     trigger.clear(state.trigger)
     follow(state, step, row, judged, binary, hits)
     return record
 
 
-def _blame(state: MonitorState, record: Record, onset: int, frames: int) -> None:
+def blame(state: MonitorState, record: Record, onset: int, frames: int) -> None:
     """Name the layers that moved within the last frames, if any did."""
     moved = layers.movers(state.layers, frames, state.frame - onset if frames > 1 else 0)
     if not moved:
@@ -152,7 +152,7 @@ def follow(
         record.kind = "micro_divergence"
     record.residual = episode.residual(opened)
     if record.first_layer is None and 0 < opened.age <= layers.LOOK_AHEAD:
-        _blame(state, record, opened.frame, 1)
+        blame(state, record, opened.frame, 1)
     back = episode.losses_back(opened)
     skilled = all(episode.skill_back(judge) for judge in opened.judges.values())
     if record.kind != "full_divergence":
@@ -173,10 +173,11 @@ def follow(
 
 
 def _returned(opened: Episode) -> bool:
-    """Whether a full divergence that began without skill has found some."""
+    """Whether a full divergence that began without skill has found some; AUCs know, errors of regressions hardly."""
     return all(
         judge.centre - voices.CHANCE > 0.04 or sum(judge.recent) >= RETURNED_AUC * len(judge.recent)
-        for judge in opened.judges.values()
+        for name, judge in opened.judges.items()
+        if name.startswith(voices.AUC)
     )
 
 

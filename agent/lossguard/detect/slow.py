@@ -20,6 +20,7 @@ from lossguard.detect import (
     ranking,
     regime,
     slide,
+    spread,
     trigger,
     voices,
 )
@@ -71,8 +72,9 @@ def probations(state: MonitorState, step: int) -> None:
             state.ruined.append(kept.number)
             task = max(state.recent, key=lambda name: len(state.recent[name]))
             course.full(step, state.records[kept.number], "unlearned", voices.task_of(task) or "loss", kept.ratio)
+    aucs = [values for name, values in state.recent.items() if name.startswith(voices.AUC)]
     for number in list(state.ruined):
-        if all(len(v) >= 30 and sum(v) >= course.RETURNED_AUC * len(v) for v in state.recent.values()):
+        if all(len(v) >= 30 and sum(v) >= course.RETURNED_AUC * len(v) for v in aucs):
             state.ruined.remove(number)
             state.records[number].kind, state.records[number].end_step = "micro_divergence", step
 
@@ -104,6 +106,35 @@ def collapse(state: MonitorState, step: int, name: str, binary: frozenset[str]) 
     if record is not None:
         task = voices.task_of(name) or name
         record.kind, record.tasks, record.subject = "micro_divergence", (task,), task
+
+
+def is_sound(state: MonitorState) -> bool:
+    """Whether nothing is known to be wrong with the run."""
+    return state.open is None and not nonfinite.watching(state.nonfinite)
+
+
+def constant(state: MonitorState, step: int, task: str, verdict: spread.Verdict) -> None:
+    """A task's predictions became all the same, or spread again; silent where something else was told of it."""
+    watch = state.spreads[task]
+    if verdict == "back":
+        if watch.number is not None:
+            record, watch.number = state.records[watch.number], None
+            record.end_step = step
+            if record.kind == "full_divergence":
+                record.kind = "micro_divergence"
+        return
+    if watch.number is None:
+        told = any(one.kind == "full_divergence" and one.end_step is None for one in state.records)
+        if told or not is_sound(state):
+            return
+        onset = state.frame + 1 - spread.GROUP_FRAMES * watch.low
+        record = course.note(state, step, course.step_of(state, onset), "micro_divergence")
+        record.tasks, record.subject, record.reason = (task,), task, "constant"
+        watch.number = record.number
+        course.blame(state, record, onset, spread.GROUP_FRAMES * watch.low + layers.LOOK_BACK)
+    record = state.records[watch.number]
+    if verdict == "full" and record.kind != "full_divergence":
+        course.full(step, record, "constant", task, math.nan)
 
 
 def slide_watch(state: MonitorState, step: int) -> None:

@@ -20,10 +20,11 @@ from lossguard.detect.period import Period
 from lossguard.detect.record import Record
 from lossguard.detect.regime import Regime
 from lossguard.detect.slide import Slide
+from lossguard.detect.spread import Spread
 from lossguard.detect.trigger import Trigger
 from lossguard.wire.frame import Floats64
 
-STATE_VERSION = 9
+STATE_VERSION = 10
 RATE_FRAMES = 30
 """A rise of the learning rate is named as the likely cause for 30 frames."""
 
@@ -54,8 +55,9 @@ class MonitorState:
         first: each voice's first finite value of the attempt; NaN before it [V].
         base: the voices' baselines.
         trigger: the voices' tests.
-        judges: AUC values per judge, newest last, at most 60; none from an episode.
-        recent: AUC values per judge, newest last, at most 30, whatever they are.
+        judges: values per judge (an AUC, or a regression's skill on its scale), newest last, at most 60; none from an
+            episode.
+        recent: the same, at most 30, whatever they are.
         labels: mean label per task, as of the last frame that had one.
         open: the open episode.
         probations: see `Probation`.
@@ -66,6 +68,7 @@ class MonitorState:
         habits: the watch over what goes on all the time.
         period: the search for the period of an epoch.
         drifts: the watch over each task's label mean.
+        spreads: the watch over each task's predictions' deviation.
         time: when the last frame was handed over, Unix seconds; NaN where unknown.
         regime: what the learning rate does.
         told_rate: whether its not falling was reported.
@@ -97,6 +100,7 @@ class MonitorState:
     habits: Habits = field(default_factory=Habits)
     period: Period = field(default_factory=Period)
     drifts: dict[str, Drift] = field(default_factory=dict)
+    spreads: dict[str, Spread] = field(default_factory=dict)
     time: float = math.nan
     regime: Regime = field(default_factory=Regime)
     told_rate: bool = False
@@ -118,5 +122,6 @@ CLASSES = (
     Habits,
     Period,
     Drift,
+    Spread,
     Regime,
 )

@@ -44,7 +44,9 @@ def confidence(record: Record) -> float:
     if record.kind == "nonfinite":
         return 1.0
     if record.kind == "full_divergence":
-        return {"wrong": 0.97, "lost": 0.95, "lingering": 0.9, "unlearned": 0.85}.get(record.reason, 0.8)
+        return {"wrong": 0.97, "lost": 0.95, "lingering": 0.9, "constant": 0.9, "unlearned": 0.85}.get(
+            record.reason, 0.8
+        )
     height = abs(record.peak) if math.isfinite(record.peak) else 1e9
     return round(min(0.95, 0.5 + 0.15 * math.log10(max(height, 1.0))), 2)
 
@@ -91,6 +93,7 @@ def explanation(record: Record) -> str:
             f"{record.detected_step and (record.declared_full_step or start) - start} steps",
             "unlearned": f"The loss blew up at step {start} before the model had learned, and {name.lower()} has been "
             "at chance ever since",
+            "constant": f"{name} has answered nearly the same to every example since about step {start}",
             "worse": f"{name} left its baseline at step {start} and {_progress(record.value)} is lost, "
             "with no sign of return",
         }.get(record.reason, f"{name} left its baseline at step {start} and did not return")
@@ -102,6 +105,8 @@ def explanation(record: Record) -> str:
                 f"{name} diverged at step {start} and was called a full divergence at step "
                 f"{record.declared_full_step}, but it {ended}{tail}."
             )
+        if record.reason == "constant":
+            return f"{name} answers nearly the same to every example since about step {start}, and {ended}{tail}."
         return f"{name} left its baseline at step {start} and {ended}{tail}."
     if record.kind == "loss_spike":
         return f"{name} spiked at step {start} and {ended}; the tasks' metrics did not fall with it{tail}."

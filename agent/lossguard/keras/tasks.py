@@ -51,8 +51,8 @@ class Task:
         names = (f"loss/{self.name}",) if self.loss is not None else ()
         if self.kind is None:
             return names
-        last = "batch_auc" if self.kind == "binary" else "rmse"
-        return (*names, *(f"{what}/{self.name}" for what in ("label_mean", "prediction_mean", "prediction_std", last)))
+        last = ("batch_auc",) if self.kind == "binary" else ("label_std", "rmse")
+        return (*names, *(f"{what}/{self.name}" for what in ("label_mean", "prediction_mean", "prediction_std", *last)))
 
 
 class _FunctionLoss(keras.losses.Loss):
@@ -201,15 +201,19 @@ def _moments(
     p = ops.sigmoid(ranked) if task.kind == "binary" and task.from_logits else ranked
     error = ops.square(p - y) if task.kind == "regression" else ops.zeros_like(p)
     count, labels, predictions, errors = total([ops.sum(w), ops.sum(w * y), ops.sum(w * p), ops.sum(w * error)])
-    mean = predictions / count
-    # Around the mean of the whole batch: the difference of two squares would lose a collapsed model's spread.
-    (variation,) = total([ops.sum(w * ops.square(p - mean))])
+    mean, label_mean = predictions / count, labels / count
+    # Around the means of the whole batch: the difference of two squares would lose a collapsed model's spread.
+    around = [ops.sum(w * ops.square(p - mean))]
+    if task.kind == "regression":
+        around.append(ops.sum(w * ops.square(y - label_mean)))
+    variation, *label_variation = total(around)
     found = {
-        f"label_mean/{task.name}": labels / count,
+        f"label_mean/{task.name}": label_mean,
         f"prediction_mean/{task.name}": mean,
         f"prediction_std/{task.name}": ops.sqrt(variation / count),
     }
     if task.kind == "regression":
+        found[f"label_std/{task.name}"] = ops.sqrt(label_variation[0] / count)
         found[f"rmse/{task.name}"] = ops.sqrt(errors / count)
     else:
         # Ranks do not change under the sigmoid, but probabilities saturate in float32 where logits do not.
