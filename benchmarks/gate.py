@@ -43,6 +43,7 @@ from lossguard_service.gate.policy import BUILT_IN  # noqa: E402
 from lossguard_service.settings import Settings  # noqa: E402
 from lossguard_service.store import chunks, record, schema  # noqa: E402
 from lossguard_service.store import incidents as incident_store  # noqa: E402
+from lossguard_service.store.compact import SEGMENT_FRAMES  # noqa: E402
 from lossguard_service.store.database import open_database  # noqa: E402
 from lossguard_service.store.migrate import migrate  # noqa: E402
 
@@ -54,7 +55,7 @@ BODY = {
 
 
 def fill(connection: sa.Connection) -> None:
-    """A finished run of a million steps: every chunk's row, and the bytes of the last chunks."""
+    """A finished run of a million steps: every chunk's row, the segments' rows, and the bytes of the last chunks."""
     now = time.time()
     run = record.lock_or_open_run(connection, "default", "long", now)
     record.open_attempt(connection, run.id, 1, "a" * 32)
@@ -76,6 +77,15 @@ def fill(connection: sa.Connection) -> None:
             values = {"run_id": run.id, "attempt": 1, "index": index, "data": data}
             connection.execute(sa.insert(schema.chunk_bytes).values(**values))
     connection.execute(sa.insert(schema.chunks), rows)
+    # As compaction leaves it: 4,096 frames each, and the rest of the attempt still in chunks.
+    size = SEGMENT_FRAMES // FRAMES
+    segments = [
+        {"run_id": run.id, "attempt": 1, "first_index": first, "next_index": first + size,
+         "first_step": first * FRAMES + 1, "last_step": (first + size) * FRAMES, "frames": SEGMENT_FRAMES, "schema": 1,
+         "is_full": True, "created": now}
+        for first in range(0, count - size, size)
+    ]  # fmt: skip
+    connection.execute(sa.insert(schema.segments), segments)
     chunks.add_schema(connection, run.id, 1, frames_of(1, 2).schema)
     found = [incident("micro_divergence", 1000 * (n + 1), end=1000 * (n + 1) + 30, number=n) for n in range(INCIDENTS)]
     incident_store.insert(connection, run.id, found, now)

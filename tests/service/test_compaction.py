@@ -11,7 +11,7 @@ from services import Clock, Service, run, service
 from test_ingest_laws import diverging, serially, state
 
 from lossguard_service.settings import Settings
-from lossguard_service.store import compact, schema
+from lossguard_service.store import compact, coverage, schema
 
 RUN = "/v1/projects/video/runs/ranker"
 LATER = 2 * compact.SETTLED_SECONDS
@@ -32,7 +32,8 @@ async def count(one: Service, table: sa.Table) -> int:
 async def everything(one: Service) -> list[Any]:
     step = await one.get(f"{RUN}/steps/200")
     exported = (await one.client.get(f"{RUN}/export", params={"format": "csv", "what": "stats"})).content
-    return [await state(one), step, exported]
+    spans = await one.app.state.database.read(lambda connection: coverage.spans_of(connection, 1))
+    return [await state(one), step, exported, spans]
 
 
 def test_compaction_changes_nothing_that_can_be_read(database_url: str, clock: Clock) -> None:

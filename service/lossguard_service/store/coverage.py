@@ -1,13 +1,17 @@
 """Which steps of a run are stored, and which frames its trainer says it dropped.
 
-A run of a million steps has some sixteen thousand chunks. Their first and last steps leave the database as two texts
-per attempt, a third of the cost of rows, and what follows on what is found out here, exactly.
+A run of a million steps has some sixteen thousand chunks, but 244 segments, and a segment whose frames are as many as
+its steps holds each of them exactly once (`compact` ends a segment before steps that come again). So only the chunks
+of segments with holes, and those that are in no segment yet, are looked at one by one. Retention leaves both rows.
+
+The first and last steps of those chunks leave the database as two texts per attempt, a third of the cost of rows, and
+what follows on what is found out here, exactly.
 """
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import sqlalchemy as sa
@@ -15,19 +19,63 @@ from sqlalchemy.engine import Connection
 
 from lossguard.wire.frame import Steps
 from lossguard_service.store import schema
+from lossguard_service.store.hot import Hot
 
-_TABLE = schema.chunks
-_WITH_FRAMES = (_TABLE.c.run_id == sa.bindparam("run"), _TABLE.c.frames > 0)
+_ATTEMPTS, _CHUNKS, _SEGMENTS = schema.attempts.c, schema.chunks.c, schema.segments.c
+_RUN: Final = sa.bindparam("run", type_=sa.BigInteger)
+_HELD = Hot(
+    sa.select(
+        _SEGMENTS.attempt, _SEGMENTS.first_index, _SEGMENTS.next_index,
+        _SEGMENTS.first_step, _SEGMENTS.last_step, _SEGMENTS.frames,
+    )
+    .where(_SEGMENTS.run_id == _RUN)
+    .order_by(_SEGMENTS.attempt, _SEGMENTS.first_index)
+)  # fmt: skip
+_ZERO: Final[sa.ColumnElement[int]] = sa.literal_column("0")
+_END = (
+    sa.select(sa.func.max(_SEGMENTS.next_index))
+    .where(_SEGMENTS.run_id == _ATTEMPTS.run_id, _SEGMENTS.attempt == _ATTEMPTS.number)
+    .scalar_subquery()
+)
+_REST_OF_ATTEMPT = sa.and_(
+    _CHUNKS.run_id == _ATTEMPTS.run_id,
+    _CHUNKS.attempt == _ATTEMPTS.number,
+    _CHUNKS.index >= sa.func.coalesce(_END, _ZERO),
+    _CHUNKS.frames > _ZERO,
+)
+
+
+def _texts(dialect: str) -> sa.Select[Any]:
+    # SQLite writes numbers into texts by itself, at half the cost of being asked to.
+    first, last = (
+        sa.type_coerce(column, sa.Text) if dialect == "sqlite" else sa.cast(column, sa.Text)
+        for column in (_CHUNKS.first_step, _CHUNKS.last_step)
+    )
+    comma: Any = sa.literal_column("','", sa.Text)
+    texts = (sa.func.aggregate_strings(first, comma), sa.func.aggregate_strings(last, comma))
+    # An outer join, or SQLite would begin with all chunks of the run instead of its attempts.
+    return (
+        sa.select(_ATTEMPTS.number, *texts, sa.func.sum(_CHUNKS.frames), sa.func.min(_CHUNKS.index))
+        .select_from(schema.attempts.outerjoin(schema.chunks, _REST_OF_ATTEMPT))
+        .where(_ATTEMPTS.run_id == _RUN)
+        .group_by(_ATTEMPTS.number)
+    )
+
+
+_REST: Final = {dialect: Hot(_texts(dialect)) for dialect in ("sqlite", "postgresql")}
+"""What is in no segment: each attempt from the end of its last segment on, which is one stretch of the index."""
 _ROWS = (
-    sa.select(_TABLE.c.first_step, _TABLE.c.last_step, _TABLE.c.frames, _TABLE.c.missing)
-    .where(*_WITH_FRAMES, _TABLE.c.attempt == sa.bindparam("attempt"))
-    .order_by(_TABLE.c.index)
+    sa.select(_CHUNKS.first_step, _CHUNKS.last_step, _CHUNKS.frames, _CHUNKS.missing)
+    .where(_CHUNKS.run_id == _RUN, _CHUNKS.attempt == sa.bindparam("attempt"), _CHUNKS.frames > 0)
+    .where(_CHUNKS.index >= sa.bindparam("first"), _CHUNKS.index < sa.bindparam("end"))
+    .order_by(_CHUNKS.index)
 )
 _DROPS = (
-    sa.select(_TABLE.c.attempt, _TABLE.c.first_step, _TABLE.c.drops)
-    .where(_TABLE.c.run_id == sa.bindparam("run"), _TABLE.c.drops != {})
-    .order_by(_TABLE.c.attempt, _TABLE.c.index)
+    sa.select(_CHUNKS.attempt, _CHUNKS.first_step, _CHUNKS.drops)
+    .where(_CHUNKS.run_id == _RUN, _CHUNKS.drops != {})
+    .order_by(_CHUNKS.attempt, _CHUNKS.index)
 )
+_LAST_INDEX: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,32 +102,34 @@ class Drops:
     counts: Mapping[str, int]
 
 
-@lru_cache
-def _places(dialect: str) -> sa.Select[Any]:
-    # SQLite writes numbers into texts by itself, at half the cost of being asked to.
-    first, last = (
-        sa.type_coerce(column, sa.Text) if dialect == "sqlite" else sa.cast(column, sa.Text)
-        for column in (_TABLE.c.first_step, _TABLE.c.last_step)
-    )
-    texts = (sa.func.aggregate_strings(first, ","), sa.func.aggregate_strings(last, ","))
-    return (
-        sa.select(_TABLE.c.attempt, *texts, sa.func.sum(_TABLE.c.frames))
-        .where(*_WITH_FRAMES)
-        .group_by(_TABLE.c.attempt)
-        .order_by(_TABLE.c.attempt)
-    )
-
-
 def spans_of(connection: Connection, run_id: int) -> tuple[Span, ...]:
     """What is stored of every attempt, by attempt and step; steps that came twice are in two spans."""
-    found: list[Span] = []
-    for attempt, firsts, lasts, frames in connection.execute(_places(connection.dialect.name), {"run": run_id}):
-        first, last = _numbers(firsts), _numbers(lasts)
-        if int((last - first).sum()) + len(first) == frames:
-            found += _joined(attempt, first, last)
+    firsts: dict[int, list[int]] = defaultdict(list)
+    lasts: dict[int, list[int]] = defaultdict(list)
+
+    def add(attempt: int, first: Iterable[int], last: Iterable[int]) -> None:
+        firsts[attempt] += first
+        lasts[attempt] += last
+
+    for attempt, index, end, first, last, frames in _HELD.run(connection, {"run": run_id}):
+        if frames == last - first + 1:
+            add(attempt, (first,), (last,))
         else:
-            found += _with_holes(connection, run_id, attempt)
-    return tuple(found)
+            add(attempt, *_pairs(_with_holes(connection, run_id, attempt, index, end)))
+    rest = _REST[connection.dialect.name].run(connection, {"run": run_id})
+    for attempt, first_texts, last_texts, frames, index in rest:
+        if frames is None:
+            continue
+        first, last = _numbers(first_texts), _numbers(last_texts)
+        if int((last - first).sum()) + len(first) == frames:
+            add(attempt, first.tolist(), last.tolist())
+        else:
+            add(attempt, *_pairs(_with_holes(connection, run_id, attempt, index, _LAST_INDEX)))
+    return tuple(
+        span
+        for attempt in sorted(firsts)
+        for span in _joined(attempt, np.array(firsts[attempt], np.int64), np.array(lasts[attempt], np.int64))
+    )
 
 
 def drops_of(connection: Connection, run_id: int) -> tuple[Drops, ...]:
@@ -92,7 +142,9 @@ def _numbers(text: str) -> Steps:
 
 
 def _joined(attempt: int, first: Steps, last: Steps) -> list[Span]:
-    """Chunks without holes in them, as spans that are as long as they can be."""
+    """Stretches of steps as spans that are as long as they can be."""
+    if not len(first):
+        return []
     order = np.lexsort((last, first))
     first, last = first[order], last[order]
     begins = np.flatnonzero(np.r_[True, first[1:] != last[:-1] + 1])
@@ -100,18 +152,22 @@ def _joined(attempt: int, first: Steps, last: Steps) -> list[Span]:
     return [Span(attempt, a, b) for a, b in zip(first[begins].tolist(), last[ends].tolist(), strict=True)]
 
 
-def _with_holes(connection: Connection, run_id: int, attempt: int) -> list[Span]:
-    """An attempt whose frames are fewer than its chunks' steps: what there is of each chunk."""
-    spans = []
-    for first, last, frames, missing in connection.execute(_ROWS, {"run": run_id, "attempt": attempt}):
-        if frames == last - first + 1:
-            spans.append(Span(attempt, first, last))
+def _pairs(stretches: Iterable[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    found = list(stretches)
+    return [first for first, _ in found], [last for _, last in found]
+
+
+def _with_holes(connection: Connection, run_id: int, attempt: int, first: int, end: int) -> Iterator[tuple[int, int]]:
+    """What there is of chunks `first` to `end - 1`, whose frames are fewer than their steps."""
+    place = {"run": run_id, "attempt": attempt, "first": first, "end": end}
+    for first_step, last_step, frames, missing in connection.execute(_ROWS, place):
+        if frames == last_step - first_step + 1:
+            yield first_step, last_step
             continue
-        start = first
+        start = first_step
         for gap_first, gap_last in missing:
             if gap_first > start:
-                spans.append(Span(attempt, start, gap_first - 1))
+                yield start, gap_first - 1
             start = gap_last + 1
-        if missing and start <= last:
-            spans.append(Span(attempt, start, last))
-    return sorted(spans, key=lambda span: (span.first, span.last))
+        if missing and start <= last_step:
+            yield start, last_step

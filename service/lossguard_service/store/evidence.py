@@ -71,7 +71,7 @@ def _evidence(connection: Connection, run: Run, first: int, last: int) -> Eviden
         run=run,
         attempts=attempts,
         spans=spans_of(connection, run.id),
-        drops=drops_of(connection, run.id),
+        drops=drops_of(connection, run.id) if run.dropped_frames else (),
         incidents=tuple(sorted(incidents, key=lambda incident: (incident.onset_step, incident.number))),
         checkpoints=tuple(one for one in counted if stretches[one.attempt].holds(one.step)),
         frames=frames_of(connection, run.id, attempts, first, last),
