@@ -192,7 +192,7 @@ ALERTS: Final = (
         "histogram_quantile(0.99, sum by (le) (rate("
         f'{names.REPLICA_REQUEST_SECONDS.name}_bucket{{method="PUT"}}[10m]))) > 1',
         "warning",
-        '99 % of the chunks take up to {{ $value | printf "%.1f" }} s to be stored',
+        '99% of the chunks take up to {{ $value | printf "%.1f" }} s to be stored',
         "Journals grow, and the advice comes late. Look at the database first.",
         hold="10m",
         about_run=False,

@@ -67,6 +67,23 @@ async def get_incidents(request: Request, project: Name, run: Name, superseded: 
     return JSONResponse({"incidents": [one.to_json() for one in stored]})
 
 
+@router.get("/projects/{project}/runs/{run}/incidents/{sequence}")
+async def get_incident(
+    request: Request, project: Name, run: Name, sequence: Annotated[int, Path(ge=1, lt=1 << 31)]
+) -> JSONResponse:
+    """One incident by the number that notices and addresses of pages carry; also one that a later attempt took back."""
+    found = await find(request, project, run)
+    stored = await incidents.list_incidents(database_of(request), found.id, superseded=True)
+    for one in stored:
+        if one.sequence == sequence:
+            return JSONResponse(one.to_json())
+    known = f"it has incidents 1 to {max(one.sequence for one in stored)}" if stored else "it has none"
+    raise NotFound(
+        f"run {project}/{run} has no incident {sequence}: {known}; "
+        f"GET /v1/projects/{project}/runs/{run}/incidents?superseded=true lists them"
+    )
+
+
 @router.get("/projects/{project}/runs/{run}/series")
 async def get_series(
     request: Request,

@@ -35,6 +35,8 @@ def cases() -> list[tuple[str, str, dict[str, Any], int, str]]:
         ("PUT", f"{RUN}/heartbeat", {"content": b"{"}, 422, "bad-request"),
         ("GET", RUN, {}, 404, "not-found"),
         ("GET", f"{RUN}/incidents", {}, 404, "not-found"),
+        ("GET", "/v1/projects/video/runs/known/incidents/1", {}, 404, "not-found"),
+        ("GET", "/v1/projects/video/runs/known/incidents/0", {}, 422, "bad-request"),
         ("GET", f"{RUN}/series?name=loss", {}, 404, "not-found"),
         ("GET", "/v1/projects/video/runs/known/series", {}, 422, "bad-request"),
         ("GET", "/v1/projects/video/runs/known/series?name=loss&stat=x", {}, 422, "bad-request"),

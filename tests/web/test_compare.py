@@ -70,7 +70,7 @@ def test_a_comparison_names_the_exact_step_of_a_long_run(service: Service) -> No
     assert "from first at step 1,777, loss" in page
     assert "nowhere from first" in page
     assert "Spread in A" in page
-    assert "0 of 3, 0 % (95 % interval 0% to 56%)" in page
+    assert "0 of 3, 0% (95% interval 0% to 56%)" in page
 
 
 def test_runs_are_grouped_by_configuration_with_their_spread_and_divergence_ratio(service: Service) -> None:
@@ -78,7 +78,7 @@ def test_runs_are_grouped_by_configuration_with_their_spread_and_divergence_rati
     chosen = {"run": ["ranker/plain", "trials/other", "ranker/clippy"]}
     page = service.client.get("/compare", params=chosen).text
     assert "2 configurations, 3 runs" in page
-    assert "1 of 2, 50 % (95 % interval 9% to 91%)" in page
+    assert "1 of 2, 50% (95% interval 9.5% to 91%)" in page
     assert "optimizer Adagrad" in page
     assert "optimizer.class Adam" in page
     assert "from plain at step 220, loss" in page
@@ -100,3 +100,13 @@ def test_seeds_make_no_configuration_and_runs_that_say_nothing_stand_alone() -> 
     assert [group.places for group in trials.groups(runs)] == [(0, 1), (2,), (3,)]
     assert trials.groups(runs[:2])[0].differs == ""
     assert trials.groups(runs)[0].diverged == 1
+
+
+def test_what_sets_configurations_apart_is_said_in_words_and_never_a_seed() -> None:
+    told = {"optimizer": {"class": "Adagrad"}, "treatment": [], "data": {"shuffle_seed": 1}}
+    clippy = {"name": "Clippy", "lambda_rel": 0.5, "exclude": ["embed"]}
+    runs: Any = [Said(told), Said(told | {"treatment": [clippy], "data": {"shuffle_seed": 2}, "seed": 9})]
+    assert [group.differs for group in trials.groups(runs)] == [
+        "no treatment",
+        "treatment Clippy (lambda_rel 0.5, exclude embed)",
+    ]

@@ -73,7 +73,7 @@ def test_the_headline_of_a_full_divergence_names_task_step_layer_and_where_to_go
     assert facts["Broke first"] == "task click, at step 259, then long_view"
     assert facts["Moved first"] == "at step 257, 2 steps before the loss: shared0/kernel"
     assert facts["Flagged"] == "at step 261, 2 steps after the onset"
-    assert facts["Its loss settled"] == "42 % worse than before"
+    assert facts["Its loss settled"] == "42% worse than before"
     assert facts["Roll back"].startswith("to step 200")
     assert facts["Roll back"].endswith("checkpoints/200")
     assert card.advice == "Go back to step 200."

@@ -29,13 +29,20 @@ class Side:
 
     Attributes:
         run: the run.
+        config: what its first attempt said about itself, by which it is grouped.
         scalars: the names of its scalars.
         data: its scalars' buckets, over all its steps.
     """
 
     run: Run
+    config: Mapping[str, Any]
     scalars: tuple[str, ...]
     data: Mapping[str, Buckets]
+
+    @property
+    def status(self) -> str:
+        """The run's."""
+        return self.run.status
 
     @property
     def label(self) -> str:
@@ -152,7 +159,7 @@ def shared_scalars(one: Side, other: Side) -> tuple[str, ...]:
 
 def pairs(sides: Sequence[Side]) -> tuple[tuple[int, int], ...]:
     """Which runs to hold against which: each against the first of its group; groups of one against the first run."""
-    found = groups([side.run for side in sides])
+    found = groups(sides)
     first = found[0].places[0] if found else 0
     return tuple(
         (group.places[0] if len(group.places) > 1 else first, place)
@@ -172,7 +179,7 @@ def view(sides: Sequence[Side], apart: Mapping[tuple[int, int], Apart | None], d
     """
     lasts = [side.run.last_step for side in sides if side.run.last_step is not None]
     common = min(lasts, default=None)
-    found = groups([side.run for side in sides])
+    found = groups(sides)
     order = [place for group in found for place in group.places]
     against = {place: (sides[one].run.name, apart.get((one, place))) for one, place in pairs(sides)}
     return CompareView(

@@ -21,6 +21,7 @@ from lossguard_service.store.checkpoints import list_checkpoints
 from lossguard_service.store.database import Database
 from lossguard_service.store.gaps import list_gaps
 from lossguard_service.store.incidents import list_incidents, open_incidents
+from lossguard_service.store.record import config_of
 from lossguard_service.store.runs import Run, find_run, list_attempts, list_runs
 from lossguard_service.store.series import HeatMap, UnknownSeries, columns, heat_map, scalar_series
 from lossguard_service.store.verdicts import list_verdicts
@@ -170,7 +171,8 @@ class Pages:
             names = await columns(self._database, run.id)
             plan = charts.plan(charts.tasks_of(run.config, names.scalars), names.scalars)
             data = await charts.read_scalars(self._database, run.id, plan, first, last)
-            return compare.Side(run, names.scalars, data)
+            config = await self._database.read(lambda connection: config_of(connection, run.id, 1))
+            return compare.Side(run, config, names.scalars, data)
 
         found = await asyncio.gather(*(side(*one) for one in compare.chosen(request.query_params.getlist("run"))))
         return [one for one in found if one is not None]

@@ -4,7 +4,6 @@ The content security policy allows nothing inline and nothing from elsewhere. Ev
 or None where nobody was asked.
 """
 
-import json
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Final
@@ -13,7 +12,6 @@ import jinja2
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lossguard.wire.numbers import to_json
 from lossguard_service.web import words
 from lossguard_service.web.assets import Assets
 
@@ -71,14 +69,6 @@ def _when(seconds: float | None) -> str:
 
 def _value(value: Any) -> str:
     """What a check observed or allows."""
-    if value is None:
+    if value is None or value == [] or value == ():
         return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return words.whole(value)
-    if isinstance(value, float):
-        return words.number(value)
-    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
-        return ", ".join(value) or "–"
-    return value if isinstance(value, str) else json.dumps(to_json(value), ensure_ascii=False)
+    return words.whole(value) if isinstance(value, int) and not isinstance(value, bool) else words.said(value)

@@ -5,8 +5,8 @@ state is told by colour alone.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 from urllib.parse import quote
 
 from lossguard.wire.numbers import from_json_number
@@ -94,13 +94,36 @@ def count(value: int, noun: str, plural: str | None = None) -> str:
     return f"{value:,} {noun if value == 1 else plural or noun + 's'}"
 
 
-def share(value: float) -> str:
-    """A ratio as a percentage.
+def share(value: float, digits: int = 3) -> str:
+    """A ratio as a percentage, spelled as the detectors and the gate spell it.
 
-    >>> share(0.034), share(12.5), share(float("inf"))
-    ('3.4 %', '1,250 %', '∞')
+    >>> share(0.034), share(12.5), share(0.5615, 2), share(float("inf"))
+    ('3.4%', '1,250%', '56%', '∞')
     """
-    return f"{number(value * 100, 3)} %" if math.isfinite(value) else number(value)
+    return f"{number(value * 100, digits)}%" if math.isfinite(value) else number(value)
+
+
+def said(value: Any) -> str:
+    """What a trainer said about itself, in words and not as JSON.
+
+    >>> said([{"name": "Clippy", "lambda_rel": 0.5, "exclude": ["embed"]}]), said([]), said(0.1), said(True)
+    ('Clippy (lambda_rel 0.5, exclude embed)', 'none', '0.1', 'yes')
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, Mapping):
+        rest = ", ".join(f"{key} {said(one)}" for key, one in value.items() if key != "name")
+        name = value.get("name")
+        return f"{name} ({rest})" if name and rest else str(name or rest or "none")
+    if isinstance(value, list | tuple):
+        return ", ".join(map(said, value)) or "none"
+    return str(value)
 
 
 def duration(seconds: float) -> str:
