@@ -15,7 +15,9 @@ from lossguard_service.gate.facts import Facts, Range, dropped, lineage, missing
 from lossguard_service.gate.metrics import metric_checks
 from lossguard_service.gate.policy import Policy
 from lossguard_service.gate.quality import quality_checks
+from lossguard_service.gate.recovery import recovery_checks
 from lossguard_service.gate.stability import stability_checks
+from lossguard_service.gate.words import describe, sentence
 
 DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -42,8 +44,7 @@ def decide(policy: Policy, facts: Facts) -> tuple[Check, ...]:
         _recent(policy, facts),
         _coverage(policy, facts),
         _no_open_incident(policy, facts),
-        _recovered(policy, facts),
-        _quiet(policy, facts),
+        *recovery_checks(policy, facts),
         *quality_checks(policy, facts),
         *artifact_checks(policy, facts),
         *metric_checks(policy, facts),
@@ -240,85 +241,14 @@ def _blocks(policy: Policy, incident: Incident, step: int) -> bool:
     return onset <= step and (incident.end_step is None or incident.end_step > step)
 
 
-def describe(incident: Incident) -> str:
-    """The incident in words: which tasks, from which step on, which layer moved first.
-
-    Its own explanation follows where it says something else.
-    """
-    kind = incident.kind.replace("_", " ")
-    many = len(incident.tasks) > 1
-    tasks = f"Task{'s' if many else ''} {', '.join(incident.tasks)}" if incident.tasks else "The run"
-    verb = "collapsed:" if incident.kind in BREAKING else "are hit by" if many else "is hit by"
-    text = f"{tasks} {verb} a {kind} from step {incident.onset_step} on (seen at step {incident.detected_step})"
-    if incident.first_layer:
-        text += f"; the layer that moved first was {incident.first_layer}"
-        if incident.first_signal_step is not None:
-            text += f", at step {incident.first_signal_step}"
-    return f"{text}. {_sentence(incident.explanation)}".rstrip()
-
-
 def _what_to_do(incident: Incident, facts: Facts) -> str:
-    advice = _sentence(incident.advice) or (
+    advice = sentence(incident.advice) or (
         "Go back to a checkpoint with optimizer slots from before it, and halve the learning rate or switch Clippy on."
     )
     if facts.good_checkpoint is None:
         return advice
     step, path = facts.good_checkpoint
     return f"{advice} The newest checkpoint that can be trusted is that of step {step} ({path})."
-
-
-def _recovered(policy: Policy, facts: Facts) -> Check:
-    past = _past(facts)
-    limit = f"at most {policy.recovered_budget}, residual at most {policy.residual_limit:g}"
-    left = [i for i in past if not i.residual <= policy.residual_limit]
-    if left:
-        worst = left[0]
-        return Check(
-            "recovered_divergences", "block", worst.residual, limit,
-            f"{describe(worst)} It ended at step {worst.end_step}, but its task ended {worst.residual:.1%} worse than "
-            f"before, and the policy allows {policy.residual_limit:.1%}. Go back to a checkpoint from before step "
-            f"{worst.onset_step}, or waive this check if the task has come back since.",
-        )  # fmt: skip
-    if len(past) > policy.recovered_budget:
-        steps = ", ".join(str(i.onset_step) for i in past[:10])
-        return Check(
-            "recovered_divergences", "block", len(past), limit,
-            f"{len(past)} divergences began and ended before the export (at steps {steps}), and policy {policy.name} "
-            f"allows {policy.recovered_budget}: this training is not stable. Lower the learning rate or use Clippy.",
-        )  # fmt: skip
-    return Check(
-        "recovered_divergences", "pass", len(past), limit,
-        f"{len(past) or 'No'} recovered divergence{'' if len(past) == 1 else 's'} before the export.",
-    )  # fmt: skip
-
-
-def _quiet(policy: Policy, facts: Facts) -> Check:
-    past = _past(facts)
-    if not past:
-        return Check("quiet_period", "pass", None, policy.quiet_steps, "No divergence to wait for.")
-    last = max(past, key=lambda incident: incident.end_step or 0)
-    quiet = facts.step - (last.end_step or 0)
-    if quiet < policy.quiet_steps:
-        return Check(
-            "quiet_period", "block", quiet, policy.quiet_steps,
-            f"The {last.kind.replace('_', ' ')} of step {last.onset_step} ended at step {last.end_step}, {quiet} steps "
-            f"before the export, and policy {policy.name} wants {policy.quiet_steps}. Export again after step "
-            f"{(last.end_step or 0) + policy.quiet_steps}.",
-        )  # fmt: skip
-    return Check(
-        "quiet_period", "pass", quiet, policy.quiet_steps,
-        f"The last divergence ended {quiet} steps before the export.",
-    )  # fmt: skip
-
-
-def _past(facts: Facts) -> list[Incident]:
-    kinds = (*BREAKING, "micro_divergence")
-    return [i for i in facts.incidents if i.kind in kinds and i.end_step is not None and i.end_step <= facts.step]
-
-
-def _sentence(text: str) -> str:
-    text = text.strip()
-    return text if not text or text[-1] in ".!?" else text + "."
 
 
 def _ranges(gaps: tuple[Range, ...]) -> str:

@@ -69,7 +69,10 @@ class Window:
 
     def between(self, first: int, last: int) -> "Window":
         """The part of the window in steps `first` to `last`."""
-        rows = (self.steps >= first) & (self.steps <= last)
+        return self.only((self.steps >= first) & (self.steps <= last))
+
+    def only(self, rows: NDArray[np.bool_]) -> "Window":
+        """The part of the window in the steps that a mask [T] is true of."""
         return replace(
             self,
             steps=self.steps[rows],
@@ -187,6 +190,7 @@ class Facts:
         tasks: name to "binary" or "regression"; empty if the trainer named none.
         incidents: those of the lineage that are not superseded.
         window: the last steps up to `step`, or None if they are not stored.
+        before: the steps before the onset, by the incident's number, of those that ended with their task far off.
         model: what the run's config calls its model; empty if it names none.
         metrics: supplied by the release pipeline from held-out data.
         previous: for each metric, the newest version of the model that passed with it.
@@ -211,6 +215,7 @@ class Facts:
     tasks: Mapping[str, str] = field(default_factory=dict)
     incidents: tuple[Incident, ...] = ()
     window: Window | None = None
+    before: Mapping[int, Window] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     model: str = ""
     previous: Mapping[str, Previous] = field(default_factory=dict)

@@ -5,17 +5,21 @@ from the same snapshot, and changes whenever anything that the facts, the waiver
 from does: two questions under one stamp have one answer, but for the time that passed.
 """
 
+import json
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 from sqlalchemy.engine import Connection
 
+from lossguard.wire.numbers import to_json
 from lossguard_service.gate.facts import Attempt, Canary, Facts, Previous, Scan, Trial, Window, window_of
 from lossguard_service.gate.policy import BUILT_IN, Policy
+from lossguard_service.gate.recovery import is_off, past_of, steps_before
 from lossguard_service.store.checkpoints import rollback_target
 from lossguard_service.store.columns import clean
 from lossguard_service.store.evidence import Evidence, evidence_of, frames_of
@@ -31,13 +35,15 @@ FINAL_STEPS: Final = 100
 """A final value is the median of so many steps, as in `lossguard compare`: a single batch says little."""
 MOST_TRIALS: Final = 20
 """So many trials are looked at, those heard of last."""
+MOST_COMPARED: Final = 20
+"""So many episodes are compared with what came before them; a run with more of them is over any sane budget."""
 
 
 class UnknownPolicy(LookupError):
     """No policy has that name; the sentence lists those that there are."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Question:
     """A question to the gate; the fields are those of `Facts`."""
 
@@ -50,6 +56,11 @@ class Question:
     metrics: Mapping[str, float] = field(default_factory=dict)
     scan: Scan | None = None
     canary: Canary | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """The same for the same question, whatever bytes it came in."""
+        return json.dumps(to_json(asdict(self)), sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +130,9 @@ def snapshot_of(connection: Connection, question: Question, now: float, remember
         trials=tuple(_trial(connection, one, remembered) for one in members[:MOST_TRIALS]),
     )
     if evidence is not None:
-        facts = _with_evidence(facts, evidence, first, now)
+        facts = replace(
+            _with_evidence(facts, evidence, first, now), before=_before(connection, evidence, policy, question.step)
+        )
     return Snapshot(
         facts=facts,
         policy=policy,
@@ -183,6 +196,17 @@ def _with_evidence(facts: Facts, evidence: Evidence, first: int, now: float) -> 
         window=window_of(evidence.frames, first, facts.step) if evidence.frames else None,
         good_checkpoint=_target(evidence, facts.step),
     )
+
+
+def _before(connection: Connection, evidence: Evidence, policy: Policy, step: int) -> dict[int, Window]:
+    """The steps before the episodes that left their task too far off; what is beyond a few counts as not known."""
+    found = {}
+    for incident in [one for one in past_of(evidence.incidents, step) if is_off(policy, one)][:MOST_COMPARED]:
+        first, last = steps_before(policy, incident)
+        if first <= last:
+            frames = frames_of(connection, evidence.run.id, evidence.attempts, first, last)
+            found[incident.number] = window_of(frames, first, last)
+    return found
 
 
 def _members(connection: Connection, question: Question, policy: Policy, remembered: Remembered) -> tuple[Member, ...]:
