@@ -22,7 +22,7 @@ CHROMIUM_ARGUMENTS = [
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service over SQLite: one run collapsed and was blocked, one is healthy, one has NaN, one nasty names."""
     for running in serve(tmp_path_factory.mktemp("service")):
-        running.send("ranker", "plain", ranker(collapse=220), config=TASKS, checkpoints=(100, 200, 300))
+        running.send("ranker", "plain", ranker(collapse=220, batches=True), config=TASKS, checkpoints=(100, 200, 300))
         running.send("ranker", "clippy", ranker(), config=TASKS)
         running.send("ranker", "poisoned", ranker(nan=200), config=TASKS)
         running.send(NASTY, NASTY, ranker(40, layers=(NASTY_LAYER,), task=NASTY_LAYER), config={NASTY: NASTY_LAYER})

@@ -111,8 +111,12 @@ def ranker(
     nan: int | None = None,
     layers: tuple[str, ...] = ("shared0/kernel", "shared1/kernel", "head_click/kernel", "head_play/kernel"),
     task: str = "click",
+    batches: bool = False,
 ) -> Frames:
-    """Frames of a made-up ranker: one binary task and one regression; it collapses, or has NaN, at a step."""
+    """Frames of a made-up ranker: one binary task and one regression; it collapses, or has NaN, at a step.
+
+    With `batches` it records which batch each step saw: number 70,000,000 and the step.
+    """
     random = np.random.default_rng(7)
     at = np.arange(1, steps + 1)
     wobble = random.normal(0, 1, (5, steps))
@@ -132,8 +136,17 @@ def ranker(
     if nan is not None:
         play[nan - 1 : nan + 2] = np.nan
         stats[nan - 1 :, 0, 0] = np.nan
-    names = ("loss", "learning_rate", f"loss/{task}", "loss/play", f"batch_auc/{task}", f"label_mean/{task}")
+    names: tuple[str, ...] = (
+        "loss",
+        "learning_rate",
+        f"loss/{task}",
+        "loss/play",
+        f"batch_auc/{task}",
+        f"label_mean/{task}",
+    )
     columns = [click + play, np.full(steps, 0.1), click, play, auc, np.full(steps, 0.442)]
+    if batches:
+        names, columns = (*names, "batch_id"), [*columns, 7e7 + at]
     schema = Schema(names, layers, ("gradient_norm", "clippy_ratio", "weight_norm"))
     return Frames.of(schema, at, np.stack(columns, axis=1), stats, times=NOW + 0.1 * at)
 

@@ -71,6 +71,11 @@ def test_a_run_is_drawn_with_its_charts_heat_map_and_incident(watched: Watched) 
     label = page.locator("#heat-plot").get_attribute("aria-label")
     assert label is not None
     assert label.startswith("Heat map of gradient_norm, 4 layers, steps 1 to 320")
+    expect(page.locator("#incident-1")).not_to_have_attribute("open", "")
+    page.locator("#heat-plot").click(position={"x": pixels["width"], "y": 20})  # in the incident's steps
+    expect(page.locator("#incident-1")).to_have_attribute("open", "")
+    expect(page.locator("#incident-1 summary")).to_be_focused()
+    expect(page.locator("#incident-1 .timeline")).to_be_in_viewport()
 
 
 def test_every_chart_is_sketched_before_plotly_has_come_and_stands_without_it(watched: Watched) -> None:

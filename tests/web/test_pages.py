@@ -47,6 +47,34 @@ def test_the_page_of_an_incident_tells_it_in_order(service: Service) -> None:
     steps = [int(step.replace(",", "")) for step in re.findall(r'class="at num">step ([\d,]+)<', page)]
     assert len(steps) >= 4
     assert steps == sorted(steps)
+    rows = re.findall(
+        r'c-who">(?:<code>)?([^<]+)<.*?Left at step">(\d+)<.*?How far">([^<]+)<(.*?)</tr>', page, re.DOTALL
+    )
+    assert [(name, int(step)) for name, step, _, _ in rows][:2] == [("shared0/kernel", 218), ("total loss", 220)]
+    assert {name for name, *_ in rows} >= {"click", "play", "shared1/kernel"}
+    assert all(height.endswith(" scales") for _, _, height, _ in rows)
+    assert all('class="onset"' in rest and "<polyline" in rest for *_, rest in rows)
+    course = re.search(r"clippy_ratio: ([\d.]+), then up to ([\d.e]+)", rows[0][3])
+    assert course is not None
+    assert 0.5 < float(course[1]) < 2
+    assert float(course[2]) > 1e5
+    batches = re.findall(r'under">step (\d+)([^<]*)</span><code>(\d+)<', page)
+    assert batches == [
+        (str(step), note, str(70_000_000 + step))
+        for step, note in zip(range(217, 222), ("", ", first signal", "", ", onset", ""), strict=True)
+    ]
+
+
+def test_the_run_tells_each_incident_in_order_with_its_batches_and_what_to_do(service: Service) -> None:
+    page = service.client.get("/runs/ranker/plain").text
+    told = re.search(r'<details class="verdict incident[^>]* id="incident-1">(.*?)</details>', page, re.DOTALL)
+    assert told is not None
+    text = re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", told[1]))
+    places = [
+        text.index(words) for words in ("First signal", "Onset", "Worst value", "Batches.", "What to do.", "Runbook")
+    ]
+    assert places == sorted(places)
+    assert "step 220: 70000220 (onset)" in text
 
 
 @pytest.mark.parametrize(

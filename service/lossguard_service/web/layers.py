@@ -69,14 +69,14 @@ def view(run: Run, maps: Mapping[str, HeatMap], incidents: Sequence[StoredIncide
             )
     scored = [_row(name, at, maps, began.get(name, [])) for at, name in enumerate(names)]
     scored.sort(key=lambda pair: -pair[0])
-    columns = [_column(maps.get(stats.WEIGHT_NORM), at) for at in range(len(names))]
+    columns = [of_layer(maps.get(stats.WEIGHT_NORM), at) for at in range(len(names))]
     since = min((int(one.first[_tail(len(one))]) for one in columns if one is not None and len(one)), default=None)
     rows = tuple(row for _, row in scored)
     return LayersView(run, run_path(run.project, run.name), rows, "" if since is None else whole(since))
 
 
 def _row(name: str, at: int, maps: Mapping[str, HeatMap], notes: list[str]) -> tuple[float, LayerRow]:
-    weight, gradient = (_column(maps.get(stat), at) for stat in (stats.WEIGHT_NORM, stats.GRADIENT_NORM))
+    weight, gradient = (of_layer(maps.get(stat), at) for stat in (stats.WEIGHT_NORM, stats.GRADIENT_NORM))
     change = _change(weight)
     notes = list(notes)
     bad = sum(int(found.nonfinite[at].sum()) for found in maps.values())
@@ -84,7 +84,7 @@ def _row(name: str, at: int, maps: Mapping[str, HeatMap], notes: list[str]) -> t
         notes.append(f"NaN or Inf in {bad:,} values")
     if change == 0.0:
         notes.append("its weight norm did not change measurably in the last fifth")
-    zero = _column(maps.get(stats.GRADIENT_ZERO_FRACTION), at)
+    zero = of_layer(maps.get(stats.GRADIENT_ZERO_FRACTION), at)
     if (
         gradient is not None
         and len(gradient)
@@ -93,7 +93,7 @@ def _row(name: str, at: int, maps: Mapping[str, HeatMap], notes: list[str]) -> t
         notes.append("its gradient was exactly 0 in the last fifth")
     elif zero is not None and len(zero) and zero.maximum[-1, 0] > 0:
         notes.append(f"{share(float(zero.maximum[-1, 0]))} of its gradient is exactly 0")
-    clippy = _column(maps.get(stats.CLIPPY_RATIO), at)
+    clippy = of_layer(maps.get(stats.CLIPPY_RATIO), at)
     largest = "–" if clippy is None or not len(clippy) else number(float(np.fmax.reduce(clippy.maximum[:, 0])), 3)
     row = LayerRow(
         name=name,
@@ -110,7 +110,7 @@ def _row(name: str, at: int, maps: Mapping[str, HeatMap], notes: list[str]) -> t
     return (math.inf if bad else 1e6 + restless if notes else restless), row
 
 
-def _column(found: HeatMap | None, at: int) -> Buckets | None:
+def of_layer(found: HeatMap | None, at: int) -> Buckets | None:
     """One layer's buckets; those in which it was not measured are left out: some stats are measured every few steps."""
     if found is None:
         return None

@@ -25,11 +25,11 @@ from lossguard_service.store.record import config_of
 from lossguard_service.store.runs import Run, find_run, list_attempts, list_runs
 from lossguard_service.store.series import HeatMap, UnknownSeries, columns, heat_map, scalar_series
 from lossguard_service.store.verdicts import list_verdicts
-from lossguard_service.web import charts, compare, factors, layers, runs_view
+from lossguard_service.web import charts, compare, evidence, factors, layers, runs_view
 from lossguard_service.web.admit import admit, anybody, home, reader, viewer_of
 from lossguard_service.web.apart import Apart, first_difference
 from lossguard_service.web.render import SECURITY, Renderer
-from lossguard_service.web.run_view import RunFacts, incident_view, run_view
+from lossguard_service.web.run_view import RunFacts, incident_view, loudest, run_view
 from lossguard_service.web.runbooks import runbook
 from lossguard_service.web.spark import EMPTY, Spark, spark
 
@@ -85,7 +85,12 @@ class Pages:
             return self._missing(
                 request, f"No run called {run} in project {project} has sent anything to this service."
             )
-        return self._render(request, "run.html", page="run", view=run_view(facts))
+        loud = loudest(facts.incidents)
+        batches = await asyncio.gather(
+            *(evidence.read_batches(self._database, facts.run.id, facts.columns, one.incident) for one in loud)
+        )
+        told = {one.sequence: found for one, found in zip(loud, batches, strict=True)}
+        return self._render(request, "run.html", page="run", view=run_view(facts, told))
 
     async def incident(self, request: Request, project: str, run: str, sequence: int) -> Response:
         """One incident."""
@@ -97,7 +102,8 @@ class Pages:
         stored = next((one for one in facts.incidents if one.sequence == sequence), None)
         if stored is None:
             return self._missing(request, f"Run {run} has no incident {sequence}.")
-        return self._render(request, "incident.html", page="incident", view=incident_view(facts, stored))
+        seen = await evidence.read(self._database, facts.run.id, facts.columns, stored, facts.attempts)
+        return self._render(request, "incident.html", page="incident", view=incident_view(facts, stored, seen))
 
     async def layers(self, request: Request, project: str, run: str) -> Response:
         """How the layers of a run went."""

@@ -18,6 +18,7 @@ from lossguard_service.store.incidents import StoredIncident
 from lossguard_service.store.lineage import Attempt
 from lossguard_service.store.runs import Run
 from lossguard_service.web import charts, factors, story
+from lossguard_service.web.evidence import Batch, Evidence, batches_text
 from lossguard_service.web.runbooks import FOR_KIND
 from lossguard_service.web.trials import flat
 from lossguard_service.web.words import (
@@ -27,12 +28,14 @@ from lossguard_service.web.words import (
     STATES,
     count,
     incident_path,
+    listing,
     number,
     run_path,
     whole,
 )
 
 MOST_BANDS: Final = 200
+MOST_WITH_BATCHES: Final = 3
 _NOT_PASSED: Final = ("block", "insufficient_data")
 
 
@@ -104,12 +107,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class IncidentRow:
-    """A row of the incidents."""
+    """One incident of a run; `batches` is empty where the run recorded none."""
 
     stored: StoredIncident
     label: str
     tone: str
     href: str
+    where: str
+    timeline: tuple[story.Moment, ...]
+    batches: str
+    runbook: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +178,13 @@ class IncidentView:
     opened_seconds: float
     headline: story.Headline
     timeline: tuple[story.Moment, ...]
+    evidence: Evidence
     runbook: str
     tracks: Tracks
 
 
-def run_view(facts: RunFacts) -> RunView:
-    """The page of a run."""
+def run_view(facts: RunFacts, batches: Mapping[int, Sequence[Batch]]) -> RunView:
+    """The page of a run; `batches` by the sequence of the incident that they came at."""
     run = facts.run
     phase = run.phase(facts.now, facts.stalled_seconds)
     target = facts.target()
@@ -194,7 +202,7 @@ def run_view(facts: RunFacts) -> RunView:
         scalar_count=len(facts.columns.scalars),
         tracks=_tracks(facts, None),
         incidents=tuple(
-            IncidentRow(one, KINDS[one.incident.kind], _tone(one), incident_path(run.project, run.name, one.sequence))
+            _incident(run, one, batches.get(one.sequence, ()))
             for one in sorted(facts.incidents, key=lambda one: (one.superseded, one.incident.onset_step, one.sequence))
         ),
         verdicts=tuple(
@@ -217,7 +225,28 @@ def run_view(facts: RunFacts) -> RunView:
     )
 
 
-def incident_view(facts: RunFacts, stored: StoredIncident) -> IncidentView:
+def loudest(incidents: Sequence[StoredIncident]) -> list[StoredIncident]:
+    """The incidents whose batches a run's page tells; the others' are on their own pages."""
+    return sorted((one for one in incidents if not one.superseded), key=story.rank)[:MOST_WITH_BATCHES]
+
+
+def _incident(run: Run, stored: StoredIncident, batches: Sequence[Batch]) -> IncidentRow:
+    incident = stored.incident
+    tasks = f"{'task' if len(incident.tasks) == 1 else 'tasks'} {listing(incident.tasks)}" if incident.tasks else ""
+    layer = f"layer {incident.first_layer}" if incident.first_layer else ""
+    return IncidentRow(
+        stored,
+        KINDS[incident.kind],
+        _tone(stored),
+        incident_path(run.project, run.name, stored.sequence),
+        ", ".join(filter(None, (tasks, layer))),
+        story.timeline(stored, run.judged_step),
+        batches_text(batches),
+        FOR_KIND.get(incident.kind, ""),
+    )
+
+
+def incident_view(facts: RunFacts, stored: StoredIncident, evidence: Evidence) -> IncidentView:
     """The page of one incident."""
     run, incident = facts.run, stored.incident
     moments = [incident.onset_step, incident.detected_step, incident.peak_step]
@@ -235,6 +264,7 @@ def incident_view(facts: RunFacts, stored: StoredIncident) -> IncidentView:
         opened_seconds=facts.now - stored.opened,
         headline=story.of_incident(stored, facts.target(), run.last_step),
         timeline=story.timeline(stored, run.judged_step),
+        evidence=evidence,
         runbook=FOR_KIND.get(incident.kind, ""),
         tracks=_tracks(
             facts,

@@ -4,9 +4,10 @@ The headline alone must tell a person who was paged what broke, where it began a
 wrote into `explanation` and `advice`; both are shown beside it as they are.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from lossguard.wire.incident import BREAKING, Incident
 from lossguard_service.store.checkpoints import Checkpoint
@@ -15,6 +16,7 @@ from lossguard_service.store.runs import Phase, Run
 from lossguard_service.web.words import KINDS, count, duration, listing, number, share, whole
 
 Tone = Literal["critical", "warning", "info", "good", "quiet"]
+MOST_MOMENTS: Final = 6
 _WEIGHT = {"critical": 0, "warning": 1, "info": 2}
 
 
@@ -216,7 +218,8 @@ def timeline(stored: StoredIncident, last_step: int | None) -> tuple[Moment, ...
             if incident.first_layer
             else Moment(at, "First signal", "A scalar left its own baseline.")
         )
-    tasks = f"First hit: task {incident.tasks[0]}." if incident.tasks else ""
+    known = any(one.what == "task" for one in incident.movers)
+    tasks = f"First hit: task {incident.tasks[0]}." if incident.tasks and not known else ""
     moments.append(Moment(incident.onset_step, "Onset", tasks, tone="warning"))
     moments.append(
         Moment(
@@ -239,5 +242,22 @@ def timeline(stored: StoredIncident, last_step: int | None) -> tuple[Moment, ...
         moments.append(
             Moment(max(last_step, incident.onset_step), "Still open", "The newest step judged.", tone="critical")
         )
-    order = {"First signal": 0, "Onset": 1}
-    return tuple(sorted(moments, key=lambda moment: (moment.step, order.get(moment.title, 2))))
+    moments += _moved(incident)
+    return tuple(sorted(moments, key=lambda moment: (moment.step, _ORDER.get(moment.title, 5))))
+
+
+_ORDER: Final = {"First signal": 0, "Also moved": 1, "Onset": 2, "Total hit": 3, "Task hit": 4}
+
+
+def _moved(incident: Incident) -> list[Moment]:
+    """Who else left its baseline, and when: one moment for the layers of a step, one for each task."""
+    moments = []
+    layers = [one for one in incident.movers if one.what == "layer" and one.name != incident.first_layer]
+    for step in list(dict.fromkeys(one.step for one in layers))[:MOST_MOMENTS]:
+        names = listing([one.name for one in layers if one.step == step])
+        moments.append(Moment(step, "Also moved", f"{names}."))
+    tasks = [one for one in incident.movers if one.what == "task"]
+    for one in tasks[:MOST_MOMENTS]:
+        far = f", up to {number(one.height, 3)} scales above its baseline" if 0 < one.height < math.inf else ""
+        moments.append(Moment(one.step, "Task hit" if one.name else "Total hit", f"{one.name or 'The loss'}{far}."))
+    return moments

@@ -160,6 +160,15 @@ const point = (x) => {
     if (x !== null && full) cursor.style.left = `${full.xaxis._offset + full.xaxis.l2p(x)}px`;
   }
 };
+// What happened, in order, of the loudest incident at a step: the overlay has that one first.
+const tell = (x) => {
+  const band = state.overlay.bands.find(({ first, last }) => x >= first - 0.5 && x <= Math.max(first, last === null ? state.span[1] : last) + 0.5);
+  const details = band && byId(`incident-${band.number}`);
+  if (!details) return;
+  details.open = true;
+  details.scrollIntoView({ block: "start" });
+  details.querySelector("summary").focus({ preventScroll: true });
+};
 const wire = (plot) => {
   plot.append(make("div", "cursor"));
   plot.on("plotly_relayout", (event) => {
@@ -167,6 +176,7 @@ const wire = (plot) => {
   });
   plot.on("plotly_doubleclick", () => show(...state.span));
   plot.on("plotly_hover", (event) => point(event.xvals ? event.xvals[0] : event.points[0].x));
+  plot.on("plotly_click", (event) => tell(event.points[0].x));
   plot.on("plotly_unhover", () => point(null));
 };
 
