@@ -8,8 +8,10 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from gate_runs import DIGEST, Service
 from typer.testing import CliRunner, Result
 
@@ -235,3 +237,12 @@ def test_the_command_runs_without_the_services_packages_or_tensorflow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
+
+
+def test_every_gate_command_says_what_each_option_is_and_takes_a_format() -> None:
+    commands: dict[str, Any] = typer.main.get_command(app).commands["gate"].commands  # type: ignore[attr-defined]
+    assert len(commands) >= 9
+    for name, command in commands.items():
+        assert [one.name for one in command.params if not getattr(one, "help", None)] == [], name
+        assert "format" in {one.name for one in command.params}, name
+        assert f"Example: lossguard gate {name}" in command.help

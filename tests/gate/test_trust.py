@@ -278,3 +278,9 @@ def test_the_audit_log_holds_everything_in_order(service: Service, model: Path) 
     assert entries[-1]["document"]["verdict"] == verdict.id
     assert {"verdict", "key_created"} <= {entry["kind"] for entry in entries}
     assert "private" not in done.stdout
+    whole = gate("audit", "--service", service.url, "--project", "default", "--format", "json")
+    assert json.loads(whole.stdout)["entries"] == [entry for entry in entries if entry["project"] == "default"]
+    shown = gate("audit", "--service", service.url, "--format", "table").stdout
+    assert verdict.id in shown
+    refused = gate("audit", "--service", "http://127.0.0.1:9", "--format", "json")
+    assert (refused.exit_code, json.loads(refused.stdout)["outcome"]) == (4, None)

@@ -7,7 +7,7 @@ error.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -27,7 +27,10 @@ RunOption = Annotated[
 StepOption = Annotated[int, typer.Option("--step", help="The last step trained into the export.")]
 ArtifactOption = Annotated[Path, typer.Option("--artifact", metavar="DIR", help="The exported folder or file.")]
 PolicyOption = Annotated[str, typer.Option("--policy", help="The policy to judge by.")]
-ServiceOption = Annotated[str, typer.Option("--service", metavar="URL", envvar="LOSSGUARD_SERVICE")]
+ServiceOption = Annotated[
+    str,
+    typer.Option("--service", metavar="URL", envvar="LOSSGUARD_SERVICE", help="Where the service of the team answers."),
+]
 TokenOption = Annotated[
     str | None, typer.Option("--token", envvar="LOSSGUARD_TOKEN", show_default=False, help="With the scope gate.")
 ]
@@ -270,10 +273,10 @@ def names(run: str, format: str) -> tuple[str, str]:
     return project or "default", name
 
 
-def known_format(format: str) -> None:
+def known_format(format: str, known: Sequence[str] = ("table", "json")) -> None:
     """Refuse a format that there is not."""
-    if format not in ("table", "json"):
-        usage("--format", f"must be table or json, got {format!r}", "table")
+    if format not in known:
+        usage("--format", f"must be {', '.join(known[:-1])} or {known[-1]}, got {format!r}", "table")
 
 
 def usage(option: str, sentence: str, format: str) -> NoReturn:

@@ -6,6 +6,7 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -15,7 +16,6 @@ from lossguard.cli.gate import (
     KeyOption,
     RunOption,
     ServiceOption,
-    TokenOption,
     gate_errors,
     known_format,
     names,
@@ -23,6 +23,15 @@ from lossguard.cli.gate import (
     usage,
 )
 
+AdminOption = Annotated[
+    str | None, typer.Option("--token", envvar="LOSSGUARD_TOKEN", show_default=False, help="With the scope admin.")
+]
+ListOption = Annotated[
+    str | None,
+    typer.Option(
+        "--token", envvar="LOSSGUARD_TOKEN", show_default=False, help="With the scope read; admin to change something."
+    ),
+]
 AuthorOption = Annotated[str, typer.Option("--author", help="Who answers for it.")]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why, in a sentence.")]
 
@@ -131,7 +140,7 @@ def keys(
     author: AuthorOption = "",
     reason: ReasonOption = "",
     service: ServiceOption = SERVICE,
-    token: TokenOption = None,
+    token: ListOption = None,
     format: FormatOption = "table",
 ) -> None:
     """List the service's public keys; rotate or revoke one; write those that are trusted to a file.
@@ -150,13 +159,16 @@ def keys(
         if rotate:
             call(client, "POST", "/v1/keys/rotate", json=said)
         if revoke:
-            call(client, "POST", f"/v1/keys/{revoke}/revoke", json=said)
+            call(client, "POST", f"/v1/keys/{quote(revoke, safe='')}/revoke", json=said)
         found: list[dict[str, Any]] = call(client, "GET", "/v1/keys")["keys"]
         if out is not None:
             trusted = [
                 f"{one['public']}  # {one['key']} {one['state']}\n" for one in found if one["state"] != "revoked"
             ]
-            out.write_text("".join(trusted), "utf-8")
+            try:
+                out.write_text("".join(trusted), "utf-8")
+            except OSError as error:
+                usage("--out", f"{out} cannot be written ({error.strerror}): name a file in a folder of yours", format)
         if format == "json":
             typer.echo(json.dumps({"keys": found}, indent=1))
         else:
@@ -172,7 +184,7 @@ def waive(
     lasts: Annotated[str, typer.Option("--for", metavar="TIME", help="For how long: 90m, 24h.")] = "24h",
     step: Annotated[int | None, typer.Option("--step", min=1, help="For the export of this step only.")] = None,
     service: ServiceOption = SERVICE,
-    token: TokenOption = None,
+    token: AdminOption = None,
     format: FormatOption = "table",
 ) -> None:
     """Let named checks of a run's exports pass for a while; every verdict that uses it says so.
@@ -198,7 +210,7 @@ def policy(
     ] = None,
     author: AuthorOption = "",
     service: ServiceOption = SERVICE,
-    token: TokenOption = None,
+    token: ListOption = None,
     format: FormatOption = "table",
 ) -> None:
     """Store a new version of a policy from a file, or list the policies that there are.
@@ -226,24 +238,28 @@ def policy(
 def audit(
     project: Annotated[str | None, typer.Option("--project", help="Only of this project.")] = None,
     service: ServiceOption = SERVICE,
-    token: TokenOption = None,
+    token: AdminOption = None,
+    format: Annotated[str, typer.Option("--format", help="jsonl, json or table.")] = "jsonl",
 ) -> None:
-    """Print the audit log, one JSON document a line: verdicts, waivers, keys, policies.
+    """Print the audit log: verdicts, waivers, keys, policies; by default one JSON document a line.
 
     Example: lossguard gate audit > audit.jsonl
     """
-    from lossguard.gate.client import call, open_client
+    from rich.console import Console
 
-    after = 0
-    with gate_errors("table"), open_client(service, token=token) as client:
-        while True:
-            where = f"/v1/audit?after={after}" + (f"&project={project}" if project else "")
-            entries: list[dict[str, Any]] = call(client, "GET", where)["entries"]
-            for entry in entries:
+    from lossguard.cli.gate_words import show_entries
+    from lossguard.gate.client import entries, open_client
+
+    known_format(format, ("jsonl", "json", "table"))
+    with gate_errors(format), open_client(service, token=token) as client:
+        found = entries(client, project)
+        if format == "jsonl":
+            for entry in found:
                 typer.echo(json.dumps(entry, ensure_ascii=False))
-            if not entries:
-                return
-            after = entries[-1]["sequence"]
+        elif format == "json":
+            typer.echo(json.dumps({"entries": list(found)}, indent=1, ensure_ascii=False))
+        else:
+            show_entries(Console(), found)
 
 
 COMMANDS = (verify, guard, keys, policy, waive, audit)

@@ -1,5 +1,7 @@
 """How the gate's answers look on a terminal: a table of checks, the reasons, and what comes next."""
 
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -36,6 +38,20 @@ def show_verdict(console: Console, verdict: Verdict, *, every_check: bool = True
         if check.status != "pass":
             console.print(f"[{_COLOURS[check.status]}]{escape(check.name)}[/]: {escape(check.explanation)}")
     console.print(f"verdict {verdict.id} about {verdict.artifact_digest}", highlight=False, soft_wrap=True)
+
+
+def show_entries(console: Console, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Print the audit log: when, what, whose, by whom, and the particulars."""
+    table = Table()
+    for column in ("time (UTC)", "what", "project", "by", "particulars"):
+        table.add_column(column, overflow="fold")
+    for entry in entries:
+        time = datetime.fromtimestamp(entry["time"], UTC).strftime("%Y-%m-%d %H:%M:%S")
+        told = ", ".join(f"{key} {_value(value)}" for key, value in entry["document"].items() if value is not None)
+        table.add_row(
+            time, escape(entry["kind"]), escape(entry["project"] or "all"), escape(entry["actor"]), escape(told)
+        )
+    console.print(table)
 
 
 def _order(check: Check) -> int:

@@ -6,10 +6,11 @@ Every wait is bounded.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 
@@ -215,6 +216,25 @@ def find(client: httpx.Client, verdict_id: str) -> Answer:
     if answer.verdict.id != verdict_id:
         raise GateUnreachable(f"the service answered with verdict {answer.verdict.id}, which is not what was asked")
     return answer
+
+
+def entries(client: httpx.Client, project: str | None = None) -> Iterator[dict[str, Any]]:
+    """The audit log from its beginning, of one project or of all.
+
+    Raises:
+        GateUnreachable, GateRefused: see `check`.
+    """
+    after = 0
+    while True:
+        where = f"/v1/audit?after={after}" + (f"&project={quote(project, safe='')}" if project else "")
+        document = call(client, "GET", where)
+        found = document.get("entries") if isinstance(document, dict) else None
+        if not isinstance(found, list):
+            raise GateUnreachable("the service's answer is no audit log: is this address a Lossguard service?")
+        if not found:
+            return
+        yield from found
+        after = found[-1]["sequence"]
 
 
 def read_answer(document: Any) -> Answer:
