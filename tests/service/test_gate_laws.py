@@ -138,6 +138,9 @@ def test_verdicts_need_the_scope_gate_on_their_project_and_rules_the_scope_admin
             assert await verdict(one, {}) == 401
             assert [await verdict(one, who) for who in (read, ingest, other)] == [403, 403, 403]
             assert await verdict(one, gate) == 200
+            # The service remembers what these bytes ask, and still looks at who asks, and in which words.
+            assert [await verdict(one, who) for who in ({}, read, ingest, other, gate)] == [401, 403, 403, 403, 200]
+            assert await verdict(one, gate | {"content-type": "text/plain"}) == 422
             body = {"project": "video", "run": "r", "checks": ["coverage"], "author": "ann", "reason": "because we can",
                     "seconds": 60}  # fmt: skip
             for path, document in (

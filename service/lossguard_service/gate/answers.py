@@ -5,12 +5,10 @@ that nothing it follows from has changed, by whichever replica, and only until t
 falls silent, a waiver that ends). What does not fit is judged anew. A verdict by its id never changes, and needs none.
 """
 
-import json
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
-from lossguard.wire.numbers import to_json
 from lossguard_service.gate.gather import Question, Snapshot
 
 MOST: Final = 2_048
@@ -55,6 +53,7 @@ class Answers:
         self._most = most
         self._by_id: OrderedDict[str, Answer] = OrderedDict()
         self._by_question: OrderedDict[str, Given] = OrderedDict()
+        self._understood: OrderedDict[bytes, Question] = OrderedDict()
 
     def by_id(self, verdict_id: str) -> Answer | None:
         """The verdict of that id, if it is remembered."""
@@ -62,8 +61,16 @@ class Answers:
 
     def by_question(self, question: Question, now: float) -> Given | None:
         """What was answered to this very question, if time alone cannot have changed it; the stamp is to be checked."""
-        given = self._by_question.get(_key(question))
+        given = self._by_question.get(question.key)
         return given if given is not None and given.since <= now < given.until else None
+
+    def understood(self, fingerprint: bytes) -> Question | None:
+        """What a request of this fingerprint asks, if it is remembered."""
+        return self._understood.get(fingerprint)
+
+    def understand(self, fingerprint: bytes, question: Question) -> None:
+        """Remember what a request of this fingerprint asks."""
+        _put(self._understood, fingerprint, question, self._most)
 
     def keep(self, verdict_id: str, answer: Answer) -> None:
         """Remember a verdict."""
@@ -71,7 +78,7 @@ class Answers:
 
     def keep_given(self, question: Question, answer: Answer, snapshot: Snapshot, now: float) -> None:
         """Remember the answer to a question, asked at `now`."""
-        _put(self._by_question, _key(question), Given(answer, snapshot, now, _until(snapshot, now)), self._most)
+        _put(self._by_question, question.key, Given(answer, snapshot, now, _until(snapshot, now)), self._most)
 
 
 def _until(snapshot: Snapshot, now: float) -> float:
@@ -84,11 +91,7 @@ def _until(snapshot: Snapshot, now: float) -> float:
     return min(moment for moment in moments if moment > now)
 
 
-def _key(question: Question) -> str:
-    return json.dumps(to_json(asdict(question)), sort_keys=True)
-
-
-def _put(memory: OrderedDict[str, Any], key: str, value: Any, most: int) -> None:
+def _put(memory: OrderedDict[Any, Any], key: str | bytes, value: Any, most: int) -> None:
     memory[key] = value
     memory.move_to_end(key)
     while len(memory) > most:

@@ -81,6 +81,14 @@ class Gate:
         self._answers.keep_given(question, answer, snapshot, now)
         return answer
 
+    def understood(self, fingerprint: bytes) -> Question | None:
+        """The question that a request of this fingerprint asked before; what it may ask is not checked here."""
+        return self._answers.understood(fingerprint)
+
+    def understand(self, fingerprint: bytes, question: Question) -> None:
+        """Remember what a request of this fingerprint asks."""
+        self._answers.understand(fingerprint, question)
+
     async def find(self, verdict_id: str) -> Answer | None:
         """The verdict of that id, as it was given.
 

@@ -4,6 +4,7 @@ Guarantees. A question that can be read gets a verdict, also about a run that no
 cannot be read is refused with the field and a sentence, before anything is stored.
 """
 
+import hashlib
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
@@ -90,21 +91,56 @@ first = APIRouter(prefix="/v1", tags=["gate"])
 """What is asked most often: to be matched before the other routes, each of which would cost as much as it does."""
 
 
-@router.post("/verdicts", responses=refusals(401, 403, 422, 503), response_model=dict[str, Any])
+class _Understood(APIRoute):
+    """What was asked before in the same bytes is not parsed and checked again, only answered; else as any route."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        otherwise = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            question = gate(request).understood(await _fingerprint(request))
+            return await (otherwise(request) if question is None else _judged(request, question))
+
+        return handle
+
+
 async def ask(body: VerdictRequest, request: Request) -> Response:
     """Judge one export and store the verdict; a run that nobody knows gets one too, `insufficient_data`.
 
     The same question gets the same verdict again, while nothing that it follows from has changed.
     """
-    await guard(request, "gate", body.project)
     values = {name: getattr(body, name) for name in VerdictRequest.model_fields}
     values["scan"] = None if body.scan is None else Scan(**body.scan.model_dump())
     values["canary"] = None if body.canary is None else Canary(**body.canary.model_dump())
+    question = Question(**values)
+    answer = await _judged(request, question)
+    gate(request).understand(await _fingerprint(request), question)
+    return answer
+
+
+async def _judged(request: Request, question: Question) -> Response:
+    await guard(request, "gate", question.project)
     try:
-        answer = await gate(request).judge(Question(**values))
+        answer = await gate(request).judge(question)
     except UnknownPolicy as error:
         raise BadRequest(f"policy: {error}") from None
     return Response(answer.body, media_type="application/json")
+
+
+async def _fingerprint(request: Request) -> bytes:
+    """The same for requests that say the same in the same bytes."""
+    kind = request.headers.get("content-type", "")
+    return hashlib.sha256(kind.encode() + b"\n" + await request.body()).digest()
+
+
+first.add_api_route(
+    "/verdicts",
+    ask,
+    methods=["POST"],
+    responses=refusals(401, 403, 422, 503),
+    response_model=dict[str, Any],
+    route_class_override=_Understood,
+)
 
 
 class _Remembered(APIRoute):
