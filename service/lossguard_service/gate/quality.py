@@ -12,12 +12,15 @@ from typing import Final
 import numpy as np
 
 from lossguard.wire.frame import Floats64
+from lossguard.wire.incident import BREAKING
 from lossguard.wire.verdict import Check
 from lossguard_service.gate.facts import Facts, Window
 from lossguard_service.gate.policy import Policy
 
 BINARY: Final = "binary"
 REGRESSION: Final = "regression"
+DIVERGENCES: Final = (*BREAKING, "micro_divergence")
+"""What a task's state may be blamed on: not on events of the run, as a step of the learning rate is."""
 
 
 def quality_checks(policy: Policy, facts: Facts) -> tuple[Check, ...]:
@@ -261,7 +264,8 @@ def _ratio(values: Floats64, constant: Floats64) -> tuple[float, float]:
 
 def _blame(facts: Facts, task: str) -> str:
     for incident in reversed(facts.incidents):
-        if incident.onset_step <= facts.step and (task in incident.tasks or not incident.tasks):
+        hit = incident.kind in DIVERGENCES and (task in incident.tasks or not incident.tasks)
+        if hit and incident.onset_step <= facts.step:
             layer = f", where layer {incident.first_layer} moved first" if incident.first_layer else ""
             return f"This began with the {incident.kind.replace('_', ' ')} at step {incident.onset_step}{layer}. "
     return ""
