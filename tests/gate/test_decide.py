@@ -190,7 +190,9 @@ def test_what_a_collapse_began_with_is_a_divergence_and_no_event_of_the_run() ->
     event = replace(incident("regime_change", 250, end=251, number=1), tasks=())
     facts = replace(healthy(edit=collapsed), incidents=(BLOWUP, event))
     explanation = failing(facts)["batch_auc/click"].explanation
-    assert f"began with the full divergence at step {BLOWUP.onset_step}, where layer {BLOWUP.first_layer}" in explanation
+    assert (
+        f"began with the full divergence at step {BLOWUP.onset_step}, where layer {BLOWUP.first_layer}" in explanation
+    )
 
 
 @pytest.mark.parametrize(
