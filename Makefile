@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 WORKERS ?= auto
-BENCHMARKS ?= journal chunk_bytes detector_cost detection ingest gate overhead pages chaos
+BENCHMARKS ?= journal chunk_bytes detector_cost detection ingest reads gate overhead pages scrape chaos
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-backends lint bench fuzz clean
 
