@@ -215,6 +215,19 @@ def test_the_stat_and_the_order_of_the_heat_map_can_be_chosen(watched: Watched) 
     page.select_option("#heat-order", "mover")
     order = page.evaluate("document.getElementById('heat-plot').layout.yaxis.ticktext")
     assert order[0] == "shared0/kernel"
+    many = {
+        "stat": "weight_norm",
+        "smallest": False,
+        "layers": [f"block_{n}" for n in range(100)],
+        "first": [1, 101, 201],
+    }
+    many |= {"last": [100, 200, 320], "maximum": [[1, 1, 1 + n] for n in range(100)], "nonfinite": [[0, 0, 0]] * 100}
+    page.route("**/heatmap.json*", lambda route: route.fulfill(json=many))
+    page.select_option("#heat-stat", "weight_norm")
+    expect(page.locator("#heat-note")).to_contain_text("the first 60 of 100 layers in this order")
+    assert page.evaluate("document.getElementById('heat-plot').layout.yaxis.ticktext")[0] == "block_99"
+    page.select_option("#heat-order", "model")
+    expect(page.locator("#heat-note")).not_to_contain_text("of 100 layers")
 
 
 def test_a_nasty_name_runs_nowhere_and_is_shown_as_it_is(watched: Watched) -> None:

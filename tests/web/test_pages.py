@@ -224,11 +224,18 @@ def test_a_chart_shows_what_the_series_of_the_interface_says(service: Service) -
 def test_the_layers_page_names_what_moved_first_and_what_is_not_finite(service: Service) -> None:
     page = service.client.get("/runs/ranker/plain/layers").text
     rows = {
-        row[1]: row[0] for row in re.findall(r"(<tr>\s*<th scope=\"row\"><code>(.*?)</code>.*?</tr>)", page, re.DOTALL)
+        row[1]: row[0]
+        for row in re.findall(r"(<tr>\s*<th scope=\"row\" class=\"c-who\"><code>(.*?)</code>.*?</tr>)", page, re.DOTALL)
     }
     assert len(rows) == 4
     assert "moved first in the full divergence" in rows["shared0/kernel"]
+    some = service.client.get("/runs/ranker/plain/layers", params={"q": "HEAD"}).text
+    assert set(re.findall(r'c-who"><code>([^<]+)<', some)) == {"head_click/kernel", "head_play/kernel"}
+    assert "2 of 4 layers with “HEAD” in the name." in some
+    assert "No layer has that in its name" in service.client.get("/runs/ranker/plain/layers?q=nowhere").text
     poisoned = service.client.get("/runs/ranker/poisoned/layers").text
-    first = re.search(r'<th scope="row"><code>(.*?)</code>.*?NaN or Inf in (\d+) values', poisoned, re.DOTALL)
+    first = re.search(
+        r'<th scope="row" class="c-who"><code>(.*?)</code>.*?NaN or Inf in (\d+) values', poisoned, re.DOTALL
+    )
     assert first is not None
     assert first.groups() == ("shared0/kernel", "121")

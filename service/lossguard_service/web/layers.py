@@ -21,6 +21,9 @@ from lossguard_service.web.words import KINDS, number, run_path, share, whole
 
 POINTS: Final = 60
 LAST: Final = 0.2
+MOST_ROWS: Final = 40
+"""Layers shown at once: of a large model, whose page nobody reads to its end, those that stand out."""
+ALL_ROWS: Final = 1000
 STATS: Final = (stats.WEIGHT_NORM, stats.GRADIENT_NORM, stats.CLIPPY_RATIO, stats.GRADIENT_ZERO_FRACTION)
 
 
@@ -49,16 +52,55 @@ class LayerRow:
 
 @dataclass(frozen=True, slots=True)
 class LayersView:
-    """The page."""
+    """The page.
+
+    Attributes:
+        run, run_href: whose layers.
+        rows: those shown.
+        since: the step from which the change counts, as text.
+        search: what was searched for.
+        layers: how many the run has.
+        found: how many of them match the search.
+    """
 
     run: Run
     run_href: str
     rows: tuple[LayerRow, ...]
     since: str
+    search: str
+    layers: int
+    found: int
 
 
-def view(run: Run, maps: Mapping[str, HeatMap], incidents: Sequence[StoredIncident]) -> LayersView:
-    """The page, from the heat maps of `STATS` that the run has."""
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A layer before it is drawn: of a large model only a few are."""
+
+    name: str
+    weight: Buckets | None
+    gradient: Buckets | None
+    change: float | None
+    clippy: Buckets | None
+    notes: tuple[str, ...]
+    rank: float
+
+
+def view(
+    run: Run,
+    maps: Mapping[str, HeatMap],
+    incidents: Sequence[StoredIncident],
+    search: str = "",
+    most: int = MOST_ROWS,
+) -> LayersView:
+    """The page, from the heat maps of `STATS` that the run has.
+
+    Args:
+        run: whose layers.
+        maps: by stat.
+        incidents: of the run.
+        search: a part of the layers' names, in any case; words in any order.
+        most: how many layers are shown, those first that stand out.
+    """
     names = next((found.layers for found in maps.values()), ())
     began: dict[str, list[str]] = {}
     for one in incidents:
@@ -67,18 +109,20 @@ def view(run: Run, maps: Mapping[str, HeatMap], incidents: Sequence[StoredIncide
             began.setdefault(one.incident.first_layer, []).append(
                 f"moved first in the {kind} of step {whole(one.incident.onset_step)}"
             )
-    scored = [_row(name, at, maps, began.get(name, [])) for at, name in enumerate(names)]
-    scored.sort(key=lambda pair: -pair[0])
+    words = search.lower().split()
+    found = [(at, name) for at, name in enumerate(names) if all(word in name.lower() for word in words)]
+    looks = sorted((_look(name, at, maps, began.get(name, ())) for at, name in found), key=lambda one: -one.rank)
     columns = [of_layer(maps.get(stats.WEIGHT_NORM), at) for at in range(len(names))]
     since = min((int(one.first[_tail(len(one))]) for one in columns if one is not None and len(one)), default=None)
-    rows = tuple(row for _, row in scored)
-    return LayersView(run, run_path(run.project, run.name), rows, "" if since is None else whole(since))
+    rows = tuple(map(_row, looks[:most]))
+    told = "" if since is None else whole(since)
+    return LayersView(run, run_path(run.project, run.name), rows, told, search, len(names), len(found))
 
 
-def _row(name: str, at: int, maps: Mapping[str, HeatMap], notes: list[str]) -> tuple[float, LayerRow]:
+def _look(name: str, at: int, maps: Mapping[str, HeatMap], began: Sequence[str]) -> _Look:
     weight, gradient = (of_layer(maps.get(stat), at) for stat in (stats.WEIGHT_NORM, stats.GRADIENT_NORM))
     change = _change(weight)
-    notes = list(notes)
+    notes = list(began)
     bad = sum(int(found.nonfinite[at].sum()) for found in maps.values())
     if bad:
         notes.append(f"NaN or Inf in {bad:,} values")
@@ -93,21 +137,24 @@ def _row(name: str, at: int, maps: Mapping[str, HeatMap], notes: list[str]) -> t
         notes.append("its gradient was exactly 0 in the last fifth")
     elif zero is not None and len(zero) and zero.maximum[-1, 0] > 0:
         notes.append(f"{share(float(zero.maximum[-1, 0]))} of its gradient is exactly 0")
-    clippy = of_layer(maps.get(stats.CLIPPY_RATIO), at)
-    largest = "–" if clippy is None or not len(clippy) else number(float(np.fmax.reduce(clippy.maximum[:, 0])), 3)
-    row = LayerRow(
-        name=name,
-        weight=spark(weight, "weight norm") if weight is not None else spark(_NOTHING, "weight norm"),
-        weight_last=_last(weight),
-        gradient=spark(gradient, "gradient norm") if gradient is not None else spark(_NOTHING, "gradient norm"),
-        gradient_last=_last(gradient),
-        change="–" if change is None else share(abs(change)) if math.isfinite(change) else number(change),
-        clippy=largest,
-        notes=tuple(notes),
-    )
     restless = -1.0 if change is None or math.isnan(change) else abs(change)
     # What stands out first, then the restless.
-    return (math.inf if bad else 1e6 + restless if notes else restless), row
+    rank = math.inf if bad else 1e6 + restless if notes else restless
+    return _Look(name, weight, gradient, change, of_layer(maps.get(stats.CLIPPY_RATIO), at), tuple(notes), rank)
+
+
+def _row(look: _Look) -> LayerRow:
+    clippy, change = look.clippy, look.change
+    return LayerRow(
+        name=look.name,
+        weight=spark(look.weight if look.weight is not None else _NOTHING, "weight norm"),
+        weight_last=_last(look.weight),
+        gradient=spark(look.gradient if look.gradient is not None else _NOTHING, "gradient norm"),
+        gradient_last=_last(look.gradient),
+        change="–" if change is None else share(abs(change)) if math.isfinite(change) else number(change),
+        clippy="–" if clippy is None or not len(clippy) else number(float(np.fmax.reduce(clippy.maximum[:, 0])), 3),
+        notes=look.notes,
+    )
 
 
 def of_layer(found: HeatMap | None, at: int) -> Buckets | None:

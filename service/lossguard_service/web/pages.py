@@ -118,7 +118,9 @@ class Pages:
             *(heat_map(self._database, found.id, stat, points=layers.POINTS) for stat in wanted)
         )
         incidents = await list_incidents(self._database, found.id)
-        view = layers.view(found, dict(zip(wanted, maps, strict=True)), incidents)
+        search, rows = request.query_params.get("q", "").strip()[:200], request.query_params.get("rows")
+        most = layers.ALL_ROWS if rows == "all" else layers.MOST_ROWS
+        view = layers.view(found, dict(zip(wanted, maps, strict=True)), incidents, search, most)
         return self._render(request, "layers.html", page="layers", view=view)
 
     async def charts(self, request: Request, project: str, run: str) -> Response:

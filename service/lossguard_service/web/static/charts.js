@@ -2,7 +2,7 @@
 // Data come as JSON from the addresses on #tracks; NaN and the infinities come as names and are drawn as marks.
 
 import { draw, forget, takeOver } from "./draw.js";
-import { describeHeat, heatFigure, heatKey } from "./heat.js";
+import { describeHeat, heatFigure, heatKey, leftOut } from "./heat.js";
 import { capOf, describe, figureOf, lookOf } from "./lines.js";
 import { make, narrow } from "./look.js";
 
@@ -87,7 +87,8 @@ const drawHeat = () => {
   const { heat } = state, plot = byId("heat-plot");
   if (!heat || !plot) return;
   const option = byId("heat-stat").selectedOptions[0];
-  byId("heat-note").textContent = option ? option.dataset.meaning : "";
+  const out = leftOut(heat, byId("heat-order").value);
+  byId("heat-note").textContent = [option?.dataset.meaning, out ? `the first ${heat.layers.length - out} of ${heat.layers.length} layers in this order` : ""].filter(Boolean).join("; ");
   byId("heat-key").replaceChildren(...heatKey(heat));
   plot.setAttribute("aria-label", describeHeat(heat, shown()));
   draw(plot, heatFigure(heat, byId("heat-order").value, shown(), plot.clientWidth));

@@ -3,6 +3,11 @@
 import { LINEAR, css, finite, make, narrow, plain, say, whole } from "./look.js";
 import { bandsOf, layoutOf, margins, stepAxis } from "./lines.js";
 
+const MOST = 60; // rows that can be told apart; in the model's own order all are shown
+
+// How many layers an order leaves out.
+export const leftOut = (heat, how) => (how === "model" ? 0 : Math.max(0, heat.layers.length - MOST));
+
 const orderOf = (heat, how) => {
   const places = heat.layers.map((_, at) => at);
   if (how === "model") return places;
@@ -15,7 +20,7 @@ const orderOf = (heat, how) => {
   const least = (row) => finite(row).reduce((a, b) => (b !== null && b < a ? b : a), Infinity);
   const score = (at) => (bad(at) ? Infinity : heat.smallest ? -least(heat.maximum[at]) : how === "largest" ? top(heat.maximum[at]) : top(heat.maximum[at]) / middle(heat.maximum[at]));
   const scores = places.map(score);
-  return places.sort((a, b) => (scores[a] === scores[b] ? a - b : scores[b] > scores[a] ? 1 : -1));
+  return places.sort((a, b) => (scores[a] === scores[b] ? a - b : scores[b] > scores[a] ? 1 : -1)).slice(0, MOST);
 };
 
 const labelsOf = (heat) => {
