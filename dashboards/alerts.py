@@ -90,6 +90,16 @@ _WHERE: Final = (
     "{{ if $labels.task }}task {{ $labels.task }} first{{ else }}the total loss{{ end }}"
     "{{ if $labels.layer }}, layer {{ $labels.layer }} moved first{{ end }}"
 )
+_OPEN: Final = (
+    "{{ with query (printf `topk(1, max by (task, layer) ("
+    + names.RUN_INCIDENT_ONSET.name
+    + '{project=%q, run=%q, open="true"}))` $labels.project $labels.run) }}{{ with first . }}'
+    '; an incident is open since step {{ .Value | printf "%.0f" }}: '
+    "{{ if .Labels.task }}task {{ .Labels.task }} first{{ else }}the total loss{{ end }}"
+    "{{ if .Labels.layer }}, layer {{ .Labels.layer }} moved first{{ end }}{{ end }}{{ end }}"
+)
+"""For alerts that are not about an incident themselves: the newest open one of the run, if there is one. Asked for when
+the summary is written, so that an incident that begins or ends makes no other alert of it."""
 _STEP: Final = '{{ $value | printf "%.0f" }}'
 
 ALERTS: Final = (
@@ -126,14 +136,14 @@ ALERTS: Final = (
         "LossguardStalled",
         f"{_LAST_STEP} and on (project, run) max by (project, run) ({names.RUN_STALLED.name}) == 1",
         "warning",
-        f"{RUN} is silent since step {_STEP}",
+        f"{RUN} is silent since step {_STEP}{_OPEN}",
         "No frame has come for longer than `stalled_seconds`, and the trainer did not say that it stopped.",
     ),
     Alert(
         "LossguardTelemetryGap",
         f"{_LAST_STEP} and on (project, run) max by (project, run) ({names.RUN_WAITING_CHUNKS.name}) > 0",
         "warning",
-        f"{RUN}: steps after {_STEP} are missing, and later ones wait behind the gap",
+        f"{RUN}: steps after {_STEP} are missing, and later ones wait behind the gap{_OPEN}",
         "The detectors stand still before the gap, and the gate answers insufficient_data for exports after it.",
         hold="5m",
     ),
@@ -142,14 +152,15 @@ ALERTS: Final = (
         f"({_risen(names.RUN_DROPPED_FRAMES.name, 'project, run, reason', '15m')} > 0) * 0 "
         f"+ on (project, run) group_left {_LAST_STEP}",
         "warning",
-        f"{RUN}: the trainer's side dropped frames ({{{{ $labels.reason }}}}) in the 15 minutes up to step {_STEP}",
+        f"{RUN}: the trainer's side dropped frames ({{{{ $labels.reason }}}}) in the 15 minutes up to step {_STEP}"
+        f"{_OPEN}",
         "What is dropped is never judged, and the gate knows of the gap. The reason says what to mend.",
     ),
     Alert(
         "LossguardIngestLag",
         f"{_LAST_STEP} and on (project, run) ({_LATE})",
         "warning",
-        f"{RUN}: frames after step {_STEP} come more than two minutes late",
+        f"{RUN}: frames after step {_STEP} come more than two minutes late{_OPEN}",
         "The trainer is ahead of what the service has seen: a divergence is told late. Or its clock is wrong.",
         hold="5m",
     ),
@@ -158,7 +169,7 @@ ALERTS: Final = (
         f"max by (project, run) ({names.RUN_JUDGED_STEP.name}) and on (project, run) "
         f"({_LAST_STEP} - on (project, run) max by (project, run) ({names.RUN_JUDGED_STEP.name}) > 0)",
         "warning",
-        f"{RUN}: steps after {_STEP} are stored but not judged",
+        f"{RUN}: steps after {_STEP} are stored but not judged{_OPEN}",
         "Frames after a gap wait for it to fill; without a gap, the detectors failed: the service's log says why.",
         hold="10m",
     ),
@@ -166,7 +177,8 @@ ALERTS: Final = (
         "LossguardGateBlocked",
         f"max by (project, run, outcome, check) ({_REFUSED})",
         "warning",
-        f"{RUN}: the gate answered {{{{ $labels.outcome }}}} for the export of step {_STEP}: {{{{ $labels.check }}}}",
+        f"{RUN}: the gate answered {{{{ $labels.outcome }}}} for the export of step {_STEP}: {{{{ $labels.check }}}}"
+        f"{_OPEN}",
         "An export was not allowed into serving. The run's page lists every check with its reason.",
     ),
     Alert(
@@ -236,8 +248,9 @@ class Rules:
     def _grafana(self, alert: Alert) -> dict[str, Any]:
         # Grafana knows no external labels, fills no environment variables into annotations, and its $value is a text;
         # the rest of a template is the same there.
+        # It cannot ask for other series in an annotation either, so open incidents are not told beside other alerts.
         texts = {
-            key: text.replace(URL, LOCAL).replace("$value", "$values.A.Value")
+            key: text.replace(_OPEN, "").replace(URL, LOCAL).replace("$value", "$values.A.Value")
             for key, text in alert.annotations().items()
         }
         return {
