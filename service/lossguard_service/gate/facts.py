@@ -309,43 +309,60 @@ def window_of(blocks: Sequence[Frames], first: int, last: int) -> Window:
 
     The first block wins where two hold the same step, as it does in the detectors.
     """
-    rows: dict[int, dict[str, float]] = {}
+    steps: list[Steps] = []
+    parts: list[tuple[Frames, NDArray[np.bool_]]] = []
     broken: dict[str, bool] = {}
     updates: dict[str, bool] = {}
     for block in blocks:
-        names = block.schema.scalars
-        for i, step in enumerate(block.steps.tolist()):
-            if first <= step <= last and step not in rows:
-                rows[step] = {name: float(block.scalars[i, j]) for j, name in enumerate(names)
-                              if block.scalars_present[i, j]}  # fmt: skip
-        if bool(((block.steps >= first) & (block.steps <= last)).any()):
-            broken.update(_broken_layers(block, first, last, (WEIGHT_NORM, GRADIENT_NORM, NONFINITE_COUNT)))
-            updates.update(_broken_layers(block, first, last, (UPDATE_NORM,)))
-    steps = sorted(rows)
-    names = tuple(dict.fromkeys(name for step in steps for name in rows[step]))
+        wanted = (block.steps >= first) & (block.steps <= last)
+        if not wanted.any():
+            continue
+        broken.update(_broken_layers(block, wanted, (WEIGHT_NORM, GRADIENT_NORM, NONFINITE_COUNT)))
+        updates.update(_broken_layers(block, wanted, (UPDATE_NORM,)))
+        for before in steps:
+            wanted = wanted & ~np.isin(block.steps, before)
+        steps.append(block.steps[wanted])
+        parts.append((block, wanted))
+    found = np.concatenate([np.empty(0, np.int64), *steps])
+    order = np.argsort(found, kind="stable")
+    values: dict[str, Floats64] = {}
+    present: dict[str, Bits] = {}
+    for name in dict.fromkeys(name for block, _ in parts for name in block.schema.scalars):
+        columns = [_column(block, wanted, name) for block, wanted in parts]
+        bits = np.concatenate([is_present for _, is_present in columns])[order]
+        if bits.any():
+            present[name] = bits
+            values[name] = np.where(bits, np.concatenate([numbers for numbers, _ in columns])[order], np.nan)
     return Window(
-        steps=np.asarray(steps, np.int64),
-        values={name: np.array([rows[step].get(name, np.nan) for step in steps], np.float64) for name in names},
-        present={name: np.array([name in rows[step] for step in steps], np.bool_) for name in names},
+        steps=found[order],
+        values=values,
+        present=present,
         nonfinite_layers=tuple(layer for layer, is_broken in broken.items() if is_broken),
         nonfinite_updates=tuple(layer for layer, is_broken in updates.items() if is_broken),
         updates_measured=bool(updates),
     )
 
 
-def _broken_layers(block: Frames, first: int, last: int, stats: Sequence[str]) -> dict[str, bool]:
+def _column(block: Frames, rows: NDArray[np.bool_], name: str) -> tuple[Floats64, Bits]:
+    """A scalar of some rows of a block, and where it was measured."""
+    if name not in block.schema.scalars:
+        count = int(rows.sum())
+        return np.full(count, np.nan), np.zeros(count, np.bool_)
+    place = block.schema.scalars.index(name)
+    return block.scalars[rows, place], block.scalars_present[rows, place]
+
+
+def _broken_layers(block: Frames, wanted: NDArray[np.bool_], stats: Sequence[str]) -> dict[str, bool]:
     """Each layer of the block, and whether the last measured of these stats are not finite; empty if none was measured.
 
     Only the last ones: a gradient that overflowed once and was skipped by a loss scaler leaves sound weights, and
     whether it did is the detectors' question. NaN weights stay NaN, so they are in the last measurement too.
     """
-    wanted = (block.steps >= first) & (block.steps <= last)
     broken = np.zeros(len(block.schema.layers), np.bool_)
     measured = False
     for k, name in enumerate(block.schema.stats):
-        rows = block.stats[:, :, k][wanted & block.stats_present[:, k]]
-        if name not in stats or not len(rows):
+        if name not in stats or not len(rows := np.flatnonzero(wanted & block.stats_present[:, k])):
             continue
-        measured = True
-        broken |= ~(rows[-1] == 0) if name == NONFINITE_COUNT else ~np.isfinite(rows[-1])
+        measured, last = True, block.stats[int(rows[-1]), :, k]
+        broken |= ~(last == 0) if name == NONFINITE_COUNT else ~np.isfinite(last)
     return dict(zip(block.schema.layers, broken.tolist(), strict=True)) if measured else {}

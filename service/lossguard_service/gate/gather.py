@@ -22,10 +22,11 @@ from lossguard_service.gate.policy import BUILT_IN, Policy
 from lossguard_service.gate.recovery import is_off, past_of, steps_before
 from lossguard_service.store.checkpoints import rollback_target
 from lossguard_service.store.columns import clean
+from lossguard_service.store.database import Database
 from lossguard_service.store.evidence import Evidence, evidence_of, frames_of
 from lossguard_service.store.keys import SigningKey, keys_of
 from lossguard_service.store.runs import attempts_of
-from lossguard_service.store.stamp import stamp_of
+from lossguard_service.store.stamp import glance_at, stamp_of
 from lossguard_service.store.trials import Member, members_of
 from lossguard_service.store.verdicts import Passed, StoredPolicy, passed_of, policies_of
 from lossguard_service.store.waivers import Waiver, waivers_of
@@ -144,13 +145,20 @@ def snapshot_of(connection: Connection, question: Question, now: float, remember
     )
 
 
-def stamp_now(connection: Connection, question: Question, before: Snapshot, remembered: Remembered) -> Stamp:
+async def stamp_now(database: Database, question: Question, before: Snapshot, remembered: Remembered) -> Stamp:
     """The stamp that a snapshot of now would have; equal to the one before if nothing has changed.
 
     Which group of trials a run is in, and what it calls its model, cannot change without its revision.
     """
-    members = _members(connection, question, before.policy, remembered) if before.grouped else ()
-    return _stamp(connection, question, before.facts.model, members)
+    of_run = (question.project, question.run, question.policy, before.facts.model, question.artifact_digest)
+    if not before.grouped:
+        return await glance_at(database, *of_run)
+
+    def read(connection: Connection) -> Stamp:
+        members = _members(connection, question, before.policy, remembered)
+        return _stamp(connection, question, before.facts.model, members)
+
+    return await database.read(read)
 
 
 def _stamp(connection: Connection, question: Question, model: str, members: Sequence[Member]) -> Stamp:

@@ -65,9 +65,8 @@ class Gate:
         now = self._clock()
         given = self._answers.by_question(question, now)
         if given is not None:
-            before = given.snapshot
-            stamp = await self._database.read(lambda c: stamp_now(c, question, before, self._remembered))
-            if stamp == before.stamp:
+            stamp = await stamp_now(self._database, question, given.snapshot, self._remembered)
+            if stamp == given.snapshot.stamp:
                 return given.answer
         snapshot = await self._database.read(lambda c: snapshot_of(c, question, now, self._remembered))
         counted = [one for one in snapshot.waivers if counts(one, question.project, question.run, question.step, now)]

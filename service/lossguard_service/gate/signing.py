@@ -7,6 +7,7 @@ key still verifies, a revoked one does not.
 
 import base64
 import hashlib
+from functools import lru_cache
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -33,6 +34,10 @@ def sign(verdict: Verdict, key: SigningKey) -> dict[str, Any]:
     """
     if key.private is None:
         raise ValueError(f"key {key.id} is retired or revoked and signs nothing")
-    private = Ed25519PrivateKey.from_private_bytes(base64.b64decode(key.private))
-    value = private.sign(SIGNED_PREFIX + verdict.canonical())
+    value = _private(key.private).sign(SIGNED_PREFIX + verdict.canonical())
     return {"algorithm": "Ed25519", "key": key.id, "value": base64.b64encode(value).decode()}
+
+
+@lru_cache(4)
+def _private(text: str) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(base64.b64decode(text))

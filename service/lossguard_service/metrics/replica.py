@@ -5,8 +5,8 @@ up paths or methods makes no new series.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, Final, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.exposition import generate_latest
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lossguard_service.metrics import names
 from lossguard_service.store.database import Database
+from lossguard_service.store.hot import Hot
 
 T = TypeVar("T")
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -103,6 +104,10 @@ class Watched:
         """See `Database`."""
         return await self._timed("read", self._database.read, function)
 
+    async def glance(self, select: Hot, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """See `Database`."""
+        return await self._timed("read", self._database.glance, select, values)
+
     async def write(self, function: Callable[[Connection], T]) -> T:
         """See `Database`."""
         return await self._timed("write", self._database.write, function)
@@ -111,10 +116,10 @@ class Watched:
         """See `Database`."""
         await self._database.close()
 
-    async def _timed(self, kind: str, run: Callable[..., Awaitable[T]], function: Callable[[Connection], T]) -> T:
+    async def _timed(self, kind: str, run: Callable[..., Awaitable[T]], *given: Any) -> T:
         start = time.perf_counter()
         try:
-            return await run(function)
+            return await run(*given)
         except (SQLAlchemyError, OSError):
             self._failures.labels(kind).inc()
             raise

@@ -8,6 +8,7 @@ from sqlalchemy.engine import Connection
 
 from lossguard_service.store import schema
 from lossguard_service.store.database import Database
+from lossguard_service.store.hot import Hot, insert
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,15 @@ class Entry:
     document: dict[str, Any]
 
 
+_INSERT = Hot(insert(schema.audit))
+
+
 def append(
     connection: Connection, time: float, kind: str, project: str | None, actor: str, document: dict[str, Any]
 ) -> None:
     """Add an entry, within the transaction of what it tells of."""
     values = {"time": time, "kind": kind, "project": project, "actor": actor, "document": document}
-    connection.execute(sa.insert(schema.audit).values(**values))
+    _INSERT.run(connection, values)
 
 
 async def list_entries(

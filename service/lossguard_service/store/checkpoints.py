@@ -11,6 +11,7 @@ from lossguard.wire import chunk as wire
 from lossguard.wire.incident import BREAKING, Incident
 from lossguard_service.store import schema
 from lossguard_service.store.database import Database
+from lossguard_service.store.hot import Hot
 from lossguard_service.store.upsert import insert_or_ignore
 
 Trust = Literal["good", "suspect", "bad"]
@@ -69,12 +70,17 @@ async def list_checkpoints(database: Database, run_id: int) -> list[Checkpoint]:
     return await database.read(lambda connection: checkpoints_of(connection, run_id))
 
 
+_TABLE = schema.checkpoints
+_OF_RUN = Hot(
+    sa.select(*(_TABLE.c[name] for name in Checkpoint.__slots__))
+    .where(_TABLE.c.run_id == sa.bindparam("run"))
+    .order_by(_TABLE.c.step, _TABLE.c.attempt, _TABLE.c.path)
+)
+
+
 def checkpoints_of(connection: Connection, run_id: int) -> list[Checkpoint]:
     """The same within a transaction."""
-    table = schema.checkpoints
-    columns = (table.c.attempt, table.c.step, table.c.path, table.c.has_slots, table.c.time)
-    query = sa.select(*columns).where(table.c.run_id == run_id).order_by(table.c.step, table.c.attempt, table.c.path)
-    return [Checkpoint(**row._mapping) for row in connection.execute(query)]
+    return [Checkpoint(*row) for row in _OF_RUN.rows(connection, {"run": run_id})]
 
 
 def add(connection: Connection, run_id: int, attempt: int, events: Iterable[wire.Checkpoint]) -> None:

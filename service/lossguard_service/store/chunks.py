@@ -11,17 +11,13 @@ from sqlalchemy.engine import Connection
 from lossguard.wire import chunk as wire
 from lossguard.wire.frame import Frames, Schema
 from lossguard_service.store import schema, segments
-from lossguard_service.store.hot import Hot
+from lossguard_service.store.hot import Hot, insert
 from lossguard_service.store.record import attempt_update, run_update
-
-
-def _insert(table: sa.Table) -> sa.Insert:
-    return sa.insert(table).values({column.name: sa.bindparam(column.name, type_=column.type) for column in table.c})
 
 
 @lru_cache
 def _store(attempt_names: tuple[str, ...], run_names: tuple[str, ...]) -> Hot:
-    statements: list[Any] = [_insert(schema.chunks), _insert(schema.chunk_bytes)]
+    statements: list[Any] = [insert(schema.chunks), insert(schema.chunk_bytes)]
     if attempt_names:
         statements.append(attempt_update(attempt_names))
     return Hot(*statements, run_update(run_names))
@@ -59,31 +55,40 @@ def rows_of(
     from_index: int = 0,
 ) -> list[ChunkRow]:
     """Index rows with frames in [first, last], by attempt and index; those before `from_index` are left out."""
-    table = schema.chunks
-    columns = [table.c[name] for name in ChunkRow.__slots__]
-    query = (
-        sa.select(*columns).where(table.c.run_id == run_id, table.c.frames > 0).order_by(table.c.attempt, table.c.index)
+    values = {"first": first, "last": last, "attempt": attempt, "index": from_index or None}
+    given = {name: value for name, value in values.items() if value is not None}
+    return [ChunkRow(*row) for row in _rows(tuple(given)).rows(connection, given | {"run": run_id})]
+
+
+@lru_cache
+def _rows(given: tuple[str, ...]) -> Hot:
+    table = schema.chunks.c
+    conditions = {
+        "first": table.last_step >= sa.bindparam("first"),
+        "last": table.first_step <= sa.bindparam("last"),
+        "attempt": table.attempt == sa.bindparam("attempt"),
+        "index": table.index >= sa.bindparam("index"),
+    }
+    return Hot(
+        sa.select(*(table[name] for name in ChunkRow.__slots__))
+        .where(table.run_id == sa.bindparam("run"), table.frames > 0)
+        .where(*(conditions[name] for name in given))
+        .order_by(table.attempt, table.index)
     )
-    if first is not None:
-        query = query.where(table.c.last_step >= first)
-    if last is not None:
-        query = query.where(table.c.first_step <= last)
-    if attempt is not None:
-        query = query.where(table.c.attempt == attempt)
-    if from_index:
-        query = query.where(table.c.index >= from_index)
-    return [ChunkRow(*row) for row in connection.execute(query)]
+
+
+_BYTES = Hot(
+    sa.select(schema.chunk_bytes.c.index, schema.chunk_bytes.c.data)
+    .where(schema.chunk_bytes.c.run_id == sa.bindparam("run"), schema.chunk_bytes.c.attempt == sa.bindparam("attempt"))
+    .where(schema.chunk_bytes.c.index.between(sa.bindparam("first"), sa.bindparam("last")))
+    .order_by(schema.chunk_bytes.c.index)
+)
 
 
 def bytes_of(connection: Connection, run_id: int, attempt: int, first: int, last: int) -> dict[int, bytes]:
     """The bytes of an attempt's chunks with indexes in [first, last], by index."""
-    table = schema.chunk_bytes
-    query = (
-        sa.select(table.c.index, table.c.data)
-        .where(table.c.run_id == run_id, table.c.attempt == attempt, table.c.index.between(first, last))
-        .order_by(table.c.index)
-    )
-    return {row[0]: row[1] for row in connection.execute(query)}
+    place = {"run": run_id, "attempt": attempt, "first": first, "last": last}
+    return dict(_BYTES.rows(connection, place))
 
 
 def decoded(connection: Connection, run_id: int, attempt: int, first: int, end: int) -> Iterator[tuple[int, Frames]]:
@@ -91,7 +96,7 @@ def decoded(connection: Connection, run_id: int, attempt: int, first: int, end: 
 
     Chunks whose bytes have become a segment come out of it, as they were; those that retention has dropped do not come.
     """
-    held = [row for row in segments.rows_of(connection, run_id, attempt=attempt) if row.next_index > first]
+    held = segments.rows_after(connection, run_id, attempt, first)
     index = first
     while index < end:
         segment = next((row for row in held if row.first_index <= index < row.next_index), None)

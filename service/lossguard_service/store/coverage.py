@@ -9,12 +9,13 @@ what follows on what is found out here, exactly.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
 from lossguard.wire.frame import Steps
@@ -31,7 +32,6 @@ _HELD = Hot(
     .where(_SEGMENTS.run_id == _RUN)
     .order_by(_SEGMENTS.attempt, _SEGMENTS.first_index)
 )  # fmt: skip
-_ZERO: Final[sa.ColumnElement[int]] = sa.literal_column("0")
 _END = (
     sa.select(sa.func.max(_SEGMENTS.next_index))
     .where(_SEGMENTS.run_id == _ATTEMPTS.run_id, _SEGMENTS.attempt == _ATTEMPTS.number)
@@ -40,8 +40,8 @@ _END = (
 _REST_OF_ATTEMPT = sa.and_(
     _CHUNKS.run_id == _ATTEMPTS.run_id,
     _CHUNKS.attempt == _ATTEMPTS.number,
-    _CHUNKS.index >= sa.func.coalesce(_END, _ZERO),
-    _CHUNKS.frames > _ZERO,
+    _CHUNKS.index >= sa.func.coalesce(_END, 0),
+    _CHUNKS.frames > 0,
 )
 
 
@@ -78,6 +78,10 @@ _DROPS = (
 _LAST_INDEX: Final = 2**31 - 1
 
 
+_Pairs = NDArray[np.int64]
+"""First and last steps [N, 2]."""
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """Steps `first` to `last` of one attempt, each of which has its frame stored."""
@@ -104,32 +108,22 @@ class Drops:
 
 def spans_of(connection: Connection, run_id: int) -> tuple[Span, ...]:
     """What is stored of every attempt, by attempt and step; steps that came twice are in two spans."""
-    firsts: dict[int, list[int]] = defaultdict(list)
-    lasts: dict[int, list[int]] = defaultdict(list)
-
-    def add(attempt: int, first: Iterable[int], last: Iterable[int]) -> None:
-        firsts[attempt] += first
-        lasts[attempt] += last
-
-    for attempt, index, end, first, last, frames in _HELD.run(connection, {"run": run_id}):
-        if frames == last - first + 1:
-            add(attempt, (first,), (last,))
-        else:
-            add(attempt, *_pairs(_with_holes(connection, run_id, attempt, index, end)))
+    found: dict[int, list[_Pairs]] = defaultdict(list)
+    held = np.array(_HELD.run(connection, {"run": run_id}), np.int64).reshape(-1, 6)
+    whole = held[:, 5] == held[:, 4] - held[:, 3] + 1
+    for attempt in np.unique(held[whole, 0]).tolist():
+        found[attempt].append(held[whole & (held[:, 0] == attempt), 3:5])
+    for attempt, index, end, *_ in held[~whole].tolist():
+        found[attempt].append(_with_holes(connection, run_id, attempt, index, end))
     rest = _REST[connection.dialect.name].run(connection, {"run": run_id})
     for attempt, first_texts, last_texts, frames, index in rest:
         if frames is None:
             continue
-        first, last = _numbers(first_texts), _numbers(last_texts)
-        if int((last - first).sum()) + len(first) == frames:
-            add(attempt, first.tolist(), last.tolist())
-        else:
-            add(attempt, *_pairs(_with_holes(connection, run_id, attempt, index, _LAST_INDEX)))
-    return tuple(
-        span
-        for attempt in sorted(firsts)
-        for span in _joined(attempt, np.array(firsts[attempt], np.int64), np.array(lasts[attempt], np.int64))
-    )
+        pairs = np.stack([_numbers(first_texts), _numbers(last_texts)], 1)
+        if int((pairs[:, 1] - pairs[:, 0]).sum()) + len(pairs) != frames:
+            pairs = _with_holes(connection, run_id, attempt, index, _LAST_INDEX)
+        found[attempt].append(pairs)
+    return tuple(span for attempt in sorted(found) for span in _joined(attempt, np.concatenate(found[attempt])))
 
 
 def drops_of(connection: Connection, run_id: int) -> tuple[Drops, ...]:
@@ -141,33 +135,29 @@ def _numbers(text: str) -> Steps:
     return np.fromstring(text, np.int64, sep=",")
 
 
-def _joined(attempt: int, first: Steps, last: Steps) -> list[Span]:
+def _joined(attempt: int, pairs: _Pairs) -> list[Span]:
     """Stretches of steps as spans that are as long as they can be."""
-    if not len(first):
+    if not len(pairs):
         return []
-    order = np.lexsort((last, first))
-    first, last = first[order], last[order]
+    first, last = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))].T
     begins = np.flatnonzero(np.r_[True, first[1:] != last[:-1] + 1])
     ends = np.r_[begins[1:] - 1, len(first) - 1]
     return [Span(attempt, a, b) for a, b in zip(first[begins].tolist(), last[ends].tolist(), strict=True)]
 
 
-def _pairs(stretches: Iterable[tuple[int, int]]) -> tuple[list[int], list[int]]:
-    found = list(stretches)
-    return [first for first, _ in found], [last for _, last in found]
-
-
-def _with_holes(connection: Connection, run_id: int, attempt: int, first: int, end: int) -> Iterator[tuple[int, int]]:
+def _with_holes(connection: Connection, run_id: int, attempt: int, first: int, end: int) -> _Pairs:
     """What there is of chunks `first` to `end - 1`, whose frames are fewer than their steps."""
+    pairs: list[tuple[int, int]] = []
     place = {"run": run_id, "attempt": attempt, "first": first, "end": end}
     for first_step, last_step, frames, missing in connection.execute(_ROWS, place):
         if frames == last_step - first_step + 1:
-            yield first_step, last_step
+            pairs.append((first_step, last_step))
             continue
         start = first_step
         for gap_first, gap_last in missing:
             if gap_first > start:
-                yield start, gap_first - 1
+                pairs.append((start, gap_first - 1))
             start = gap_last + 1
         if missing and start <= last_step:
-            yield start, last_step
+            pairs.append((start, last_step))
+    return np.array(pairs, np.int64).reshape(-1, 2)

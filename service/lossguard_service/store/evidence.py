@@ -13,6 +13,7 @@ from lossguard_service.store import schema
 from lossguard_service.store.checkpoints import Checkpoint, checkpoints_of
 from lossguard_service.store.chunks import cut, decoded, rows_of
 from lossguard_service.store.coverage import Drops, Span, drops_of, spans_of
+from lossguard_service.store.hot import Hot
 from lossguard_service.store.incidents import incidents_of
 from lossguard_service.store.lineage import Attempt, lineage
 from lossguard_service.store.runs import Run, attempts_of, run_of
@@ -41,12 +42,14 @@ class Evidence:
     frames: tuple[Frames, ...]
 
 
-_RUN = sa.select(schema.runs).where(
-    schema.runs.c.project == sa.bindparam("project"), schema.runs.c.name == sa.bindparam("name")
+_RUN = Hot(
+    sa.select(schema.runs).where(
+        schema.runs.c.project == sa.bindparam("project"), schema.runs.c.name == sa.bindparam("name")
+    )
 )
 
 
-_FROM = (
+_FROM = Hot(
     sa.select(schema.chunks.c.index)
     .where(schema.chunks.c.run_id == sa.bindparam("run"), schema.chunks.c.attempt == sa.bindparam("attempt"))
     .where(schema.chunks.c.first_step <= sa.bindparam("step"))
@@ -58,8 +61,8 @@ _FROM = (
 
 def evidence_of(connection: Connection, project: str, name: str, first: int, last: int) -> Evidence | None:
     """What a verdict about step `last` may rest on, with the frames of steps `first` to `last`; None if unknown."""
-    row = connection.execute(_RUN, {"project": project, "name": name}).one_or_none()
-    return None if row is None else _evidence(connection, run_of(row), first, last)
+    rows = _RUN.rows(connection, {"project": project, "name": name})
+    return _evidence(connection, run_of(rows[0]), first, last) if rows else None
 
 
 def _evidence(connection: Connection, run: Run, first: int, last: int) -> Evidence:
@@ -100,7 +103,8 @@ def _frames(
         if after >= until:
             continue
         place = {"run": run_id, "attempt": part.attempt, "step": after + 1}
-        begin = connection.execute(_FROM, place).scalar() or 0
+        found = _FROM.run(connection, place)
+        begin = found[0][0] if found else 0
         rows = rows_of(connection, run_id, first=after + 1, last=until, attempt=part.attempt, from_index=begin)
         wanted = [row.index for row in rows if row.index < part.next_index]
         if not wanted:

@@ -29,6 +29,13 @@ class Hot:
 
     def run(self, connection: Connection, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Execute with these values; returns the rows of a SELECT as the driver gives them, no rows of others."""
+        return self._run(connection, values, typed=False)
+
+    def rows(self, connection: Connection, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Execute one SELECT; returns its rows with each value as its column's type has it."""
+        return self._run(connection, values, typed=True)
+
+    def _run(self, connection: Connection, values: Mapping[str, Any], *, typed: bool) -> list[tuple[Any, ...]]:
         compiled = self._ready.get(connection.dialect.name)
         if compiled is None:
             compiled = self._ready[connection.dialect.name] = self._compile(connection.dialect)
@@ -36,7 +43,10 @@ class Hot:
         try:
             for one in compiled:
                 cursor.execute(one.text, one.bind(values))
-            return list(cursor.fetchall()) if compiled[-1].returns_rows else []
+            if not compiled[-1].returns_rows:
+                return []
+            rows = list(cursor.fetchall())
+            return compiled[-1].typed(rows, cursor.description, connection.dialect) if typed else rows
         except connection.dialect.loaded_dbapi.Error as error:
             is_lost = connection.dialect.is_disconnect(error, connection.connection.dbapi_connection, cursor)
             if is_lost:
@@ -60,6 +70,13 @@ class Hot:
         return [_Compiled(sa.select(sa.literal_column("1")).add_cte(*written), dialect)]
 
 
+def insert(table: sa.Table) -> sa.Insert:
+    """An INSERT of all columns of a table but those that count by themselves, from values of the columns' names."""
+    counts = table.autoincrement_column
+    values = {one.name: sa.bindparam(one.name, type_=one.type) for one in table.c if one is not counts}
+    return sa.insert(table).inline().values(values)
+
+
 class _Compiled:
     """A statement in one database's words."""
 
@@ -67,11 +84,33 @@ class _Compiled:
         compiled = statement.compile(dialect=dialect)
         self.text = str(compiled)
         self.returns_rows = statement.is_select
+        self._columns = list(statement.selected_columns) if statement.is_select else []
+        self._makers: list[tuple[int, _Processor]] | None = None
         names = compiled.positiontup or []
+        self._constants = {name: compiled.binds[name].value for name in names if not compiled.binds[name].required}
         self._binds: list[tuple[str, _Processor | None]] = [
             (name, compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect)) for name in names
         ]
 
     def bind(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
         """The values in the statement's order, as the driver takes them."""
+        if self._constants:
+            values = {**self._constants, **values}
         return tuple(values[name] if make is None else make(values[name]) for name, make in self._binds)
+
+    def typed(self, rows: list[tuple[Any, ...]], description: Any, dialect: Dialect) -> list[tuple[Any, ...]]:
+        """The rows with each value as its column's type has it; most columns need nothing done."""
+        if self._makers is None:
+            # The driver's own type is known with the first answer only, and PostgreSQL's processors ask for it.
+            found = (
+                column.type.dialect_impl(dialect).result_processor(dialect, said[1])
+                for column, said in zip(self._columns, description, strict=True)
+            )
+            self._makers = [(place, make) for place, make in enumerate(found) if make is not None]
+        typed = []
+        for row in rows:
+            values = list(row)
+            for place, make in self._makers:
+                values[place] = make(values[place])
+            typed.append(tuple(values))
+        return typed

@@ -10,8 +10,10 @@ from sqlalchemy.engine import Connection, Row
 from lossguard.wire.incident import Incident, Mover
 from lossguard_service.store import schema
 from lossguard_service.store.database import Database
+from lossguard_service.store.hot import Hot
 
 _FIELDS = tuple(field.name for field in fields(Incident))
+_TASKS, _MOVERS = _FIELDS.index("tasks"), _FIELDS.index("movers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +74,15 @@ async def open_incidents(database: Database, *, limit: int = 500) -> list[tuple[
     return await database.read(read)
 
 
+_TABLE = schema.incidents
+_COLUMNS = tuple(_TABLE.c[name] for name in ("sequence", "superseded", "opened", "updated", *_FIELDS))
+_ALL = sa.select(*_COLUMNS).where(_TABLE.c.run_id == sa.bindparam("run")).order_by(_TABLE.c.sequence)
+_OF_RUN = {True: Hot(_ALL), False: Hot(_ALL.where(_TABLE.c.superseded.is_(False)))}
+
+
 def incidents_of(connection: Connection, run_id: int, *, superseded: bool = False) -> list[StoredIncident]:
     """The run's incidents in the order in which they were stored, within a transaction."""
-    table = schema.incidents
-    query = sa.select(table).where(table.c.run_id == run_id).order_by(table.c.sequence)
-    if not superseded:
-        query = query.where(table.c.superseded.is_(False))
-    return [stored_incident(row) for row in connection.execute(query)]
+    return [_stored(row) for row in _OF_RUN[superseded].rows(connection, {"run": run_id})]
 
 
 def insert(connection: Connection, run_id: int, incidents: Sequence[Incident], now: float) -> None:
@@ -128,7 +132,12 @@ def supersede(connection: Connection, run_id: int, sequences: Iterable[int], now
 def stored_incident(row: Row[Any]) -> StoredIncident:
     """The incident in a row of `schema.incidents`."""
     values = row._mapping
-    plain = {name: values[name] for name in _FIELDS if name not in ("tasks", "movers")}
-    movers = tuple(Mover.from_json(one) for one in values["movers"] or ())  # NULL: stored by code of before
-    incident = Incident(**plain, tasks=tuple(values["tasks"]), movers=movers)
-    return StoredIncident(row.sequence, incident, bool(row.superseded), row.opened, row.updated)
+    return _stored(tuple(values[column.name] for column in _COLUMNS))
+
+
+def _stored(row: tuple[Any, ...]) -> StoredIncident:
+    sequence, superseded, opened, updated, *values = row
+    values[_TASKS] = tuple(values[_TASKS])
+    # NULL: stored by code of before
+    values[_MOVERS] = tuple(Mover.from_json(one) for one in values[_MOVERS] or ())
+    return StoredIncident(sequence, Incident(*values), bool(superseded), opened, updated)

@@ -8,6 +8,7 @@ from sqlalchemy.engine import Connection
 
 from lossguard_service.store import audit, schema
 from lossguard_service.store.database import Database
+from lossguard_service.store.hot import Hot
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +76,16 @@ async def revoke_key(database: Database, key_id: str, *, now: float, actor: str,
     return await database.write(write)
 
 
+_ALL = Hot(
+    sa.select(*(schema.signing_keys.c[name] for name in SigningKey.__slots__)).order_by(
+        schema.signing_keys.c.created, schema.signing_keys.c.id
+    )
+)
+
+
 def keys_of(connection: Connection) -> list[SigningKey]:
     """The same within a transaction."""
-    table = schema.signing_keys
-    query = sa.select(table).order_by(table.c.created, table.c.id)
-    return [SigningKey(**row._mapping) for row in connection.execute(query)]
+    return [SigningKey(*row) for row in _ALL.rows(connection, {})]
 
 
 def _row(key: SigningKey) -> dict[str, Any]:

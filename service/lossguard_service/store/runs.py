@@ -9,11 +9,12 @@ from sqlalchemy.engine import Connection, Row
 from lossguard.wire.incident import RunStatus
 from lossguard_service.store import schema
 from lossguard_service.store.database import Database
+from lossguard_service.store.hot import Hot
 from lossguard_service.store.lineage import Attempt, limits
 
 Phase = Literal["running", "stalled", "finished", "interrupted", "failed"]
 
-_ATTEMPTS = (
+_ATTEMPTS = Hot(
     sa.select(*(schema.attempts.c[name] for name in Attempt.__slots__ if name != "superseded_after"))
     .where(schema.attempts.c.run_id == sa.bindparam("run"))
     .order_by(schema.attempts.c.number)
@@ -76,10 +77,9 @@ class Run:
         return "stalled" if now - self.last_progress > stalled_seconds else "running"
 
 
-def run_of(row: Row[Any]) -> Run:
+def run_of(row: Row[Any] | tuple[Any, ...]) -> Run:
     """The run in a row of `schema.runs`."""
-    values: tuple[Any, ...] = tuple(row)
-    return Run(*values)
+    return Run(*row)
 
 
 async def list_runs(
@@ -121,6 +121,6 @@ async def list_attempts(database: Database, run_id: int) -> list[Attempt]:
 
 def attempts_of(connection: Connection, run_id: int) -> list[Attempt]:
     """The same within a transaction."""
-    attempts = [Attempt(*row) for row in connection.execute(_ATTEMPTS, {"run": run_id})]
+    attempts = [Attempt(*row) for row in _ATTEMPTS.rows(connection, {"run": run_id})]
     limit = limits(attempts)
     return [replace(attempt, superseded_after=limit[attempt.number]) for attempt in attempts]

@@ -28,6 +28,7 @@ from lossguard.wire.chunk import round_mantissa
 from lossguard.wire.frame import Frames, Schema
 from lossguard_service.store import schema as tables
 from lossguard_service.store.buckets import Buckets, bucket
+from lossguard_service.store.hot import Hot
 
 VERSION: Final = 1
 COMMON: Final = -1
@@ -75,6 +76,19 @@ def rows_of(
     if attempt is not None:
         query = query.where(table.c.attempt == attempt)
     return [SegmentRow(*row) for row in connection.execute(query.order_by(table.c.attempt, table.c.first_index))]
+
+
+_AFTER = Hot(
+    sa.select(*(tables.segments.c[name] for name in SegmentRow.__slots__))
+    .where(tables.segments.c.run_id == sa.bindparam("run"), tables.segments.c.attempt == sa.bindparam("attempt"))
+    .where(tables.segments.c.next_index > sa.bindparam("index"))
+    .order_by(tables.segments.c.first_index)
+)
+
+
+def rows_after(connection: Connection, run_id: int, attempt: int, index: int) -> list[SegmentRow]:
+    """The segment of an attempt that holds chunk `index`, if one does, and those after it."""
+    return [SegmentRow(*row) for row in _AFTER.rows(connection, {"run": run_id, "attempt": attempt, "index": index})]
 
 
 def ends_of(connection: Connection, run_id: int) -> dict[int, int]:

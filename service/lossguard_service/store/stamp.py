@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from lossguard_service.store import schema
+from lossguard_service.store.database import Database
 from lossguard_service.store.hot import Hot
 
 _run, _policy, _key, _waiver, _verdict = (
@@ -38,5 +39,15 @@ _STAMP: Final = Hot(sa.select(*(part.scalar_subquery() for part in _PARTS)))
 
 def stamp_of(connection: Connection, project: str, run: str, policy: str, model: str, digest: str) -> tuple[Any, ...]:
     """The numbers for an export of these bytes, of a run whose config names this model."""
-    values = {"project": project, "run": run, "policy": policy, "model": model, "digest": digest}
-    return tuple(_STAMP.run(connection, values)[0])
+    return tuple(_STAMP.run(connection, _values(project, run, policy, model, digest))[0])
+
+
+async def glance_at(
+    database: Database, project: str, run: str, policy: str, model: str, digest: str
+) -> tuple[Any, ...]:
+    """The same as of now, in a transaction of its own."""
+    return tuple((await database.glance(_STAMP, _values(project, run, policy, model, digest)))[0])
+
+
+def _values(project: str, run: str, policy: str, model: str, digest: str) -> dict[str, str]:
+    return {"project": project, "run": run, "policy": policy, "model": model, "digest": digest}

@@ -10,13 +10,14 @@ import hashlib
 import json
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from lossguard.wire.numbers import to_json
 from lossguard_service.store import schema
+from lossguard_service.store.hot import Hot
 
 NEWEST: Final = 200
 """Trials are looked for among so many runs of the project, those heard of last."""
@@ -45,7 +46,7 @@ class Member:
 
 _runs, _attempts = schema.runs, schema.attempts
 _FIRST = (_attempts.c.run_id == _runs.c.id, _attempts.c.number == 1)
-_MEMBERS = (
+_MEMBERS = Hot(
     sa.select(
         _runs.c.id, _runs.c.name, _runs.c.status, _runs.c.stop_reason, _runs.c.judged_step, _runs.c.revision,
         _attempts.c.key, _attempts.c.start_step,
@@ -55,6 +56,17 @@ _MEMBERS = (
     .order_by(_runs.c.last_seen.desc(), _runs.c.id.desc())
     .limit(NEWEST)
 )  # fmt: skip
+
+
+class _Row(NamedTuple):
+    id: int
+    name: str
+    status: str
+    stop_reason: str | None
+    judged_step: int | None
+    revision: int
+    key: str
+    start_step: int | None
 
 
 def configuration(config: Mapping[str, Any]) -> str | None:
@@ -84,7 +96,7 @@ def members_of(
         project, run: whose group.
         remembered: configurations by the run's id and the key of its first attempt; what is missing is read and added.
     """
-    rows = connection.execute(_MEMBERS, {"project": project}).all()
+    rows = [_Row(*row) for row in _MEMBERS.rows(connection, {"project": project})]
     fresh = [row.id for row in rows if (row.id, row.key) not in remembered and row.start_step is not None]
     if fresh:
         query = sa.select(_attempts.c.run_id, _attempts.c.key, _attempts.c.config).where(

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 from lossguard.wire.verdict import Verdict
 from lossguard_service.store import audit, schema
 from lossguard_service.store.database import Database
+from lossguard_service.store.hot import Hot, insert
 from lossguard_service.store.upsert import insert_or_ignore
 
 PASSED_LIMIT: Final = 20
@@ -43,6 +44,9 @@ class StoredPolicy:
     created: float
 
 
+_INSERT = Hot(insert(schema.verdicts))
+
+
 async def add_verdict(
     database: Database,
     verdict: Verdict,
@@ -55,25 +59,25 @@ async def add_verdict(
 
     finite = {name: value for name, value in (metrics or {}).items() if math.isfinite(value)}
     compared = finite if verdict.outcome == "pass" else {}
+    document = verdict.to_json()
 
     def write(connection: Connection) -> None:
-        connection.execute(
-            sa.insert(schema.verdicts).values(
-                id=verdict.id,
-                project=verdict.project,
-                run=verdict.run,
-                step=verdict.step,
-                artifact_digest=verdict.artifact_digest,
-                policy=verdict.policy,
-                policy_version=verdict.policy_version,
-                outcome=verdict.outcome,
-                created=verdict.created,
-                document=verdict.to_json(),
-                signature=signature,
-                model=model if compared else None,
-                metrics=compared or None,
-            )
-        )
+        values = {
+            "id": verdict.id,
+            "project": verdict.project,
+            "run": verdict.run,
+            "step": verdict.step,
+            "artifact_digest": verdict.artifact_digest,
+            "policy": verdict.policy,
+            "policy_version": verdict.policy_version,
+            "outcome": verdict.outcome,
+            "created": verdict.created,
+            "document": document,
+            "signature": signature,
+            "model": model if compared else None,
+            "metrics": compared or None,
+        }
+        _INSERT.run(connection, values)
         told = {
             "verdict": verdict.id,
             "run": verdict.run,
@@ -122,7 +126,7 @@ async def list_verdicts(
 
 
 _TABLE = schema.verdicts
-_PASSED = (
+_PASSED = Hot(
     sa.select(_TABLE.c.id, _TABLE.c.run, _TABLE.c.step, _TABLE.c.metrics)
     .where(_TABLE.c.project == sa.bindparam("project"), _TABLE.c.model == sa.bindparam("model"))
     .where(_TABLE.c.artifact_digest != sa.bindparam("digest"))
@@ -134,7 +138,7 @@ _PASSED = (
 def passed_of(connection: Connection, project: str, model: str, digest: str) -> tuple[Passed, ...]:
     """The versions of a model that passed with metrics, the newest first; those of this digest are left out."""
     place = {"project": project, "model": model, "digest": digest}
-    return tuple(Passed(*row) for row in connection.execute(_PASSED, place))
+    return tuple(Passed(*row) for row in _PASSED.rows(connection, place))
 
 
 async def add_policy(database: Database, policy: StoredPolicy, *, actor: str) -> bool:
@@ -163,10 +167,12 @@ async def list_policies(database: Database, name: str | None = None) -> list[Sto
     return await database.read(lambda connection: policies_of(connection, name))
 
 
+_POLICIES = sa.select(schema.policies).order_by(schema.policies.c.name, schema.policies.c.version)
+_OF_NAME = Hot(_POLICIES.where(schema.policies.c.name == sa.bindparam("name")))
+_ALL = Hot(_POLICIES)
+
+
 def policies_of(connection: Connection, name: str | None = None) -> list[StoredPolicy]:
     """The same within a transaction."""
-    table = schema.policies
-    query = sa.select(table).order_by(table.c.name, table.c.version)
-    if name is not None:
-        query = query.where(table.c.name == name)
-    return [StoredPolicy(**row._mapping) for row in connection.execute(query)]
+    rows = _ALL.rows(connection, {}) if name is None else _OF_NAME.rows(connection, {"name": name})
+    return [StoredPolicy(*row) for row in rows]

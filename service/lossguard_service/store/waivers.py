@@ -1,12 +1,14 @@
 """Waivers at rest: who let which check of which run pass, why, and until when."""
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from lossguard_service.store import audit, schema
 from lossguard_service.store.database import Database
+from lossguard_service.store.hot import Hot
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,11 @@ async def revoke_waiver(database: Database, waiver_id: str, *, now: float, actor
 
 async def find_waiver(database: Database, waiver_id: str) -> Waiver | None:
     """The waiver of that id, or None."""
-    query = sa.select(schema.waivers).where(schema.waivers.c.id == waiver_id)
+    query = sa.select(*_COLUMNS).where(schema.waivers.c.id == waiver_id)
 
     def read(connection: Connection) -> Waiver | None:
         row = connection.execute(query).one_or_none()
-        return None if row is None else _waiver(row)
+        return None if row is None else _waiver(tuple(row))
 
     return await database.read(read)
 
@@ -76,20 +78,33 @@ async def list_waivers(
     database: Database, *, project: str | None = None, run: str | None = None, limit: int = 1000
 ) -> list[Waiver]:
     """Waivers, the newest first; those that no longer count too."""
-    return await database.read(lambda connection: waivers_of(connection, project, run, limit))
-
-
-def waivers_of(connection: Connection, project: str | None, run: str | None, limit: int = 1000) -> list[Waiver]:
-    """The same within a transaction."""
     table = schema.waivers
-    query = sa.select(table).order_by(table.c.created.desc(), table.c.id).limit(limit)
+    query = sa.select(*_COLUMNS).order_by(*_NEWEST).limit(limit)
     for column, value in ((table.c.project, project), (table.c.run, run)):
         if value is not None:
             query = query.where(column == value)
-    return [_waiver(row) for row in connection.execute(query)]
+    return await database.read(lambda connection: [_waiver(tuple(row)) for row in connection.execute(query)])
 
 
-def _waiver(row: Row[tuple[object, ...]]) -> Waiver:
-    values = dict(row._mapping)
-    values["checks"] = tuple(values["checks"])
-    return Waiver(**values)
+_COLUMNS = tuple(schema.waivers.c[name] for name in Waiver.__slots__)
+_NEWEST = (schema.waivers.c.created.desc(), schema.waivers.c.id)
+_OF_RUN = Hot(
+    sa.select(*_COLUMNS)
+    .where(schema.waivers.c.project == sa.bindparam("project"), schema.waivers.c.run == sa.bindparam("run"))
+    .order_by(*_NEWEST)
+    .limit(1000)
+)
+
+
+def waivers_of(connection: Connection, project: str, run: str) -> list[Waiver]:
+    """A run's waivers within a transaction, the newest first."""
+    return [_waiver(row) for row in _OF_RUN.rows(connection, {"project": project, "run": run})]
+
+
+def _waiver(row: tuple[Any, ...]) -> Waiver:
+    values = list(row)
+    values[_CHECKS] = tuple(values[_CHECKS])
+    return Waiver(*values)
+
+
+_CHECKS = Waiver.__slots__.index("checks")
