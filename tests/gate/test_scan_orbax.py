@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lossguard.gate import orbax
+from lossguard.gate import orbax, zarr
 from lossguard.gate.artifact import model_kind
 from lossguard.gate.errors import NotAModel
 from lossguard.gate.scan import scan_artifact
@@ -120,6 +121,72 @@ def test_an_array_of_many_chunks_is_read_in_blocks(tmp_path: Path, monkeypatch: 
     assert (scan.complete, scan.nonfinite, scan.values) == (True, {"kernel": 1}, values.size)
     assert max(sizes) <= 4096
     assert sum(sizes) == values.nbytes
+
+
+def write_array(folder: Path, values: np.ndarray, chunk: list[int], compressor: dict[str, Any] | None) -> Path:
+    """A checkpoint of one array, as TensorStore writes it."""
+    spec = {"driver": "zarr", "kvstore": f"file://{folder}/kernel/",
+            "metadata": {"chunks": chunk, "compressor": compressor}}  # fmt: skip
+    tensorstore.open(spec, create=True, dtype=values.dtype.name, shape=values.shape).result().write(values).result()
+    leaf = {"key_metadata": [{"key": "kernel"}], "value_metadata": {"value_type": "np.ndarray"}}
+    (folder / "_METADATA").write_text(json.dumps({"tree_metadata": {"('kernel',)": leaf}}))
+    return folder / "kernel"
+
+
+@pytest.mark.parametrize("compressor", [None, {"id": "zstd", "level": 1}, {"id": "zlib", "level": 1}], ids=str)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+@pytest.mark.parametrize(("shape", "chunk"), [((), []), ((7,), [3]), ((40, 33), [16, 33]), ((5, 4, 3), [2, 2, 2])])
+def test_the_quick_look_and_tensorstore_find_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compressor: Any, dtype: str, shape: tuple[int, ...], chunk: Any
+) -> None:
+    monkeypatch.setattr(zarr, "BLOCK_BYTES", 64)
+    values = np.random.default_rng(4).normal(size=shape).astype(tensorstore.dtype(dtype).numpy_dtype)
+    asked: list[str] = []
+    slow = orbax._array
+    monkeypatch.setattr(orbax, "_array", lambda name, *rest: asked.append(name) or slow(name, *rest))
+    write_array(tmp_path / "good", values, chunk, compressor)
+    scan = scan_artifact(tmp_path / "good")
+    assert (scan.complete, scan.nonfinite, scan.values, scan.tensors) == (True, {}, values.size, 1)
+    assert asked == ([] if compressor is None or compressor["id"] == "zstd" else ["kernel"])
+    for bad in (np.nan, -np.inf):
+        values[(-1,) * len(shape)] = bad
+        write_array(tmp_path / str(bad), values, chunk, compressor)
+        assert scan_artifact(tmp_path / str(bad)).nonfinite == {"kernel": 1}
+
+
+@pytest.mark.parametrize("compressor", [None, {"id": "zstd", "level": 1}], ids=str)
+def test_a_chunk_of_another_length_is_never_taken_for_a_whole_one(tmp_path: Path, compressor: Any) -> None:
+    values = np.random.default_rng(4).normal(size=(40, 8)).astype(np.float32)
+    array = write_array(tmp_path, values, [16, 8], compressor)
+    content = (array / "1.0").read_bytes()
+    half = zstandard.compress(values[:8].tobytes()) if compressor else content[: len(content) // 2]
+    double = zstandard.compress(values[:32].tobytes()) if compressor else content * 2
+    for broken in (b"", content[:-1], content[: len(content) // 2], half, double, b"x"):
+        (array / "1.0").write_bytes(broken)
+        scan = scan_artifact(tmp_path)
+        assert not scan.complete, broken[:20]
+        assert "kernel cannot be read" in scan.note
+    (array / "1.0").unlink()
+    assert not scan_artifact(tmp_path).complete
+    (array / "1.0").write_bytes(content)
+    assert scan_artifact(tmp_path).complete
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"zarr_format": 3}, {"filters": [{"id": "delta"}]}, {"dtype": ">f4"}, {"dtype": "<i4"}, {"dtype": [["a", "<f4"]]},
+     {"compressor": {"id": "blosc"}}, {"compressor": 3}, {"chunks": [0, 2]}, {"chunks": [2]}, {"chunks": None},
+     {"shape": ["x", 2]}],
+    ids=str,
+)  # fmt: skip
+def test_what_is_not_the_plain_case_is_left_to_tensorstore(change: dict[str, Any]) -> None:
+    document = {"chunks": [2, 2], "compressor": {"id": "zstd"}, "dtype": "<f4", "filters": None, "shape": [4, 3],
+                "zarr_format": 2, "order": "C", "fill_value": None}  # fmt: skip
+    layout = zarr.layout_of(json.dumps(document).encode())
+    assert layout is not None
+    assert (layout.chunk_bytes, list(layout.chunk_keys())) == (16, ["0.0", "0.1", "1.0", "1.1"])
+    assert zarr.layout_of(json.dumps(document | change).encode()) is None
+    assert zarr.layout_of(b"[" * 100_000) is None
 
 
 @settings(max_examples=200, deadline=None)

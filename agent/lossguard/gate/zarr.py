@@ -1,0 +1,118 @@
+"""Looks through a Zarr array for NaN and Inf chunk by chunk, without putting the array together.
+
+Guarantees. Either the number of values, all of them finite, or None, which says nothing: then TensorStore reads the
+array and decides. None is the answer wherever this is not the plain case: Zarr 2, little-endian floats, no filters,
+each chunk one Zstandard frame or its bare bytes; a chunk that is missing, or longer or shorter than it must be; a
+number that is not finite, which may lie in the part of a chunk that is beyond the array. Memory is bounded by one
+compressed chunk and `BLOCK_BYTES`.
+
+Why: TensorStore decodes a chunk into fresh memory and copies it into an array. In a small block that is used again the
+same takes half of the CPU time (docs/decisions/0504-orbax-through-tensorstore.md).
+"""
+
+import io
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import zstandard
+
+from lossguard.gate.findings import count_nonfinite
+
+BLOCK_BYTES: Final = 1 << 20
+_FLOATS: Final = ("<f2", "<f4", "<f8", "bfloat16")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What an array's metadata say.
+
+    Attributes:
+        dtype: as NumPy writes it, or `bfloat16`.
+        shape, chunk: of the array, and of each of its chunks.
+        separator: between the numbers of a chunk's key, which are its place in the grid.
+        is_compressed: True for Zstandard, False for bare bytes.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    separator: str
+    is_compressed: bool
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Of a decompressed chunk."""
+        width = 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
+        return width * int(np.prod(self.chunk, dtype=np.int64))
+
+    def chunk_keys(self) -> Iterator[str]:
+        """The key of every chunk that the array must have."""
+        grid = [range(-(-extent // size)) for extent, size in zip(self.shape, self.chunk, strict=True)]
+        for place in itertools.product(*grid):
+            yield self.separator.join(map(str, place)) or "0"
+
+
+def layout_of(metadata: bytes) -> Layout | None:
+    """The layout that a `.zarray` tells of in the plain case; None for every other."""
+    try:
+        document = json.loads(metadata)
+        dtype, compressor = document["dtype"], document["compressor"]
+        shape, chunk = tuple(map(int, document["shape"])), tuple(map(int, document["chunks"]))
+        if document["zarr_format"] != 2 or document["filters"] or dtype not in _FLOATS or len(shape) != len(chunk):
+            return None
+        if min(chunk, default=1) < 1 or (compressor is not None and compressor["id"] != "zstd"):
+            return None
+        return Layout(dtype, shape, chunk, document.get("dimension_separator", "."), compressor is not None)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def finite_values(store: Any, layout: Layout) -> int | None:
+    """How many values the array has if all are finite and all were read; else None.
+
+    Args:
+        store: TensorStore's key-value store of the array.
+        layout: of its metadata.
+    """
+    buffer = bytearray(BLOCK_BYTES)
+    for key in layout.chunk_keys():
+        found = store.read(key).result()
+        if found.state != "value" or not _is_finite(found.value, layout, memoryview(buffer)):
+            return None
+    return int(np.prod(layout.shape, dtype=np.int64))
+
+
+def _is_finite(data: bytes, layout: Layout, buffer: memoryview) -> bool:
+    """True if the chunk is as long as it must be, and all of it finite."""
+    left = layout.chunk_bytes
+    try:
+        if layout.is_compressed and zstandard.get_frame_parameters(data).content_size not in (left, _UNKNOWN):
+            return False
+        with zstandard.ZstdDecompressor().stream_reader(data) if layout.is_compressed else io.BytesIO(data) as stream:
+            while left > 0:
+                wanted = min(left, len(buffer))
+                got = 0
+                while got < wanted:
+                    count = stream.readinto(buffer[got:wanted])
+                    if not count:
+                        return False
+                    got += count
+                if not _block_is_finite(buffer[:wanted], layout.dtype):
+                    return False
+                left -= wanted
+            return not stream.readinto(buffer[:1])
+    except zstandard.ZstdError:
+        return False
+
+
+_UNKNOWN: Final = zstandard.CONTENTSIZE_UNKNOWN
+
+
+def _block_is_finite(block: memoryview, dtype: str) -> bool:
+    if dtype == "bfloat16":
+        return not bool(((np.frombuffer(block, "<u2") & np.uint16(0x7F80)) == 0x7F80).any())
+    return count_nonfinite(np.frombuffer(block, dtype)) == 0
