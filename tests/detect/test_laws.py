@@ -63,6 +63,30 @@ def test_one_frame_at_a_time_gives_the_same_state(name: str) -> None:
     assert monitor.dumps(judged(frames, list(range(len(frames))))) == monitor.dumps(judged(frames))
 
 
+@pytest.mark.parametrize("block", [1, 16, 50, 64])
+def test_an_auc_that_dies_in_silence_after_thousands_of_frames_is_seen_whatever_the_cuts(block: int) -> None:
+    frames = ranker(2500)
+    scalars = frames.scalars.copy()
+    scalars[2200:, 4] = 0.5 + 0.02 * np.random.default_rng(3).standard_normal(300)
+    scalars[2100, 0] += 40.0
+    scalars[2150:, 1] *= 1.5
+    frames = dataclasses.replace(frames, scalars=scalars)
+    whole = judged(frames)
+    assert monitor.dumps(judged(frames, list(range(0, len(frames), block)))) == monitor.dumps(whole)
+    (full,) = [i for i in monitor.report(whole, "x").incidents if i.kind == "full_divergence"]
+    assert 2200 <= full.detected_step <= 2232
+
+
+def test_losses_may_come_and_go_within_a_run() -> None:
+    frames, state = RUNS["healthy"], monitor.init()
+    bare = Frames.of(
+        Schema((), frames.schema.layers, frames.schema.stats), frames.steps, np.empty((len(frames), 0)), frames.stats
+    )
+    for part in (frames[:100], bare[100:130], frames[130:]):
+        state = monitor.update(state, part)
+    assert monitor.report(state, "x").status == "healthy"
+
+
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("at", [1, 37, 151, 160, 250])
 def test_a_round_trip_through_bytes_changes_nothing(name: str, at: int) -> None:

@@ -56,14 +56,15 @@ class Block:
             state.recent.setdefault(name, [])
         columns = {name: i for i, name in enumerate(schema.scalars)}
         present = frames.scalars_present
-        self.rows = np.full((len(frames), len(state.names)), np.nan)
-        self.here = np.zeros((len(frames), len(state.names)), np.bool_)
-        for v, name in enumerate(state.names):
-            if name in columns:
-                self.rows[:, v] = frames.scalars[:, columns[name]]
-                self.here[:, v] = present[:, columns[name]]
-        if not self.here.all():
-            self.rows[~self.here] = np.nan
+        self.known = frames.scalars if present.all() else np.where(present, frames.scalars, np.nan)
+        places = [columns[name] for name in state.names if name in columns]
+        self.rows, self.here = self.known[:, places], present[:, places]
+        if len(places) < len(state.names):
+            of = [v for v, name in enumerate(state.names) if name in columns]
+            rows, here = self.rows, self.here
+            self.rows = np.full((len(frames), len(state.names)), np.nan)
+            self.here = np.zeros(self.rows.shape, np.bool_)
+            self.rows[:, of], self.here[:, of] = rows, here
         self.whole = np.isfinite(self.rows).all(axis=1)
         self.main = self.rows[:, 0] if state.names else np.full(len(frames), np.nan)
         self.judged = {name: self._judged(name) for name in found.judges}
@@ -89,8 +90,7 @@ class Block:
         self.gaps = np.empty(len(frames))
         self.gaps[0] = frames.times[0] - state.time
         np.subtract(frames.times[1:], frames.times[:-1], out=self.gaps[1:])
-        with np.errstate(invalid="ignore"):
-            self.gapped = (self.gaps > slow.STALL_SECONDS) & np.isfinite(self.gaps)
+        self.gapped = (self.gaps > slow.STALL_SECONDS) & np.isfinite(self.gaps)
         self.odd = ~self.whole | self.broken | self.gapped
         self.any_odd = bool(self.odd.any())
         self.steps: list[int] = frames.steps.tolist()
@@ -101,8 +101,7 @@ class Block:
         return self._known(name) if name in self.frames.schema.scalars else None
 
     def _known(self, name: str) -> Floats64:
-        i = self.frames.schema.scalars.index(name)
-        return np.where(self.frames.scalars_present[:, i], self.frames.scalars[:, i], np.nan)
+        return self.known[:, self.frames.schema.scalars.index(name)]
 
     def _judged(self, name: str) -> Floats64:
         """A task's metric; a regression's on the scale of an AUC."""

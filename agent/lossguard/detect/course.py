@@ -41,7 +41,11 @@ def first_hits(state: MonitorState, row: Floats64) -> dict[int, int]:
 
 def judge(state: MonitorState, name: str) -> Judge:
     """A task's metric as it is now: chance with a wide margin while little is known."""
-    values = state.judges[name]
+    return judge_of(state.judges[name])
+
+
+def judge_of(values: list[float]) -> Judge:
+    """The same from values of it."""
     if len(values) < JUDGE_MINIMUM:
         return Judge(voices.CHANCE, 0.05, 1)
     array = np.array(values)

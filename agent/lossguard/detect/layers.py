@@ -88,15 +88,14 @@ def logs(columns: Mapping[str, Floats32], frames: int, layers: int) -> tuple[tup
     wanted = ((GRADIENT_NORM, GRADIENT_NORM in columns), (MOTION, motion), (CLIPPY_RATIO, CLIPPY_RATIO in columns))
     found = tuple(name for name, here in wanted if here)
     array = np.empty((frames, len(found), layers), np.float32)
-    with np.errstate(all="ignore"):
-        for j, name in enumerate(found):
-            if name == MOTION:
-                np.divide(columns[UPDATE_NORM], columns[WEIGHT_NORM], out=array[:, j])
-            else:
-                array[:, j] = columns[name]
+    for j, name in enumerate(found):
+        if name == MOTION:
+            np.divide(columns[UPDATE_NORM], columns[WEIGHT_NORM], out=array[:, j])
+        else:
+            array[:, j] = columns[name]
+    if not np.minimum.reduce(array, axis=None, initial=np.inf) >= np.float32(TINY):  # a NaN takes this way, too
         np.maximum(array, np.float32(TINY), out=array)
-        np.log(array, out=array)
-    return found, array
+    return found, np.log(array, out=array)
 
 
 def fit(state: Layers, names: tuple[str, ...], signals: tuple[str, ...]) -> None:
@@ -145,9 +144,8 @@ def learn(state: Layers, rows: Floats32) -> Floats32:
 
 def _heights(state: Layers, rows: Floats32, out: Floats32) -> Floats32:
     """How many scales above their centres the signals are; NaN where there is no baseline [n, J, L]."""
-    with np.errstate(all="ignore"):
-        np.subtract(rows, state.centre, out=out)
-        return np.divide(out, state.scale, out=out)
+    np.subtract(rows, state.centre, out=out)
+    return np.divide(out, state.scale, out=out)
 
 
 def _remember(state: Layers, heights: Floats32) -> None:
@@ -155,12 +153,11 @@ def _remember(state: Layers, heights: Floats32) -> None:
     if not heights.size:
         return
     last = heights[-TALL_FRAMES:]
-    with np.errstate(all="ignore"):
-        # A NaN is not tall: non-finite values are judged elsewhere, and an unknown baseline judges nothing.
-        tallest = np.fmax(last[:, 0], np.float32(-1))
-        for j in range(1, last.shape[1]):
-            np.fmax(tallest, last[:, j], out=tallest)
-        fresh = tallest.astype(np.float16)
+    # A NaN is not tall: non-finite values are judged elsewhere, and an unknown baseline judges nothing.
+    tallest = np.fmax(last[:, 0], np.float32(-1))
+    for j in range(1, last.shape[1]):
+        np.fmax(tallest, last[:, j], out=tallest)
+    fresh = tallest.astype(np.float16)
     kept = TALL_FRAMES - len(fresh)
     state.tall = np.concatenate([state.tall[-kept:], fresh]) if kept else fresh
 

@@ -8,6 +8,8 @@ bit. Memory is bounded whatever the number of steps. NaN is judged, never absorb
 from collections.abc import Mapping
 from dataclasses import fields
 
+import numpy as np
+
 from lossguard.detect import course, pack, words
 from lossguard.detect.block import Block
 from lossguard.detect.pack import StateError
@@ -52,7 +54,8 @@ def update(state: MonitorState, frames: Frames) -> MonitorState:
     state = _thawed(state)
     if state.first_step is None:
         state.first_step = int(frames.steps[0])
-    Block(state, frames).run()
+    with np.errstate(all="ignore"):  # NaN and Inf are data; asked for once, because each time costs as much as a look
+        Block(state, frames).run()
     return state
 
 

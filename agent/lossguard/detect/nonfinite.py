@@ -76,8 +76,8 @@ def _layers(frames: Frames) -> Bits:
 def scan(frames: Frames, rows: Floats64, here: Bits, columns: Mapping[str, Floats32]) -> Bits:
     """The frames of a block that hold a NaN or Inf: in a loss or in a layer [T]."""
     losses = np.asarray((here & ~np.isfinite(rows)).any(axis=1))
-    with np.errstate(all="ignore"):  # one pass; only where a sum fails it is asked which and where
-        sound = all(math.isfinite(columns[name].sum()) for name in _WATCHED if name in columns)
+    # One pass; only where a sum fails it is asked which and where.
+    sound = all(math.isfinite(columns[name].sum()) for name in _WATCHED if name in columns)
     counted = NONFINITE_COUNT in columns and bool(columns[NONFINITE_COUNT].any())
     return losses if sound and not counted else np.asarray(losses | _layers(frames).any(axis=1))
 

@@ -9,8 +9,9 @@ It is a cache, not an archive: bytes of another version are refused, and the sta
 
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ class StateError(ValueError):
 
 
 _FIXED = frozenset({int, float, str, bool, type(None), tuple, bytes})
-_fields: dict[type, tuple[str, ...]] = {}  # a memo: asking `dataclasses` each time took most of a single frame's time
+_getters: dict[type, Callable[[Any], tuple[Any, ...]] | None] = {}
+"""A memo of all fields' getters: asking `dataclasses` each time took most of a single frame's time."""
 
 
 def clone(value: Any) -> Any:
@@ -38,22 +40,31 @@ def clone(value: Any) -> Any:
         return value[:] if not value or type(value[0]) in _FIXED else [clone(item) for item in value]
     if kind is dict:
         return {key: clone(item) for key, item in value.items()}
-    names = _names(kind)
-    return kind(*[clone(getattr(value, name)) for name in names]) if names else value
+    getter = _getter(kind)
+    if getter is None:
+        return value
+    return kind(*[one if type(one) in _FIXED else clone(one) for one in getter(value)])
 
 
 def shallow(value: Any) -> Any:
     """A copy of a dataclass that shares its fields' values."""
-    kind = type(value)
-    return kind(*[getattr(value, name) for name in _names(kind)])
+    getter = _getter(type(value))
+    return value if getter is None else type(value)(*getter(value))
 
 
-def _names(kind: type) -> tuple[str, ...]:
-    """The fields of a dataclass; none of another class."""
-    names = _fields.get(kind)
-    if names is None:
-        names = _fields[kind] = tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
-    return names
+def _getter(kind: type) -> Callable[[Any], tuple[Any, ...]] | None:
+    """All fields of a dataclass at once; None for another class."""
+    try:
+        return _getters[kind]
+    except KeyError:
+        names = [field.name for field in fields(kind)] if is_dataclass(kind) else []
+        # A getter of one name gives a bare value.
+        getter = attrgetter(*names) if len(names) > 1 else _single(names[0]) if names else None
+        return _getters.setdefault(kind, getter)
+
+
+def _single(name: str) -> Callable[[Any], tuple[Any, ...]]:
+    return lambda value: (getattr(value, name),)
 
 
 def dumps(state: Any, version: int) -> bytes:

@@ -53,6 +53,7 @@ UNLEARNED_AUC = 0.54
 COLLAPSE_FRAMES = 15
 COLLAPSE_SKILL = 0.3
 COLLAPSE_ERRORS = 6.0
+COLLAPSE_HISTORY = 40
 """An AUC that loses 70 % of its skill (and 6 standard errors) over 15 frames is an episode, whatever the losses do:
 some models die in silence."""
 
@@ -85,15 +86,16 @@ def fallen(state: MonitorState) -> str | None:
         return None
     for name, values in state.judges.items():
         recent = state.recent[name][-COLLAPSE_FRAMES:]
-        if len(values) < 40 or len(recent) < COLLAPSE_FRAMES:
+        if len(values) < COLLAPSE_HISTORY or len(recent) < COLLAPSE_FRAMES:
             continue
-        usual = sum(values) / len(values) - voices.CHANCE
-        if sum(recent) / len(recent) - voices.CHANCE > 0.5 * usual:
+        mean = sum(recent) / len(recent)
+        if mean - voices.CHANCE > 0.5 * (sum(values) / len(values) - voices.CHANCE):
             continue  # the cheap half of the test below, for every ordinary frame
-        judge = course.judge(state, name)
+        # The frames of the fall are among the values, because nothing was open: they are not what was usual.
+        judge = course.judge_of(values[:-COLLAPSE_FRAMES])
         judge.recent = recent
-        error = judge.scale * math.sqrt(1 / len(recent) + 1 / len(values))
-        fell = judge.centre - sum(recent) / len(recent) > COLLAPSE_ERRORS * error
+        error = judge.scale * math.sqrt(1 / len(recent) + 1 / judge.frames)
+        fell = judge.centre - mean > COLLAPSE_ERRORS * error
         if fell and judge.centre - voices.CHANCE > 0.04 and episode.skill(judge, 15) < COLLAPSE_SKILL:
             return name
     return None
@@ -101,6 +103,7 @@ def fallen(state: MonitorState) -> str | None:
 
 def collapse(state: MonitorState, step: int, name: str, binary: frozenset[str]) -> None:
     """An AUC collapsed in silence: an episode, whatever the losses do."""
+    state.judges[name] = state.judges[name][:-COLLAPSE_FRAMES]
     nothing = np.full(len(state.names), np.nan)
     record = course.begin(state, step, nothing, nothing, {}, {}, binary)
     if record is not None:

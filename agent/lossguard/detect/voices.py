@@ -9,6 +9,7 @@ constant predictor. Names are the glossary's: `loss`, `loss/<task>`, `batch_auc/
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -42,6 +43,7 @@ class Roles:
     spreads: dict[str, str]
 
 
+@lru_cache(maxsize=256)
 def roles(scalars: tuple[str, ...]) -> Roles:
     """Sort scalar names.
 
