@@ -5,7 +5,7 @@ transaction; a lost connection is given up as SQLAlchemy would give it up. What 
 anew for each execution, which costs more than SQLite's own work (docs/decisions/0405-hot-statements.md).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -107,10 +107,9 @@ class _Compiled:
                 for column, said in zip(self._columns, description, strict=True)
             )
             self._makers = [(place, make) for place, make in enumerate(found) if make is not None]
-        typed = []
-        for row in rows:
-            values = list(row)
-            for place, make in self._makers:
-                values[place] = make(values[place])
-            typed.append(tuple(values))
-        return typed
+        if not rows or not self._makers:
+            return rows
+        columns: list[Sequence[Any]] = list(zip(*rows, strict=True))
+        for place, make in self._makers:
+            columns[place] = [make(value) for value in columns[place]]
+        return list(zip(*columns, strict=True))
