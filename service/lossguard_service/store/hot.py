@@ -108,7 +108,7 @@ class _Compiled:
             )
             self._makers = [(place, make) for place, make in enumerate(found) if make is not None]
         if not rows or not self._makers:
-            return rows
+            return [tuple(row) for row in rows]
         columns: list[Sequence[Any]] = list(zip(*rows, strict=True))
         for place, make in self._makers:
             columns[place] = [make(value) for value in columns[place]]
