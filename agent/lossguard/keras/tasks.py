@@ -12,6 +12,8 @@ from typing import Any, Final, Literal
 import keras
 from keras import ops
 
+from lossguard.keras.ranking import won_pairs
+
 Kind = Literal["binary", "regression"]
 KINDS: Final = ("binary", "regression")
 
@@ -182,6 +184,7 @@ def measure(
         total: adds scalars up over the replicas; the identity on one.
     """
     found: dict[str, Any] = {}
+    rows: list[tuple[Task, Any, Any, Any]] = []
     for task in tasks:
         label, output = at(labels, task.key, tasks), at(outputs, task.key, tasks)
         if label is None or output is None:
@@ -190,38 +193,55 @@ def measure(
         if task.loss is not None:
             found[f"loss/{task.name}"] = total([ops.cast(task.loss(label, output, weights), "float32")])[0]
         if task.kind is not None:
-            found.update(_moments(task, label, output, weights, total))
-    return found
+            rows.append((task, *flat(label, output, weights)))
+    if rows:
+        # Binary tasks first, so that they are the first rows of the tables.
+        found |= _moments(sorted(rows, key=lambda row: KINDS.index(str(row[0].kind))), total)
+    return {name: found[name] for task in tasks for name in task.scalars if name in found}
 
 
-def _moments(
-    task: Task, label: Any, output: Any, weights: Any, total: Callable[[list[Any]], list[Any]]
-) -> dict[str, Any]:
-    y, ranked, w = flat(label, output, weights)
-    p = ops.sigmoid(ranked) if task.kind == "binary" and task.from_logits else ranked
-    error = ops.square(p - y) if task.kind == "regression" else ops.zeros_like(p)
-    count, labels, predictions, errors = total([ops.sum(w), ops.sum(w * y), ops.sum(w * p), ops.sum(w * error)])
-    mean, label_mean = predictions / count, labels / count
-    # Around the means of the whole batch: the difference of two squares would lose a collapsed model's spread.
-    around = [ops.sum(w * ops.square(p - mean))]
-    if task.kind == "regression":
-        around.append(ops.sum(w * ops.square(y - label_mean)))
-    variation, *label_variation = total(around)
-    found = {
-        f"label_mean/{task.name}": label_mean,
-        f"prediction_mean/{task.name}": mean,
-        f"prediction_std/{task.name}": ops.sqrt(variation / count),
-    }
-    if task.kind == "regression":
-        found[f"label_std/{task.name}"] = ops.sqrt(label_variation[0] / count)
-        found[f"rmse/{task.name}"] = ops.sqrt(errors / count)
-    else:
+def _moments(rows: list[tuple[Task, Any, Any, Any]], total: Callable[[list[Any]], list[Any]]) -> dict[str, Any]:
+    """All tasks at once: one by one, starting an operation on a batch took longer than computing it."""
+    tasks = [row[0] for row in rows]
+    binary = sum(task.kind == "binary" for task in tasks)
+    lengths = [row[1].shape[0] for row in rows]
+    if len(set(lengths)) > 1 or lengths[0] is None:
+        rows = _of_one_length(rows)
+    y, ranked, w = (ops.stack([row[column] for row in rows]) for column in (1, 2, 3))
+    p = ops.stack([ops.sigmoid(row[2]) if row[0].kind == "binary" and row[0].from_logits else row[2] for row in rows])
+    sums = [ops.sum(w, 1), ops.sum(w * y, 1), ops.sum(w * p, 1)]
+    if binary < len(tasks):
+        sums.append(ops.sum(w[binary:] * ops.square(p[binary:] - y[binary:]), 1))
+    if binary:
         # Ranks do not change under the sigmoid, but probabilities saturate in float32 where logits do not.
-        wins, pairs = _pairs(ranked, w * y, w * (1.0 - y))
         # Over replicas: the pairs within each, a sample of the batch's pairs that needs no exchange of examples.
-        wins, pairs = total([wins, pairs])
-        found[f"batch_auc/{task.name}"] = wins / pairs
+        up = w[:binary] * y[:binary]
+        sums.extend(won_pairs(ranked[:binary], up, w[:binary] - up))
+    count, labels, predictions, *rest = total(sums)
+    label_mean, mean = labels / count, predictions / count
+    # Around the means of the whole batch: the difference of two squares would lose a collapsed model's spread.
+    around = [ops.sum(w * ops.square(p - mean[:, None]), 1)]
+    if binary < len(tasks):
+        around.append(ops.sum(w[binary:] * ops.square(y[binary:] - label_mean[binary:, None]), 1))
+    spread, *label_spread = total(around)
+    columns = {"label_mean": label_mean, "prediction_mean": mean, "prediction_std": ops.sqrt(spread / count)}
+    found = {f"{what}/{task.name}": column[row] for what, column in columns.items() for row, task in enumerate(tasks)}
+    if binary:
+        auc = rest[-2] / rest[-1]
+        found |= {f"batch_auc/{task.name}": auc[row] for row, task in enumerate(tasks[:binary])}
+    if binary < len(tasks):
+        rmse, label_std = ops.sqrt(rest[0] / count[binary:]), ops.sqrt(label_spread[0] / count[binary:])
+        for row, task in enumerate(tasks[binary:]):
+            found |= {f"rmse/{task.name}": rmse[row], f"label_std/{task.name}": label_std[row]}
     return found
+
+
+def _of_one_length(rows: list[tuple[Task, Any, Any, Any]]) -> list[tuple[Task, Any, Any, Any]]:
+    """Shorter ones are filled up with entries that weigh nothing."""
+    lengths = [ops.shape(row[1])[0] for row in rows]
+    longest = ops.max(ops.stack(lengths))
+    missing = [[[0, longest - length]] for length in lengths]
+    return [(row[0], *(ops.pad(one, more) for one in row[1:])) for row, more in zip(rows, missing, strict=True)]
 
 
 def flat(label: Any, output: Any, weights: Any) -> tuple[Any, Any, Any]:
@@ -237,24 +257,3 @@ def _spread(weights: Any, output: Any) -> Any:
     while len(weights.shape) < len(output.shape):
         weights = ops.expand_dims(weights, -1)
     return ops.reshape(ops.broadcast_to(weights, ops.shape(output)), (-1,))
-
-
-def _pairs(score: Any, positive: Any, negative: Any) -> tuple[Any, Any]:
-    """Won pairs (ties half) and all pairs of a positive and a negative example, both as shares of their weights.
-
-    One sort, and no shape that depends on the data: runs of equal scores are segments.
-    """
-    order = ops.argsort(score)
-    ordered = ops.take(score, order)
-    first = ops.concatenate(
-        [ops.zeros_like(order[:1]), ops.cast(ops.not_equal(ordered[1:], ordered[:-1]), order.dtype)]
-    )
-    run = ops.cumsum(first)
-    length = ops.shape(score)[0]
-    up = ops.segment_sum(ops.take(positive, order), run, num_segments=length)
-    down = ops.segment_sum(ops.take(negative, order), run, num_segments=length)
-    below = ops.cumsum(down) - 0.5 * down
-    # A NaN score has no rank: it must not hide as one.
-    unranked = ops.sum(score - score)
-    pairs = ops.sum(up) * ops.sum(down)
-    return ops.sum(up * below) + unranked, pairs

@@ -93,6 +93,9 @@ class Backend(Protocol):
     def read(self, variable: Any) -> Any:
         """A variable's value."""
 
+    def bits(self, values: Any) -> Any:
+        """The bits of float32 values as int32. (`keras.ops.view` is newer than the oldest Keras that we support.)"""
+
     def norm(self, values: Any) -> Any:
         """The Euclidean norm over all entries."""
 

@@ -36,6 +36,10 @@ def read(variable: Any) -> Any:
     return ops.convert_to_tensor(variable)
 
 
+def bits(values: Any) -> Any:
+    return jax.lax.bitcast_convert_type(values, jnp.int32)
+
+
 def norm(values: Any) -> Any:
     return jnp.sqrt(jnp.sum(jnp.square(values)))
 

@@ -29,6 +29,10 @@ def read(variable: Any) -> Any:
     return tf.convert_to_tensor(variable)
 
 
+def bits(values: Any) -> Any:
+    return tf.bitcast(values, tf.int32)
+
+
 def norm(values: Any) -> Any:
     # One pass without a temporary of the squares: a third cheaper on CPU than square and sum.
     return tf.sqrt(2.0 * tf.nn.l2_loss(values))

@@ -36,6 +36,10 @@ def read(variable: Any) -> Any:
     return ops.convert_to_tensor(variable).detach()
 
 
+def bits(values: Any) -> Any:
+    return values.view(torch.int32)
+
+
 def norm(values: Any) -> Any:
     return torch.linalg.vector_norm(values)
 
