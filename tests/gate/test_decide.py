@@ -12,8 +12,9 @@ from lossguard.wire.incident import KINDS
 from lossguard.wire.numbers import to_json
 from lossguard.wire.verdict import Check, outcome_of
 from lossguard_service.gate.decide import decide
-from lossguard_service.gate.facts import Attempt, Canary, Drops, Facts, Previous, Scan, Span
+from lossguard_service.gate.facts import Attempt, Canary, Drops, Facts, Previous, Scan, Span, Trial, Window
 from lossguard_service.gate.policy import DEFAULT, STRICT, Policy, PolicyError
+from lossguard_service.gate.waive import FAMILIES, NAMES, NEVER
 
 
 def failing(facts: Facts, policy: Policy = DEFAULT) -> dict[str, Check]:
@@ -29,6 +30,19 @@ def test_a_healthy_export_passes_and_says_what_was_looked_at() -> None:
         "no_open_incident", "recovered_divergences", "quiet_period",
     ]  # fmt: skip
     assert {"batch_auc/click", "normalized_entropy/click", "prediction_spread/play"} <= set(names)
+
+
+def test_every_check_there_is_has_a_name_that_a_waiver_may_use() -> None:
+    every = replace(STRICT, canary_required=True, trials_minimum=1)
+    trials = tuple(Trial(f"r{n}", False, True, 400, {"batch_auc/click": 0.6 + n / 100}) for n in range(3))
+    facts = replace(healthy(), metrics={"auc/click": 0.7}, previous={"auc/click": BEFORE}, trials=trials)
+    changes: list[dict[str, Any]] = [{}, {"window": None}, {"trials": ()}, {"scan": None}, {"run_known": False}]
+    changes += [{"tasks": {}, "window": Window(healthy(edit=None).window.between(301, 400).steps, {}, {})}]  # type: ignore[union-attr]
+    changes += [{"tasks": {"other": "binary"}}]
+    names = {check.name for change in changes for check in decide(every, replace(facts, **change))}
+    assert {"quality_window", "tasks_known", "quality/other", "trials", "canary", "metric:auc/click"} <= names
+    for name in names - set(NEVER):
+        assert name in NAMES or name.startswith(FAMILIES), name
 
 
 def test_an_unknown_run_is_insufficient_data_and_nothing_else_is_claimed() -> None:

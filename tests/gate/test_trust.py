@@ -237,6 +237,8 @@ def test_a_waiver_for_one_step_is_for_no_other(service: Service, model: Path) ->
         ({"checks": ["step_reached"]}, "cannot be waived"),
         ({"checks": ["signature"]}, "cannot be waived"),
         ({"checks": ["*"]}, "is not the name"),
+        ({"checks": ["quite_period"]}, "did you mean quiet_period?"),
+        ({"checks": ["coverage", "batch_auc/"]}, "no check is named 'batch_auc/'"),
         ({"checks": []}, "name the checks"),
         ({"author": " "}, "responsibility"),
         ({"reason": "because"}, "say why"),
@@ -284,3 +286,27 @@ def test_the_audit_log_holds_everything_in_order(service: Service, model: Path) 
     assert verdict.id in shown
     refused = gate("audit", "--service", "http://127.0.0.1:9", "--format", "json")
     assert (refused.exit_code, json.loads(refused.stdout)["outcome"]) == (4, None)
+
+
+def test_what_went_wrong_comes_with_what_to_do(service: Service, tmp_path: Path) -> None:
+    versions = tmp_path / "serving"
+    (versions / "7").mkdir(parents=True)
+    (versions / "7" / "lossguard_verdict.json").write_text("{}")
+    (tmp_path / "nameless.json").write_text('{"quiet_steps": 10}')
+    (tmp_path / "broken.yaml").write_text("name: [x\n")
+    said = ["--author", "ann", "--service", service.url]
+    for arguments, code, words in (
+        (["explain", "serving/nope", "--service", service.url], 2, "neither a published model's folder nor a verdict"),
+        (["explain", "0" * 32, "--service", service.url], 2, "`lossguard gate audit` lists them"),
+        (["verify", versions, "--unsigned"], 1, f"name one of them, {versions / '7'}"),
+        (["verify", versions / "8", "--unsigned"], 1, "does not exist"),
+        (["verify", versions / "7", "--key", tmp_path / "none.pub"], 2, "(No such file or directory): write one with"),
+        (["keys", "--rotate", "--service", service.url], 2, "--rotate: goes with --author and --reason"),
+        (["keys", "--revoke", "no/key", "--reason", "a test of it", *said], 2, "the service refused (404)"),
+        (["keys", "--out", tmp_path / "no" / "gate.pub", "--service", service.url], 2, "cannot be written"),
+        (["keys", "--service", f"{service.url}/v1"], 2, "Correct --service"),
+        (["policy", tmp_path / "nameless.json", *said], 2, "for example name: nightly"),
+        (["policy", tmp_path / "broken.yaml", *said], 2, "line 2, column 1"),
+    ):
+        done = gate(*arguments)
+        assert (done.exit_code, words in done.output) == (code, True), done.output

@@ -110,8 +110,10 @@ def guard(
                 if format == "json" and (bad or not pause):
                     typer.echo(json.dumps({"versions": [finding.to_json() for finding in findings]}))
                 for finding in bad:
-                    where = f" Moved to {finding.moved_to}." if finding.moved_to else ""
+                    where = f". Moved to {finding.moved_to}" if finding.moved_to else ""
                     typer.echo(f"version {finding.version}: {finding.reason}{where}", err=True)
+                if format == "table" and not pause and not bad:
+                    typer.echo(f"{folder}: {len(findings)} versions, each with a verdict that holds")
                 sys.stdout.flush()
                 if listener is not None:
                     listener.text = page(folder, findings)
@@ -153,7 +155,8 @@ def keys(
     if rotate and revoke:
         usage("--revoke", "goes without --rotate: do one after the other", format)
     if (rotate or revoke) and not (author and reason):
-        usage("--author", "and --reason: say who does it and why; both stand in the audit log", format)
+        option = "--rotate" if rotate else "--revoke"
+        usage(option, "goes with --author and --reason: who does it and why stands in the audit log", format)
     said = {"author": author, "reason": reason}
     with gate_errors(format), open_client(service, token=token) as client:
         if rotate:

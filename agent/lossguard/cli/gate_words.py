@@ -11,6 +11,7 @@ from rich.table import Table
 from lossguard.wire.verdict import Check, Verdict
 
 _COLOURS = {"pass": "green", "block": "red", "insufficient_data": "yellow"}
+_TIMES = ("created", "expires", "retired", "revoked")
 _WORDS = {"pass": "pass", "block": "BLOCK", "insufficient_data": "unknown"}
 
 
@@ -46,12 +47,23 @@ def show_entries(console: Console, entries: Iterable[Mapping[str, Any]]) -> None
     for column in ("time (UTC)", "what", "project", "by", "particulars"):
         table.add_column(column, overflow="fold")
     for entry in entries:
-        time = datetime.fromtimestamp(entry["time"], UTC).strftime("%Y-%m-%d %H:%M:%S")
-        told = ", ".join(f"{key} {_value(value)}" for key, value in entry["document"].items() if value is not None)
+        told = ", ".join(
+            f"{key} {_when(value) if key in _TIMES else _value(value)}"
+            for key, value in entry["document"].items()
+            if value is not None
+        )
         table.add_row(
-            time, escape(entry["kind"]), escape(entry["project"] or "all"), escape(entry["actor"]), escape(told)
+            _when(entry["time"]),
+            escape(entry["kind"]),
+            escape(entry["project"] or "all"),
+            escape(entry["actor"]),
+            escape(told),
         )
     console.print(table)
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _order(check: Check) -> int:

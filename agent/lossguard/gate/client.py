@@ -211,7 +211,10 @@ def find(client: httpx.Client, verdict_id: str) -> Answer:
         GateUnreachable, GateRefused: see `check`.
     """
     if len(verdict_id) != 32 or not set(verdict_id) <= set("0123456789abcdef"):
-        raise GateRefused(f"{verdict_id!r} is not a verdict's id: it has 32 hex digits")
+        raise GateRefused(
+            f"{verdict_id!r} is neither a published model's folder nor a verdict's id: that has 32 hex digits, and "
+            "every answer of the gate ends with it"
+        )
     answer = read_answer(call(client, "GET", f"/v1/verdicts/{verdict_id}"))
     if answer.verdict.id != verdict_id:
         raise GateUnreachable(f"the service answered with verdict {answer.verdict.id}, which is not what was asked")
@@ -285,7 +288,12 @@ def call(
 
 def _read(response: httpx.Response) -> Any:
     if 400 <= response.status_code < 500:
-        raise GateRefused(f"the service refused ({response.status_code}): {_detail(response)}", response.status_code)
+        said = f"the service refused ({response.status_code}): {_detail(response)}"
+        if response.status_code == 401:
+            said += ". Pass one with --token, or set LOSSGUARD_TOKEN"
+        elif response.status_code == 404 and "there is nothing at" in said:
+            said += ". Correct --service: the address ends where /v1 begins"
+        raise GateRefused(said, response.status_code)
     if not response.is_success or len(response.content) > _MAX_ANSWER_BYTES:
         raise GateUnreachable(
             f"the service at {response.url} answered {response.status_code}, which is no verdict: correct --service"

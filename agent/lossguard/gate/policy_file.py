@@ -37,7 +37,7 @@ def read_rules(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise NotAPolicy(f"{path} cannot be read ({error.strerror}): write the policy's rules there") from None
     except ValueError as error:
-        raise NotAPolicy(f"{path} cannot be read as {path.suffix[1:]}: {error}") from None
+        raise NotAPolicy(f"{path} cannot be read as {path.suffix[1:]} ({error}): correct it there") from None
     if not isinstance(rules, dict) or not all(isinstance(name, str) for name in rules):
         raise NotAPolicy(f"{path} holds no rules: write name and the rules that differ from the default")
     return dict(to_json(rules))
@@ -51,4 +51,7 @@ def _yaml(text: str, path: Path) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise NotAPolicy(f"{path} is not YAML: {error}") from None
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+        problem = getattr(error, "problem", None) or str(error)
+        raise NotAPolicy(f"{path} is not YAML ({where}{problem}): correct it there") from None

@@ -71,7 +71,7 @@ def publish(
         raise NotPublished(f"--version: must be 1 to {MAX_VERSION}, got {version}")
     model_kind(source)
     if target.exists() and not target.is_dir():
-        raise NotPublished(f"{target} is not a folder: name the model's folder with --publish-to")
+        raise NotPublished(f"{target} is not a folder: name a folder with --to (of check: --publish-to)")
     if target.resolve().is_relative_to(source.resolve()):
         raise NotPublished(f"{target} lies within the artifact {source}: publish to a folder outside of it")
     try:

@@ -42,8 +42,9 @@ def read_keys(sources: Sequence[str | Path]) -> dict[str, bytes]:
             try:
                 text = Path(source).read_text("utf-8")
             except (OSError, UnicodeDecodeError) as error:
+                why = (error.strerror if isinstance(error, OSError) else None) or "it is no text"
                 raise NotAKey(
-                    f"{source} is neither a key (ed25519:...) nor a file of keys ({error}): write one with "
+                    f"{source} is neither a key (ed25519:...) nor a file of keys ({why}): write one with "
                     "`lossguard gate keys --out FILE`"
                 ) from None
         lines = [line.partition("#")[0].strip() for line in text.splitlines()]
@@ -101,5 +102,8 @@ def _key(line: str, source: str | Path) -> bytes:
     except binascii.Error:
         raw = b""
     if not line.startswith(SCHEME) or len(raw) != 32:
-        raise NotAKey(f"{source} holds {line[:60]!r}, which is no key: a key is ed25519: and 44 characters of base64")
+        raise NotAKey(
+            f"{source} holds {line[:60]!r}, which is no key: a key is ed25519: and 44 characters of base64, as "
+            "`lossguard gate keys` prints them"
+        )
     return raw

@@ -24,6 +24,11 @@ def read_document(folder: Path) -> Answer:
         NotVerified: there is none that can be read.
     """
     path = folder / VERDICT_NAME
+    if not folder.exists():
+        raise NotVerified(f"{folder} does not exist: name the folder of a published version")
+    versions = sorted(entry.parent.name for entry in folder.glob(f"*/{VERDICT_NAME}") if entry.parent.name.isdigit())
+    if versions and not path.is_file():
+        raise NotVerified(f"{folder} holds versions of a model: name one of them, {folder / max(versions, key=int)}")
     if not folder.is_dir() or not path.is_file():
         raise NotVerified(
             f"{folder} holds no {VERDICT_NAME}: the gate did not publish it. Publish it with `lossguard gate publish`."
@@ -62,6 +67,6 @@ def verify(folder: str | Path, keys: Mapping[str, bytes] | None = None) -> Answe
     if found != answer.verdict.artifact_digest:
         raise NotVerified(
             f"the verdict beside {folder} is about {answer.verdict.artifact_digest}, and these bytes are {found}: the "
-            "model was changed after it was judged; do not serve it"
+            "model was changed after it was judged. Do not serve it; publish the export again"
         )
     return answer

@@ -120,7 +120,7 @@ async def rotate_key(body: ActorBody, request: Request) -> dict[str, Any]:
 async def revoke_key(key_id: Annotated[str, Path(max_length=100)], body: ActorBody, request: Request) -> dict[str, Any]:
     """What this key signed counts no more."""
     if not await gate(request).revoke_key(key_id, body.author, body.reason):
-        raise NotFound("no key of this id counts; GET /v1/keys lists them")
+        raise NotFound("no key of this id counts; `lossguard gate keys` (GET /v1/keys) lists them")
     return await list_keys(request)
 
 

@@ -97,7 +97,8 @@ def _step_reached(facts: Facts) -> Check:
         if not named:
             return Check(
                 "step_reached", "insufficient_data", facts.attempt, "an attempt of this run",
-                f"The export is said to come from attempt {facts.attempt}, of which the run knows nothing.",
+                f"The export is said to come from attempt {facts.attempt}, of which the run knows nothing. "
+                "Correct --attempt, or leave it out.",
             )  # fmt: skip
         holder = next(part for part in segments if part.first <= facts.step <= part.last)
         # A checkpoint taken right at the restart's step is the one that the restart loaded: the older attempt's.

@@ -126,6 +126,10 @@ class Gate:
             PolicyError: a rule is unknown or out of its range, or the name is that of a built-in policy.
         """
         name = rules.get("name")
+        if not name:
+            raise PolicyError(
+                "name: a policy needs one, by which questions ask for it; write for example name: nightly"
+            )
         if name in BUILT_IN:
             raise PolicyError(f"name: {name} is built in and stays as it is; give yours another name")
         while True:

@@ -164,7 +164,9 @@ async def find(verdict_id: Annotated[str, Path(max_length=100)], request: Reques
     found = await gate(request).find(verdict_id)
     await _readable(request, None if found is None else found.project)
     if found is None:
-        raise NotFound("no verdict has this id; ids have 32 hex digits and stand in the gate's answers")
+        raise NotFound(
+            "no verdict has this id; every answer of the gate ends with one, and `lossguard gate audit` lists them"
+        )
     return Response(found.body, media_type="application/json")
 
 

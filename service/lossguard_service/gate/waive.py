@@ -4,6 +4,7 @@ Guarantees. Pure. What binds a verdict to its export can never be waived: the di
 step was reached. A waived check passes with the waiver in its explanation, after which comes what it would have said.
 """
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,6 +15,16 @@ from lossguard_service.store.waivers import Waiver
 
 NEVER: Final = ("artifact_digest", "run_known", "step_reached", "signature")
 """Checks that nobody can waive."""
+NAMES: Final = (
+    "telemetry_complete", "judged", "recent", "coverage", "no_open_incident", "recovered_divergences", "quiet_period",
+    "quality_window", "tasks_known", "finite", "artifact_finite", "slots_finite", "canary", "trials",
+    "trial_divergences",
+)  # fmt: skip
+FAMILIES: Final = (
+    "batch_auc/", "normalized_entropy/", "calibration/", "prediction_spread/", "error_ratio/", "quality/", "metric:",
+    "metric_not_worse:", "trial_spread/",
+)  # fmt: skip
+"""How the names of checks begin of which there is one for each task, metric or scalar."""
 LONGEST_SECONDS: Final = 90 * 86_400.0
 """A waiver that outlives a quarter is a policy: change the policy instead."""
 
@@ -35,6 +46,10 @@ def checked(waiver: Waiver) -> Waiver:
             raise WaiverError(f"checks: {name} cannot be waived: it is what binds a verdict to its export")
         if not name.strip() or "*" in name:
             raise WaiverError(f"checks: {name!r} is not the name of a check; write it as it stands in the verdict")
+        if name not in NAMES and not (name.startswith(FAMILIES) and name not in FAMILIES):
+            near = difflib.get_close_matches(name, [*NAMES, *FAMILIES], 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise WaiverError(f"checks: no check is named {name!r}{hint}; write it as it stands in the verdict")
     if not waiver.author.strip():
         raise WaiverError("author: say who takes the responsibility")
     if len(waiver.reason.strip()) < 10:
