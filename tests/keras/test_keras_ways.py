@@ -23,15 +23,19 @@ Y = (X @ [[1.0], [-2.0], [0.5]] + 3.0 * random.normal(size=(STEPS * BATCH, 1))).
 KERNEL = np.array([[0.5], [0.0], [-0.25]], "float32")
 
 
-def oracle(together: int = 1) -> tuple[list[float], list[list[dict[str, float]]]]:
-    """Loss and stats of kernel and bias by update; `together` batches make one update."""
+def oracle(
+    together: int = 1, x_given: np.ndarray = X, y_given: np.ndarray = Y, left_out: tuple[int, ...] = ()
+) -> tuple[list[float], list[list[dict[str, float]]]]:
+    """Loss and stats of kernel and bias by update; `together` batches make one update, those in `left_out` none."""
     weights = [KERNEL.astype("float64"), np.zeros(1)]
     sums = [np.full(weight.shape, 0.1) for weight in weights]
     losses, rows = [], []
     for first in range(0, STEPS * BATCH, BATCH * together):
+        if first // BATCH in left_out:
+            continue
         gradients = [np.zeros(weight.shape) for weight in weights]
         for start in range(first, first + BATCH * together, BATCH):
-            x, y = X[start : start + BATCH].astype("float64"), Y[start : start + BATCH].astype("float64")
+            x, y = (given[start : start + BATCH].astype("float64") for given in (x_given, y_given))
             error = x @ weights[0] + weights[1] - y
             loss = float(np.mean(error**2))
             gradients[0] += 2 * x.T @ error / BATCH / together
@@ -97,3 +101,31 @@ def test_a_loop_of_ones_own(watch: Callable[..., Watch], sinks: list[MemorySink]
             step(tf.constant(X[start : start + BATCH]), tf.constant(Y[start : start + BATCH]))
             mine.after_step()
     check(sinks[0])
+
+
+def test_the_policy_mixed_float16(watch: Callable[..., Watch], sinks: list[MemorySink]) -> None:
+    """Keras puts the LossScaleOptimizer around the optimizer by itself, also around one that was wrapped before."""
+    x, y = X.copy(), 0.1 * Y  # so small that 2**15 times the gradients stay below float16's largest number
+    x[5 * BATCH + 1, 2] = np.inf
+    mine = watch(full_every=1)
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = linear()
+        model.compile(mine.wrap(keras.optimizers.Adagrad(RATE)), "mse")
+        assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+        model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, callbacks=[mine])
+        assert model.layers[0].compute_dtype == "float16"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    (sink,) = sinks
+    losses, rows = oracle(1, x, y, left_out=(5,))
+    assert sink.steps == list(range(1, STEPS))
+    assert sink.options["config"]["parameters_watched"] == 1.0
+    assert list(sink.scalar("skipped_steps")) == [0.0] * 5 + [1.0] * (STEPS - 6)
+    np.testing.assert_allclose(sink.scalar("loss"), losses, rtol=1e-2)
+    for place, layer in enumerate(sink.blocks[0].schema.layers):
+        for stat in stats.STAT_NAMES:
+            wanted = [row[place][stat] for row in rows]
+            # A gradient is a sum of numbers with 11 bits, of which some cancel each other out; and a weight passes 0.
+            close = 0.1 if stat == stats.RELATIVE_UPDATE_MAX else 1e-2
+            np.testing.assert_allclose(sink.stat(layer, stat), wanted, rtol=close, atol=2e-4, err_msg=f"{layer} {stat}")
