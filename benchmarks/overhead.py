@@ -218,7 +218,7 @@ def measure(
                 seconds[str(name)].append(block(str(name)))
         said = {}
         for name, watch in watches.items():
-            recorder = watch._sink
+            recorder = watch._attempt and watch._attempt.sink
             watch.close()
             # The first blocks waited for the compiler.
             costs = getattr(recorder, "costs", [])[2:]

@@ -128,7 +128,7 @@ def trained(mine: Watch, **options: Any) -> None:
 def test_a_watch_that_costs_too_much_throttles_itself(
     watch: Callable[..., Watch], sinks: list[MemorySink], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lossguard.keras.watch.price_of", lambda entries, jit: StepPrice(0.0, 1e3))
+    monkeypatch.setattr("lossguard.keras.attempt.price_of", lambda entries, jit: StepPrice(0.0, 1e3))
     mine = watch(budget=0.01, full_every=2, fetch_steps=8)
     trained(mine)
     (sink,) = sinks

@@ -341,11 +341,11 @@ def test_a_model_or_optimizer_that_cannot_be_watched_is_refused(watch: Callable[
 def test_the_ring_overrun_is_counted(watch: Callable[..., Watch], sinks: list[MemorySink]) -> None:
     mine = watch(fetch_steps=10_000_000, fetch_seconds=1e9)
     model = compiled(mine)
-    for hook in mine._hooks:
+    for hook in mine._training.hooks:
         hook.rows = 4
     mine._scalars.attach(model)
     mine.set_model(model)
-    for hook in mine._hooks:
+    for hook in mine._training.hooks:
         hook.rows = 4
     inputs, labels = examples(80)
     model.fit(inputs, labels, batch_size=8, verbose=0, callbacks=[_Keep(mine)])

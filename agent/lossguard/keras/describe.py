@@ -83,6 +83,28 @@ def checked_journal(journal: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def checked_service(service: str | None) -> str | None:
+    """The service's URL, or None.
+
+    Raises:
+        ValueError: it is no URL.
+    """
+    if service is not None and not str(service).startswith(("http://", "https://")):
+        raise ValueError(f"service: must be a URL like http://host:port, got {service!r}")
+    return service
+
+
+def checked_counts(**counts: int) -> None:
+    """Check whole numbers of at least 1, by their names.
+
+    Raises:
+        ValueError: one is none.
+    """
+    for name, number in counts.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name}: must be a whole number of at least 1, got {number!r}")
+
+
 def checked_treatments(treatment: Treatment | Sequence[Treatment] | None) -> tuple[Treatment, ...]:
     """None, one or several treatments as a tuple.
 

@@ -65,6 +65,7 @@ class Hook:
         self.skips = any(getattr(one, "skips_nonfinite", False) for one in treatments)
         self.ring: Ring | None = None
         self._stretch: Any = None
+        self._stretched = 1
         self.most_scalars = 16
         self._scalars = scalars
         self._carried = carried
@@ -114,7 +115,8 @@ class Hook:
         Args:
             times: a power of two up to 16. With `full_every` 1 it changes nothing.
         """
-        if self._stretch is not None:
+        if self._stretch is not None and times != self._stretched:
+            self._stretched = times
             self._stretch.assign(float(times))
 
     @property

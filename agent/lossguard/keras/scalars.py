@@ -27,9 +27,14 @@ class StepScalars:
 
     Attributes:
         tasks: whose scalars are measured.
+
+    Raises:
+        ValueError: `batch_id` is no function.
     """
 
     def __init__(self, tasks: tuple[Task, ...], batch_id: Callable[[Any], Any] | None = None) -> None:
+        if batch_id is not None and not callable(batch_id):
+            raise ValueError(f"batch_id: must be a function of the step's inputs, got {batch_id!r}")
         self.tasks = tasks
         self._batch_id = batch_id
         self._skipped: Any = None
@@ -86,6 +91,11 @@ class StepScalars:
         if self._skipped is None:
             self._skipped = backend.variable(0.0, "lossguard_skipped")
             backend.count_skips(optimizer, self._skipped)
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The tasks that are of a kind, by name."""
+        return {task.name: task.kind for task in self.tasks if task.kind is not None}
 
     @property
     def variables(self) -> tuple[Any, ...]:

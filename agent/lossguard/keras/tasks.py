@@ -91,6 +91,17 @@ def checked_kinds(tasks: Mapping[str, str] | None) -> dict[str, Kind] | None:
     return dict(tasks)  # type: ignore[arg-type]
 
 
+def checked_logits(logits: Collection[str]) -> tuple[str, ...]:
+    """The user's `logits` argument, checked.
+
+    Raises:
+        ValueError: it is one string.
+    """
+    if isinstance(logits, str):
+        raise ValueError(f"logits: must be a sequence of task names, got the one string {logits!r}")
+    return tuple(logits)
+
+
 def said_tasks(kinds: Mapping[str, Kind], logits: Collection[str]) -> tuple[Task, ...]:
     """Tasks of a loop of one's own, by the user's word alone."""
     return tuple(Task(name, name, kind, name in logits, None) for name, kind in kinds.items())

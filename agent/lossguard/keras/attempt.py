@@ -1,0 +1,153 @@
+"""One open attempt: from the rings on the device to where its frames go, and what of that is due when.
+
+Guarantees. An attempt's steps are fetched once each and in order; what the ring no longer holds is counted as dropped.
+A forked child has none of it: neither the journal nor the threads behind the device, for which it might wait for ever.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lossguard import drops
+from lossguard.keras.beside import Beside
+from lossguard.keras.budget import COST, Budget
+from lossguard.keras.fetch import Fetcher, Sink, Snapshot
+from lossguard.keras.optimizer import Hook
+from lossguard.keras.price import price_of
+from lossguard.wire.chunk import AttemptEnd, Event
+from lossguard.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a run's attempts go.
+
+    Attributes:
+        journal, project, run, service, token: as `Watch` takes them.
+        open_recorder: makes the chief's sink, with `Recorder`'s arguments.
+    """
+
+    journal: Path
+    project: str
+    run: str
+    service: str | None
+    token: str | None
+    open_recorder: Callable[..., Sink]
+
+    def open(self, rank: int, start_step: int, config: Callable[[], Mapping[str, Any]]) -> Sink:
+        """A journal on the chief (rank 0), on every other worker its sign of life.
+
+        Args:
+            rank: of this process.
+            start_step: updates so far.
+            config: describes the run; asked on the chief alone.
+        """
+        away = {"start_step": start_step, "service": self.service, "token": self.token}
+        if rank:
+            return Worker(self.journal, self.project, self.run, rank, **away)  # type: ignore[arg-type]
+        return self.open_recorder(self.journal, self.project, self.run, config=dict(config()), **away)
+
+
+class Attempt:
+    """An attempt that has begun. Every method is called between two executions, by the training thread.
+
+    Args:
+        sink: where frames and events go.
+        hooks: the optimizers' hooks, of whose rings the rows are taken.
+        sync: lets variables have the values of the last step.
+        start_step: updates so far.
+        fetch_steps, fetch_seconds: how often rows are taken.
+        budget: share of the training's time, with its cadence; None measures no cost.
+        beside: scalars that will be measured beside the step.
+        jit: whether the step is compiled by XLA.
+
+    Attributes:
+        sink: where frames and events go.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        hooks: Sequence[Hook],
+        sync: Callable[[], None],
+        *,
+        start_step: int,
+        fetch_steps: int,
+        fetch_seconds: float,
+        budget: Budget | None = None,
+        beside: Sequence[str] = (),
+        jit: bool = False,
+    ) -> None:
+        self.sink = sink
+        self._hooks = hooks
+        self._sync = sync
+        self._fetch_steps, self._fetch_seconds = fetch_steps, fetch_seconds
+        self._budget = budget
+        self._jit = jit
+        measured = [] if budget is None else [COST]
+        self._beside = Beside(sink, (*measured, *beside), [] if budget is None else [budget.judge])
+        self._fetcher = Fetcher(self._beside)
+        self._read_step = start_step
+        self._last_fetch = time.monotonic()
+        self._steps_waiting = 0
+        self._process = os.getpid()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child of the process in which the attempt began."""
+        return os.getpid() != self._process
+
+    def due(self, steps: int) -> bool:
+        """Whether rows should be taken now, `steps` after the last question."""
+        self._steps_waiting += steps
+        late = time.monotonic() - self._last_fetch >= self._fetch_seconds
+        return late or self._steps_waiting >= self._fetch_steps
+
+    def fetch(self) -> None:
+        """Take the new rows of all rings off the device."""
+        if any(hook.ring is None for hook in self._hooks):
+            return
+        if self._budget is None:
+            self._take()
+            return
+        with self._budget.training_thread():
+            self._take()
+        self._keep_to(self._budget)
+
+    def _take(self) -> None:
+        self._last_fetch, self._steps_waiting = time.monotonic(), 0
+        self._sync()
+        last = min(hook.step for hook in self._hooks)
+        first = self._read_step + 1
+        room = min(hook.rows for hook in self._hooks)
+        if last - first + 1 > room:
+            self.sink.drop(drops.RING_OVERRUN, last - first + 1 - room)
+            first = last - room + 1
+        if last < first:
+            return
+        parts = tuple((hook.ring.layout, hook.ring.snapshot(first, last)) for hook in self._hooks if hook.ring)
+        self._fetcher.hand_over(Snapshot(first, last - first + 1, parts, time.time()))
+        self._read_step = last
+
+    def _keep_to(self, budget: Budget) -> None:
+        if budget.price is None:
+            entries = [count for hook in self._hooks for count in hook.entries]
+            budget.price = price_of(entries, jit=self._jit)
+        for hook in self._hooks:
+            hook.stretch(budget.stretch)
+
+    def put(self, values: Mapping[str, float]) -> None:
+        """Say values of the step that has just ended, measured beside it."""
+        self._beside.put(self._hooks[0].step, values)
+
+    def event(self, event: Event) -> None:
+        """Hand an event on, behind the frames of the steps before it."""
+        self._fetcher.event(event)
+
+    def end(self, reason: AttemptEnd, timeout_seconds: float) -> None:
+        """Record what was fetched, and end the attempt."""
+        self._fetcher.close(timeout_seconds)
+        self.sink.close(reason, timeout_seconds)
