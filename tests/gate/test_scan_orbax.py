@@ -100,9 +100,11 @@ def test_what_orbax_did_not_finish_is_refused_or_incomplete(copied: Path) -> Non
 
 def test_a_chunk_that_memory_might_not_hold_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orbax, "MAX_CHUNK_BYTES", 20)
-    scan = scan_artifact(CHECKPOINTS / "good")
+    scan = scan_artifact(CHECKPOINTS / "nan_slot")
     assert not scan.complete
     assert "chunk_byte_size" in scan.note
+    monkeypatch.setattr(zarr, "PIECE_BYTES", 7)
+    assert scan_artifact(CHECKPOINTS / "good").complete  # it is read in pieces
 
 
 def test_an_array_of_many_chunks_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +142,7 @@ def test_the_quick_look_and_tensorstore_find_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compressor: Any, dtype: str, shape: tuple[int, ...], chunk: Any
 ) -> None:
     monkeypatch.setattr(zarr, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(zarr, "PIECE_BYTES", 100)
     values = np.random.default_rng(4).normal(size=shape).astype(tensorstore.dtype(dtype).numpy_dtype)
     asked: list[str] = []
     slow = orbax._array

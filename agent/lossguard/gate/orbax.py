@@ -1,10 +1,10 @@
 """Scans Orbax checkpoints: the arrays of every item of one step, through TensorStore.
 
 Guarantees. Neither Orbax nor JAX is needed, and TensorStore (`pip install "lossguard[orbax]"`) only here: without it
-the scan is incomplete and says so. Memory is bounded by the largest chunk, which may be decoded as a whole (one beyond
-`MAX_CHUNK_BYTES` is not read), or by `WORKERS` chunks of at most `SMALL_CHUNK_BYTES`. A chunk that is missing is an
-error, never zeros; so is an array that the item's `_METADATA` names and that is not there, and a part that no process
-merged.
+the scan is incomplete and says so. Arrays of the plain kind are read in small pieces (`lossguard.gate.zarr`); what is
+not, or not finite, by chunks, which TensorStore decodes as a whole: one beyond `MAX_CHUNK_BYTES` is not read. A chunk
+that is missing is an error, never zeros; so is an array that the item's `_METADATA` names and that is not there, and a
+part that no process merged.
 
 The layout, as Orbax 0.12 writes it: a folder per step with `_CHECKPOINT_METADATA` and a folder per item (or one item at
 the top); an item holds `_METADATA` (JSON, `tree_metadata`: every leaf with its path) and its arrays, either in an OCDBT
@@ -23,14 +23,13 @@ from typing import Any, Final
 import numpy as np
 
 from lossguard.gate.findings import BLOCK_BYTES, Scan, count_nonfinite
-from lossguard.gate.zarr import Layout, finite_values, layout_of
+from lossguard.gate.zarr import finite_values, layout_of
 
 MAX_CHUNK_BYTES: Final = 2 << 30
 """Orbax writes an array's part on one host as one chunk unless `chunk_byte_size` is given."""
 MAX_METADATA_BYTES: Final = 256 << 20
-SMALL_CHUNK_BYTES: Final = 64 << 20
 WORKERS: Final = 4
-"""Arrays of small chunks are looked through side by side: decompression is what takes the time."""
+"""So many arrays are looked through side by side: decompression is what takes the time."""
 _DRIVERS: Final = {".zarray": "zarr", "zarr.json": "zarr3"}
 _PROCESS: Final = "ocdbt.process_"
 _ARRAYS: Final = ("jax.Array", "np.ndarray", "scalar")
@@ -114,30 +113,21 @@ def _files(folder: Path) -> list[str]:
 def _finite(found: Mapping[str, dict[str, Any]], tensorstore: Any, context: Any) -> dict[str, int]:
     """The arrays in which a quick look found every number and nothing but finite ones, and how many."""
     with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool:
-        opened = list(pool.map(lambda spec: _opened(spec, tensorstore, context), found.values()))
-        plain = {name: one for name, one in zip(found, opened, strict=True) if one is not None}
-        small = {name: one for name, one in plain.items() if one[1].chunk_bytes <= SMALL_CHUNK_BYTES}
-        counts = dict(zip(small, pool.map(_counted, small.values()), strict=True))
-    counts |= {name: _counted(one) for name, one in plain.items() if name not in small}
+        counts = dict(
+            zip(found, pool.map(lambda spec: _counted(spec, tensorstore, context), found.values()), strict=True)
+        )
     return {name: count for name, count in counts.items() if count is not None}
 
 
-def _opened(spec: dict[str, Any], tensorstore: Any, context: Any) -> tuple[Any, Layout] | None:
+def _counted(spec: dict[str, Any], tensorstore: Any, context: Any) -> int | None:
     if spec["driver"] != "zarr":
         return None
     try:
         store = tensorstore.KvStore.open(spec["kvstore"], context=context).result()
         layout = layout_of(store.read(".zarray").result().value)
-    except (ValueError, OSError, RuntimeError):
-        return None
-    return None if layout is None or layout.chunk_bytes > MAX_CHUNK_BYTES else (store, layout)
-
-
-def _counted(opened: tuple[Any, Layout]) -> int | None:
-    try:
-        return finite_values(*opened)
-    except (ValueError, OSError, RuntimeError):
-        return None  # TensorStore will say it in words
+        return None if layout is None else finite_values(store, layout)
+    except (ValueError, OSError, RuntimeError, TypeError):
+        return None  # TensorStore will say it in words; an older one cannot read a part of a value
 
 
 def _array(name: str, spec: dict[str, Any], scan: Scan, tensorstore: Any, context: Any) -> None:

@@ -3,11 +3,11 @@
 Guarantees. Either the number of values, all of them finite, or None, which says nothing: then TensorStore reads the
 array and decides. None is the answer wherever this is not the plain case: Zarr 2, little-endian floats, no filters,
 each chunk one Zstandard frame or its bare bytes; a chunk that is missing, or longer or shorter than it must be; a
-number that is not finite, which may lie in the part of a chunk that is beyond the array. Memory is bounded by one
-compressed chunk and `BLOCK_BYTES`.
+number that is not finite, which may lie in the part of a chunk that is beyond the array. Memory is bounded by a few
+pieces of `PIECE_BYTES`, however large the chunks are.
 
-Why: TensorStore decodes a chunk into fresh memory and copies it into an array. In a small block that is used again the
-same takes half of the CPU time (docs/decisions/0504-orbax-through-tensorstore.md).
+Why: TensorStore reads and decodes a chunk into fresh memory and copies it into an array. In small pieces, whose memory
+is used again, the same takes half of the CPU time (docs/decisions/0504-orbax-through-tensorstore.md).
 """
 
 import io
@@ -23,6 +23,8 @@ import zstandard
 from lossguard.gate.findings import count_nonfinite
 
 BLOCK_BYTES: Final = 1 << 20
+PIECE_BYTES: Final = 4 << 20
+"""Of a chunk, read at once: an allocator hands the memory of larger ones back to the system each time."""
 _FLOATS: Final = ("<f2", "<f4", "<f8", "bfloat16")
 
 
@@ -77,22 +79,64 @@ def finite_values(store: Any, layout: Layout) -> int | None:
     Args:
         store: TensorStore's key-value store of the array.
         layout: of its metadata.
+
+    Raises:
+        OSError, ValueError: a chunk is missing or cannot be read.
     """
     buffer = bytearray(BLOCK_BYTES)
     for key in layout.chunk_keys():
-        found = store.read(key).result()
-        if found.state != "value" or not _is_finite(found.value, layout, memoryview(buffer)):
+        if not _is_finite(_Chunk(store, key), layout, memoryview(buffer)):
             return None
     return int(np.prod(layout.shape, dtype=np.int64))
 
 
-def _is_finite(data: bytes, layout: Layout, buffer: memoryview) -> bool:
+class _Chunk(io.RawIOBase):
+    """A stored chunk as a stream of bytes, one piece ahead of its reader."""
+
+    def __init__(self, store: Any, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._at = 0
+        self._ahead = self._ask()
+        self._held = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._held:
+            self._held = memoryview(self._piece())
+        view = memoryview(buffer).cast("B")
+        count = min(len(view), len(self._held))
+        view[:count] = self._held[:count]
+        self._held = self._held[count:]
+        return count
+
+    def _ask(self) -> Any:
+        return self._store.read(self._key, byte_range=slice(self._at, self._at + PIECE_BYTES))
+
+    def _piece(self) -> bytes:
+        try:
+            found = self._ahead.result()
+        except ValueError:  # it ends before the piece would
+            found = self._store.read(self._key, byte_range=slice(self._at, None)).result()
+        if found.state != "value":
+            raise FileNotFoundError(self._key)
+        data: bytes = found.value
+        self._at += len(data)
+        if data:
+            self._ahead = self._ask()
+        return data
+
+
+def _is_finite(chunk: _Chunk, layout: Layout, buffer: memoryview) -> bool:
     """True if the chunk is as long as it must be, and all of it finite."""
     left = layout.chunk_bytes
+    stored: Any = chunk
+    if layout.is_compressed:
+        stored = zstandard.ZstdDecompressor().stream_reader(stored, read_size=PIECE_BYTES)
     try:
-        if layout.is_compressed and zstandard.get_frame_parameters(data).content_size not in (left, _UNKNOWN):
-            return False
-        with zstandard.ZstdDecompressor().stream_reader(data) if layout.is_compressed else io.BytesIO(data) as stream:
+        with stored as stream:
             while left > 0:
                 wanted = min(left, len(buffer))
                 got = 0
@@ -107,9 +151,6 @@ def _is_finite(data: bytes, layout: Layout, buffer: memoryview) -> bool:
             return not stream.readinto(buffer[:1])
     except zstandard.ZstdError:
         return False
-
-
-_UNKNOWN: Final = zstandard.CONTENTSIZE_UNKNOWN
 
 
 def _block_is_finite(block: memoryview, dtype: str) -> bool:
