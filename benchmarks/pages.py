@@ -99,6 +99,8 @@ def visit(page: Page, address: str) -> dict[str, float]:
     charts = page.locator("#tracks").count() > 0
     if charts:
         page.wait_for_selector("#tracks[data-drawn=full]")
+    # On a busy machine a small page has loaded before it is painted.
+    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length > 0")
     found: dict[str, float] = page.evaluate(
         """() => {
           const all = [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')];
