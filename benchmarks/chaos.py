@@ -32,6 +32,9 @@ from chaos_database import Database, Postgres, Sqlite
 from chaos_proxy import Proxy
 
 LAYERS, STATS = 20, 9
+SEAL_SECONDS = 0.3
+"""A chunk each so often: more would only be a backlog, for which the sidecar is given time in the end."""
+DRAIN_SECONDS = 3600
 SLOW_SECONDS = 0.05
 PYTHON = sys.executable
 
@@ -59,7 +62,14 @@ def train(journal: Path, truth: Path, run: str, start: int, clock_offset: float,
     time.time = lambda: real_time() + clock_offset
     schema = Schema(("loss",), tuple(f"layer{i}" for i in range(LAYERS)), tuple(f"stat{k}" for k in range(STATS)))
     recorder = Recorder(
-        journal, "chaos", run, start_step=start, seal_frames=16, seal_seconds=0.1, mantissa_bits=23, files=Disk()
+        journal,
+        "chaos",
+        run,
+        start_step=start,
+        seal_frames=16,
+        seal_seconds=SEAL_SECONDS,
+        mantissa_bits=23,
+        files=Disk(),
     )
     file = os.open(truth, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     ended = threading.Event()
@@ -124,7 +134,7 @@ class World:
 
     def start_sidecar(self) -> subprocess.Popen[bytes]:
         main = "from lossguard.cli.main import main; main()"
-        options = "--poll-seconds", 0.05, "--drain-seconds", 900
+        options = "--poll-seconds", 0.05, "--drain-seconds", DRAIN_SECONDS
         return self.spawn("-c", main, "sidecar", self.folder / "journal", "--service", self.proxy.url, *options)
 
     def truth(self, run: str) -> list[list[int]]:
@@ -194,7 +204,7 @@ class World:
             code = trainer.wait(60)
             assert code == 0, f"{run} dropped frames" if code == 1 else f"{run} ended with {code}"
         self.sidecar.send_signal(signal.SIGTERM)
-        assert self.sidecar.wait(920) == 0, "the sidecar did not drain"
+        assert self.sidecar.wait(DRAIN_SECONDS + 20) == 0, "the sidecar did not drain"
         self.service.send_signal(signal.SIGTERM)
         self.service.wait(30)
 
