@@ -53,9 +53,10 @@ UNLEARNED_AUC = 0.54
 COLLAPSE_FRAMES = 15
 COLLAPSE_SKILL = 0.3
 COLLAPSE_ERRORS = 6.0
-COLLAPSE_HISTORY = 40
 """An AUC that loses 70 % of its skill (and 6 standard errors) over 15 frames is an episode, whatever the losses do:
 some models die in silence."""
+COLLAPSE_HISTORY = 40
+"""Frames of an AUC before it is asked: 25 of them are then from before the 15 that are judged."""
 
 
 def probations(state: MonitorState, step: int) -> None:

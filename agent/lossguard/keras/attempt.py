@@ -45,10 +45,11 @@ class Destination:
             start_step: updates so far.
             config: describes the run; asked on the chief alone.
         """
-        away = {"start_step": start_step, "service": self.service, "token": self.token}
+        place, service, token = (self.journal, self.project, self.run), self.service, self.token
         if rank:
-            return Worker(self.journal, self.project, self.run, rank, **away)  # type: ignore[arg-type]
-        return self.open_recorder(self.journal, self.project, self.run, config=dict(config()), **away)
+            return Worker(*place, rank, start_step=start_step, service=service, token=token)
+        config_now = dict(config())
+        return self.open_recorder(*place, start_step=start_step, config=config_now, service=service, token=token)
 
 
 class Attempt:
