@@ -62,35 +62,14 @@ def pager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
             (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
             service.client.headers["authorization"] = f"Bearer {TOKEN}"
             service.send("ranker", "plain", ranker(collapse=220), config=TASKS, stop=False)
-            stack.enter_context(
-                running(
-                    [
-                        alertmanager,
-                        *flags(
-                            "alertmanager",
-                            config_file=str(PROVISIONING / "alertmanager.yml"),
-                            storage_path=str(folder / "alerts"),
-                        ),
-                        f"--web.listen-address=127.0.0.1:{ports[1]}",
-                        "--cluster.listen-address=",
-                        "--log.level=error",
-                    ]
-                )
-            )
-            stack.enter_context(
-                running(
-                    [
-                        prometheus,
-                        *flags(
-                            "prometheus",
-                            config_file=str(folder / "prometheus.yml"),
-                            storage_tsdb_path=str(folder / "tsdb"),
-                        ),
-                        f"--web.listen-address=127.0.0.1:{ports[0]}",
-                        "--log.level=error",
-                    ]
-                )
-            )
+            alerts = {"config_file": str(PROVISIONING / "alertmanager.yml"), "storage_path": str(folder / "alerts")}
+            metrics = {"config_file": str(folder / "prometheus.yml"), "storage_tsdb_path": str(folder / "tsdb")}
+            for binary, name, files, port, more in (
+                (alertmanager, "alertmanager", alerts, ports[1], ["--cluster.listen-address="]),
+                (prometheus, "prometheus", metrics, ports[0], []),
+            ):
+                listens = [f"--web.listen-address=127.0.0.1:{port}", *more, "--log.level=error"]
+                stack.enter_context(running([binary, *flags(name, **files), *listens]))
             with httpx.Client(base_url=f"http://127.0.0.1:{ports[1]}", timeout=30) as client:
                 yield client
             stack.close()
