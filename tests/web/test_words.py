@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from lossguard.wire.incident import KINDS, Incident
+from lossguard.wire.incident import KINDS, Incident, Mover
 from lossguard_service.store.buckets import Buckets
 from lossguard_service.store.checkpoints import Checkpoint
 from lossguard_service.store.incidents import StoredIncident
@@ -110,6 +110,14 @@ def test_every_kind_of_incident_has_a_title_and_a_timeline_in_order(kind: str, e
     assert "nan" not in card.title
     steps = [moment.step for moment in story.timeline(one, 420)]
     assert steps == sorted(steps)
+
+
+def test_a_layer_that_moved_after_the_onset_is_no_first_signal() -> None:
+    mover = Mover("layer", "shared0/kernel", 262, 40.0)
+    one = stored(replace(FULL, first_signal_step=None, movers=(mover,)))
+    moments = {moment.title: moment.step for moment in story.timeline(one, 420)}
+    assert moments["First layer"] == 262
+    assert "First signal" not in moments
 
 
 def test_normalized_entropy_of_the_constant_predictor_is_one() -> None:

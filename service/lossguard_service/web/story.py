@@ -211,12 +211,17 @@ def timeline(stored: StoredIncident, last_step: int | None) -> tuple[Moment, ...
     incident = stored.incident
     moments: list[Moment] = []
     signal = incident.first_signal_step
-    if signal is not None or incident.first_layer:
-        at = incident.onset_step if signal is None else signal
+    if signal is not None:
         moments.append(
-            Moment(at, "First signal", "A layer left its own baseline:", incident.first_layer)
+            Moment(signal, "First signal", "A layer left its own baseline:", incident.first_layer)
             if incident.first_layer
-            else Moment(at, "First signal", "A scalar left its own baseline.")
+            else Moment(signal, "First signal", "A scalar left its own baseline.")
+        )
+    elif incident.first_layer:
+        steps = [one.step for one in incident.movers if one.what == "layer" and one.name == incident.first_layer]
+        at = min(steps, default=incident.onset_step)
+        moments.append(
+            Moment(at, "First layer", "After the onset, the first to leave its baseline:", incident.first_layer)
         )
     known = any(one.what == "task" for one in incident.movers)
     tasks = f"First hit: task {incident.tasks[0]}." if incident.tasks and not known else ""
@@ -246,7 +251,7 @@ def timeline(stored: StoredIncident, last_step: int | None) -> tuple[Moment, ...
     return tuple(sorted(moments, key=lambda moment: (moment.step, _ORDER.get(moment.title, 5))))
 
 
-_ORDER: Final = {"First signal": 0, "Also moved": 1, "Onset": 2, "Total hit": 3, "Task hit": 4}
+_ORDER: Final = {"First signal": 0, "First layer": 0, "Also moved": 1, "Onset": 2, "Total hit": 3, "Task hit": 4}
 
 
 def _moved(incident: Incident) -> list[Moment]:
