@@ -21,7 +21,7 @@ RUN useradd --uid 10001 --create-home lossguard \
 COPY --from=build /wheels /wheels
 
 FROM base AS service
-RUN wheel="$(ls /wheels/*.whl)" && pip install --no-cache-dir "${wheel}[service]"
+RUN wheel="$(ls /wheels/*.whl)" && pip install --no-cache-dir "${wheel}[service,objects]"
 USER 10001
 WORKDIR /home/lossguard
 EXPOSE 8080

@@ -19,6 +19,7 @@ from lossguard_service.app import create_app
 from lossguard_service.settings import Settings, is_loopback
 from lossguard_service.store.database import DatabaseUrlError, open_database
 from lossguard_service.store.migrate import migrate
+from lossguard_service.store.objects import BytesUrlError
 from lossguard_service.store.tokens import list_tokens
 
 
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         for one in error.errors():
             print(f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}", file=sys.stderr)
         return 2
-    except (Unstartable, DatabaseUrlError) as error:
+    except (Unstartable, DatabaseUrlError, BytesUrlError) as error:
         print(error, file=sys.stderr)
         return 2
     with listener:
@@ -83,7 +84,7 @@ def prepare(settings: Settings) -> tuple[Server, socket.socket]:
 
     Raises:
         Unstartable: the address is taken or not ours, or it is open to others and no token is set.
-        DatabaseUrlError: see there.
+        DatabaseUrlError, BytesUrlError: see there.
     """
     app = create_app(settings)
     if not is_loopback(settings.host) and settings.admin_token is None and not has_tokens(settings):

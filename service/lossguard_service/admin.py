@@ -121,9 +121,14 @@ async def back_up(options: argparse.Namespace, url: str) -> int:
     """`db backup`."""
     await backup.back_up(url, options.file)
     size = options.file.stat().st_size
-    return _say(
-        options, f"backed up to {options.file} ({size / 1e6:.1f} MB)", {"file": str(options.file), "bytes": size}
-    )
+    objects = await asyncio.to_thread(backup.elsewhere, options.file)
+    words = f"backed up to {options.file} ({size / 1e6:.1f} MB)"
+    if objects:
+        words += (
+            f"; it names {objects} objects in object storage, which it does not contain: copy them, or restore within "
+            "bytes_keep_hours"
+        )
+    return _say(options, words, {"file": str(options.file), "bytes": size, "objects_elsewhere": objects})
 
 
 async def restore(options: argparse.Namespace, url: str) -> int:

@@ -10,8 +10,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Annotated
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import PlainTextResponse, Response
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -30,10 +31,13 @@ from lossguard_service.metrics import collector
 from lossguard_service.metrics.replica import Replica
 from lossguard_service.rates import Rates
 from lossguard_service.settings import Settings
+from lossguard_service.store.bytes import BytesError, ByteStore
+from lossguard_service.store.cleanup import delete_doomed, delete_orphans, identify
 from lossguard_service.store.compact import compact, retain
 from lossguard_service.store.database import Database, open_database
 from lossguard_service.store.fleet import fleet
 from lossguard_service.store.migrate import migrate, pending
+from lossguard_service.store.objects import open_objects
 from lossguard_service.web import site
 from lossguard_service.webhooks import Webhooks, destinations
 
@@ -51,9 +55,14 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
 
     Raises:
         DatabaseUrlError: `settings.database` names no database that we can use.
+        BytesUrlError: `settings.bytes_url` names no object store that we can use.
     """
     replica = Replica()
-    database: Database = replica.watch(open_database(settings.database, connections=settings.connections))
+    objects = None if settings.bytes_url is None else open_objects(settings.bytes_url)
+    byte_store = ByteStore(objects, keep_seconds=3600 * settings.bytes_keep_hours, clock=clock)
+    database: Database = replica.watch(
+        open_database(settings.database, connections=settings.connections, bytes=byte_store)
+    )
     addresses = destinations(settings)
     told = [one.key for one in addresses]
     secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else None
@@ -62,6 +71,13 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await migrate(database)
+        if objects is not None:
+            await identify(database, now=clock())
+            try:
+                await byte_store.where()
+            except BytesError as error:
+                # Reads of what is in the database, the gate and the pages work; chunks are refused until it answers.
+                log.error("%s; `lossguard doctor` tells when it answers", error)
         background = [
             asyncio.create_task(_for_ever(seconds, work))
             for seconds, work in (
@@ -71,6 +87,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
                 ),
                 (settings.webhook_seconds, webhooks.deliver),
                 (settings.compact_seconds, lambda: _compact(database, settings, clock)),
+                (settings.compact_seconds, lambda: _clean_up(database, clock)),
             )
         ]
         try:
@@ -135,13 +152,19 @@ async def _healthz() -> str:
     return "ok\n"
 
 
-async def _readyz(request: Request) -> str:
-    """The database answers and has this version's schema."""
+async def _readyz(
+    request: Request,
+    bytes: Annotated[bool, Query(description="Ask the object store too, if there is one.")] = False,
+) -> str:
+    """The database answers and has this version's schema. Without its object store a replica still does much."""
     if await pending(request.app.state.database):
         raise errors.Busy(
             "the database is at another schema than this version's: migration is under way", retry_after=2
         )
-    return "ready\n"
+    if not bytes:
+        return "ready\n"
+    where = await request.app.state.database.bytes.where()
+    return f"ready; bytes of chunks and segments: {where}\n"
 
 
 async def _metrics(request: Request) -> Response:
@@ -180,6 +203,11 @@ async def _for_ever(seconds: float, work: Callable[[], Awaitable[object]]) -> No
         except Exception:
             # The next round may find the database again; a service that stopped looking would call silence health.
             log.exception("background work failed")
+
+
+async def _clean_up(database: Database, clock: Callable[[], float]) -> None:
+    await delete_doomed(database, now=clock())
+    await delete_orphans(database, now=clock())
 
 
 async def _compact(database: Database, settings: Settings, clock: Callable[[], float]) -> None:

@@ -10,7 +10,8 @@ Refusal                      carries status, title and detail
 ├── NotAuthenticated  401    no token, or one that is not valid
 ├── NotAllowed        403    a valid token for something else
 ├── TooMany           429    more than the token's rate; later, after `retry_after` seconds
-└── Busy              503    try again after `retry_after` seconds; nothing was stored
+├── Busy              503    try again after `retry_after` seconds; nothing was stored
+└── BytesGone         500    an object that holds a run's bytes was deleted from the object store
 
 A client that gets 409, 413 or 422 must not send the same again; 429 and 5xx say "later".
 """
@@ -28,6 +29,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from lossguard.wire.numbers import to_json
+from lossguard_service.store.bytes import BytesLost, BytesUnavailable
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -120,6 +122,12 @@ class Busy(Refusal):
         super().__init__(detail, headers={"retry-after": str(retry_after)})
 
 
+class BytesGone(Refusal):
+    """An object that a row names is not in the object store any more."""
+
+    status, kind, title = 500, "bytes-gone", "Stored bytes are gone"
+
+
 PROBLEM_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["type", "title", "status", "detail"],
@@ -141,7 +149,10 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def install(app: FastAPI) -> None:
     """Make `app` answer every failure as a problem document, and say so in its OpenAPI document."""
-    for kind in (Refusal, HTTPException, RequestValidationError, DBAPIError, PoolTimeoutError, OSError, Exception):
+    for kind in (
+        *(Refusal, HTTPException, RequestValidationError, DBAPIError, PoolTimeoutError, OSError),
+        *(BytesUnavailable, BytesLost, Exception),
+    ):
         app.add_exception_handler(kind, handle)
     plain = app.openapi
 
@@ -206,6 +217,12 @@ def _refusal(request: Request, error: Exception) -> Refusal:
     if isinstance(error, (DBAPIError, PoolTimeoutError, OSError)):
         log.error("the database failed at %s %s: %s", request.method, request.url.path, error)
         return Busy("the database did not answer; nothing was stored", retry_after=2)
+    if isinstance(error, BytesUnavailable):
+        log.error("%s %s: %s", request.method, request.url.path, error)
+        return Busy("the object store did not answer; nothing was stored", retry_after=5)
+    if isinstance(error, BytesLost):
+        log.error("%s %s: %s", request.method, request.url.path, error)
+        return BytesGone(str(error))
     log.exception("a bug at %s %s", request.method, request.url.path, exc_info=error)
     return Refusal("the service failed at this request; its log says more")
 

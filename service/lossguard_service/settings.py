@@ -20,6 +20,21 @@ class Settings(BaseSettings):
         default="sqlite:///.lossguard/lossguard.db",
         description="Where everything is kept: `sqlite:///path` or `postgresql://user:password@host/name`.",
     )
+    bytes_url: str | None = Field(
+        default=None,
+        description=(
+            "Object storage for the bytes of chunks and segments: `s3://bucket/folder`, `gs://...`, "
+            "`az://account/container/...` or `file:///folder`; unset keeps them in the database."
+        ),
+    )
+    bytes_keep_hours: float = Field(
+        default=24.0,
+        ge=1,
+        description=(
+            "Objects that the database names no more are deleted after so many hours: a backup of the database that is "
+            "younger finds all of its own."
+        ),
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on; other than loopback only with tokens.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     address_file: Path | None = Field(

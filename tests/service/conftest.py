@@ -1,4 +1,4 @@
-"""Databases: SQLite in a folder of its own, and a real PostgreSQL."""
+"""Databases: SQLite in a folder of its own, and a real PostgreSQL; object storage: a folder, and a real S3 endpoint."""
 
 import shutil
 import tempfile
@@ -7,9 +7,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from object_storage import s3_endpoint
 from postgres import psql
 from services import Clock
 from sqlalchemy.engine import make_url
+
+from lossguard_service.store import bytes as bytes_module
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +46,48 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Each store law runs on both."""
     if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'lossguard.db'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The URL of a real S3 endpoint with the bucket `lossguard`."""
+    pytest.importorskip("moto.server", reason='pip install "moto[server]"')
+    with s3_endpoint() as url:
+        yield url
+
+
+@pytest.fixture
+def s3_environment(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The environment in which a service finds the endpoint, as AWS's own tools would; the endpoint's URL."""
+    for name, value in (
+        ("AWS_ENDPOINT_URL", s3_server),
+        ("AWS_ACCESS_KEY_ID", "testing"),
+        ("AWS_SECRET_ACCESS_KEY", "testing"),
+        ("AWS_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    return s3_server
+
+
+@pytest.fixture
+def all_in_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small chunks of tests are worth an object each."""
+    monkeypatch.setattr(bytes_module, "LEAST_BYTES", 0)
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "sqlite, bytes in a folder", "postgresql, bytes in S3"])
+def stored_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The laws of what is stored hold wherever it is; the service finds the object store by its environment."""
+    if request.param.endswith("in a folder"):
+        monkeypatch.setenv("LOSSGUARD_BYTES_URL", f"file://{tmp_path / 'objects'}")
+    elif request.param.endswith("in S3"):
+        request.getfixturevalue("s3_environment")
+        monkeypatch.setenv("LOSSGUARD_BYTES_URL", f"s3://lossguard/{uuid4().hex}")
+    if "bytes" in request.param:
+        request.getfixturevalue("all_in_objects")
+    if request.param.startswith("sqlite"):
         return f"sqlite:///{tmp_path / 'lossguard.db'}"
     return str(request.getfixturevalue("postgres_url"))
 

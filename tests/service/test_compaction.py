@@ -36,9 +36,9 @@ async def everything(one: Service) -> list[Any]:
     return [await state(one), step, exported, spans]
 
 
-def test_compaction_changes_nothing_that_can_be_read(database_url: str, clock: Clock) -> None:
+def test_compaction_changes_nothing_that_can_be_read(stored_url: str, clock: Clock) -> None:
     async def story() -> None:
-        async with service(database_url, clock) as one:
+        async with service(stored_url, clock) as one:
             for chunk in diverging():
                 await one.put(chunk)
             before = await everything(one)
@@ -56,17 +56,17 @@ def test_compaction_changes_nothing_that_can_be_read(database_url: str, clock: C
 
 
 def test_a_fresh_replica_judges_on_from_segments(
-    database_url: str, clock: Clock, tmp_path_factory: pytest.TempPathFactory
+    stored_url: str, clock: Clock, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     data = diverging()
     expected = run(serially(f"sqlite:///{tmp_path_factory.mktemp('serial') / 'x.db'}", data))
 
     async def story() -> dict[str, Any]:
-        async with service(database_url, clock) as one:
+        async with service(stored_url, clock) as one:
             for chunk in data[:9]:
                 await one.put(chunk)
             assert await compact.compact(one.app.state.database, now=clock()) == 4
-        async with service(database_url, clock) as one:
+        async with service(stored_url, clock) as one:
             for chunk in data[9:]:
                 assert (await one.put(chunk)).status_code == 200
             return await state(one)
@@ -74,9 +74,9 @@ def test_a_fresh_replica_judges_on_from_segments(
     assert run(story()) == expected
 
 
-def test_replicas_that_compact_at_once_make_each_segment_once(database_url: str, clock: Clock) -> None:
+def test_replicas_that_compact_at_once_make_each_segment_once(stored_url: str, clock: Clock) -> None:
     async def story() -> None:
-        async with service(database_url, clock) as one, service(database_url, clock) as other:
+        async with service(stored_url, clock) as one, service(stored_url, clock) as other:
             for chunk in diverging():
                 await one.put(chunk)
             before = await everything(one)

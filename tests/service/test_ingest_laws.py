@@ -93,7 +93,7 @@ def test_the_service_judges_exactly_as_a_replay_does(database_url: str) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_any_order_and_any_repetition_end_in_the_serial_state(
-    database_url: str, tmp_path_factory: pytest.TempPathFactory, seed: int
+    stored_url: str, tmp_path_factory: pytest.TempPathFactory, seed: int
 ) -> None:
     data = diverging()
     expected = run(serially(f"sqlite:///{tmp_path_factory.mktemp('serial') / 'x.db'}", data))
@@ -101,7 +101,7 @@ def test_any_order_and_any_repetition_end_in_the_serial_state(
     random.Random(seed).shuffle(shuffled)
 
     async def story() -> dict[str, Any]:
-        async with service(database_url, Clock()) as one:
+        async with service(stored_url, Clock()) as one:
             answers = [(await one.put(chunk)).json() for chunk in shuffled]
             assert sum(answer["duplicate"] for answer in answers) == len(data)
             return await state(one)
@@ -109,12 +109,12 @@ def test_any_order_and_any_repetition_end_in_the_serial_state(
     assert run(story()) == expected
 
 
-def test_concurrent_chunks_end_in_the_serial_state(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_concurrent_chunks_end_in_the_serial_state(stored_url: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     data = diverging()
     expected = run(serially(f"sqlite:///{tmp_path_factory.mktemp('serial') / 'x.db'}", data))
 
     async def story() -> dict[str, Any]:
-        async with service(database_url, Clock()) as one:
+        async with service(stored_url, Clock()) as one:
             answers = await asyncio.gather(*(one.put(chunk) for chunk in data + data))
             assert [answer.status_code for answer in answers] == [200] * (2 * len(data))
             return await state(one)
@@ -123,16 +123,16 @@ def test_concurrent_chunks_end_in_the_serial_state(database_url: str, tmp_path_f
 
 
 def test_a_replica_that_starts_in_the_middle_goes_on_in_the_serial_state(
-    database_url: str, tmp_path_factory: pytest.TempPathFactory
+    stored_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     data = diverging()
     expected = run(serially(f"sqlite:///{tmp_path_factory.mktemp('serial') / 'x.db'}", data))
 
     async def story() -> dict[str, Any]:
         for chunk in data[:-1]:
-            async with service(database_url, Clock()) as one:
+            async with service(stored_url, Clock()) as one:
                 assert (await one.put(chunk)).status_code == 200
-        async with service(database_url, Clock()) as one:
+        async with service(stored_url, Clock()) as one:
             await one.put(data[-1])
             return await state(one)
 

@@ -132,6 +132,8 @@ def of_service(service: str, token: str | None, project: str | None, clock: Call
             if ready.status_code == 200
             else Finding("database", "error", f"not ready ({ready.status_code})", "the service's log says why")
         )
+        if ready.status_code == 200:
+            yield _bytes(client)
         yield _token(client, token, project)
 
 
@@ -180,6 +182,19 @@ def _clock(answer: "httpx.Response", now: float) -> Finding:
         return Finding("clock", "ok", "as the service's")
     word = "ahead of" if skew > 0 else "behind"
     return Finding("clock", "warning", f"{abs(skew):.0f} s {word} the service's", "synchronize the clocks (NTP)")
+
+
+def _bytes(client: "httpx.Client") -> Finding:
+    import httpx
+
+    try:
+        answer = client.get("/readyz", params={"bytes": "true"}, timeout=90.0)
+    except httpx.HTTPError as error:
+        return Finding("bytes", "error", f"no answer ({type(error).__name__})", "the service's log says why")
+    if answer.status_code == 200:
+        return Finding("bytes", "ok", answer.text.strip().rpartition(": ")[2])
+    advice = "chunks wait in the journals until it answers: look at LOSSGUARD_BYTES_URL, credentials and endpoint"
+    return Finding("bytes", "error", "the service cannot reach its object store; its log says why", advice)
 
 
 def _token(client: "httpx.Client", token: str | None, project: str | None) -> Finding:

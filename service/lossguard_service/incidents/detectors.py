@@ -16,6 +16,7 @@ from lossguard.wire.frame import Frames
 from lossguard.wire.incident import RunReport
 from lossguard_service.incidents.position import Consumed, Position, from_document, is_beginning, to_document
 from lossguard_service.store import chunks, states
+from lossguard_service.store.bytes import BytesLost
 from lossguard_service.store.database import offload
 from lossguard_service.store.lineage import Stretch
 from lossguard_service.store.record import config_of
@@ -27,7 +28,7 @@ _OFFLOAD_VALUES: Final = 20_000
 
 
 class FramesGone(LookupError):
-    """Retention has dropped frames that would have to be judged anew; the run stays judged as far as it was."""
+    """Frames that would have to be judged anew are kept no more; the run stays judged as far as it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +172,13 @@ def _blocks(
         end = index
         while end < stretch.next_index and (stretch.attempt, end) not in fresh:
             end += 1
-        for place, frames in chunks.decoded(connection, run_id, stretch.attempt, index, end):
-            if place != index:
-                break
-            yield place, frames
-            index += 1
+        try:
+            for place, frames in chunks.decoded(connection, run_id, stretch.attempt, index, end):
+                if place != index:
+                    break
+                yield place, frames
+                index += 1
+        except BytesLost as error:
+            raise FramesGone(str(error)) from None
         if index != end:
             raise FramesGone(f"chunk {index} of attempt {stretch.attempt} is no longer kept in full")

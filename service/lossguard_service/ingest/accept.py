@@ -19,13 +19,14 @@ from lossguard.wire.chunk import AttemptStart, AttemptStop, Checkpoint, ChunkId
 from lossguard.wire.frame import Schema
 from lossguard.wire.numbers import from_json_number
 from lossguard.wire.replies import ChunkReply
-from lossguard_service.errors import Busy, ChunkConflict, NotFound
+from lossguard_service.errors import Busy, ChunkConflict, NotFound, Refusal
 from lossguard_service.incidents import track
 from lossguard_service.incidents.advise import advise
 from lossguard_service.incidents.announce import announce
 from lossguard_service.incidents.detectors import Detectors
 from lossguard_service.ingest.prepare import Prepared, digest, prepare
 from lossguard_service.store import checkpoints, chunks, drops, record
+from lossguard_service.store.bytes import Kept, run_folder
 from lossguard_service.store.database import Database
 from lossguard_service.store.incidents import StoredIncident, incidents_of
 from lossguard_service.store.lineage import Attempt, Stretch, lineage
@@ -89,14 +90,21 @@ class Ingest:
             else:
                 prepared = prepare(identity, data)
             touched: list[int] = []
+            store, folder = self._database.bytes, run_folder(identity.project, identity.run)
+            kept = await store.keep(folder, f"{identity.attempt}/{identity.index:08}", data)
             try:
-                return await self._database.write(lambda connection: self._store(connection, prepared, touched))
-            except BaseException:
+                reply = await self._database.write(lambda connection: self._store(connection, prepared, kept, touched))
+            except BaseException as error:
                 # What was not committed did not happen: the state in memory may be ahead of it.
                 for run_id in touched:
                     self._detectors.forget(run_id)
                     self._views.pop(run_id, None)
+                if isinstance(error, Refusal):  # after any other error the transaction may have been committed
+                    await store.discard(kept)
                 raise
+            if reply.duplicate:
+                await store.discard(kept)
+            return reply
         finally:
             self._pending -= 1
 
@@ -127,7 +135,7 @@ class Ingest:
         if not await self._database.write(write):
             raise NotFound(f"no chunk of run {project}/{name} has come yet")
 
-    def _store(self, connection: Connection, prepared: Prepared, touched: list[int]) -> ChunkReply:
+    def _store(self, connection: Connection, prepared: Prepared, kept: Kept, touched: list[int]) -> ChunkReply:
         identity, now = prepared.chunk.id, self._clock()
         view = self._view(connection, identity, now)
         run, attempts = view.run, list(view.attempts)
@@ -161,7 +169,8 @@ class Ingest:
         run = replace(run, **run_values)
         judged, incidents = self._judge(connection, run, attempts, attempt, prepared, view.incidents, now)
         run_values |= judged
-        chunks.store(connection, row, prepared.data, attempt_values, run_values)
+        self._database.bytes.check(kept)
+        chunks.store(connection, row, kept, attempt_values, run_values)
         run = replace(run, **judged, revision=run.revision + 1)
         self._views[run.id] = _View(run, attempts, incidents, view.schemas)
         return self._reply(connection, run, attempt, incidents, duplicate=False)
@@ -323,4 +332,5 @@ def _digest_of_last(connection: Connection, run_id: int, attempt: Attempt) -> di
     last = max((row.index for row in rows if row.index < attempt.next_index), default=None)
     if last is None:
         return None
-    return digest(wire.decode(chunks.bytes_of(connection, run_id, attempt.number, last, last)[last]).frames)
+    data = chunks.bytes_now(connection, chunks.bytes_of(connection, run_id, attempt.number, last, last))
+    return digest(wire.decode(data[last]).frames)

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lossguard_service.metrics import names
+from lossguard_service.store.bytes import ByteStore
 from lossguard_service.store.database import Database
 from lossguard_service.store.hot import Hot
 
@@ -99,6 +100,11 @@ class Watched:
     def name(self) -> str:
         """See `Database`."""
         return self._database.name
+
+    @property
+    def bytes(self) -> ByteStore:
+        """See `Database`."""
+        return self._database.bytes
 
     async def read(self, function: Callable[[Connection], T]) -> T:
         """See `Database`."""

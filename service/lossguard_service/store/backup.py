@@ -1,7 +1,8 @@
 """A copy of a SQLite database while it is written to, and back again.
 
 The copy is SQLite's own online backup: one consistent moment, whatever is committed meanwhile. It is checked before it
-gets its name, so a file with that name is a whole backup. PostgreSQL has better tools of its own (`pg_dump`).
+gets its name, so a file with that name is a whole backup. PostgreSQL has better tools of its own (`pg_dump`). What is
+in object storage is not in it: `elsewhere` counts it.
 """
 
 import asyncio
@@ -35,6 +36,17 @@ async def back_up(url: str, file: Path) -> None:
     if file.exists():
         raise BackupError(f"{file} exists: name a file that does not")
     await asyncio.to_thread(_copy, source, file)
+
+
+def elsewhere(file: Path) -> int:
+    """How many objects a backup names that are in object storage and not in it."""
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as copy:
+        tables = ("chunk_bytes", "segment_parts", "pyramid")
+        query = " UNION ALL ".join(f"SELECT count(object) AS n FROM {table}" for table in tables)
+        try:
+            return int(copy.execute(f"SELECT sum(n) FROM ({query})").fetchone()[0])
+        except sqlite3.OperationalError:
+            return 0  # of a version that knew no objects
 
 
 def restore(file: Path, url: str) -> Path:

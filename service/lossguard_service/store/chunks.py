@@ -1,18 +1,21 @@
-"""Chunks at rest: an index row each, their bytes and their summary apart. Nothing here decides; see `ingest`."""
+"""Chunks at rest: an index row each, their bytes apart (`bytes`). Nothing here decides; see `ingest`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from lossguard.wire import chunk as wire
 from lossguard.wire.frame import Frames, Schema
-from lossguard_service.store import schema, segments
+from lossguard_service.store import database, schema, segments
+from lossguard_service.store.bytes import Elsewhere, Held, Kept
 from lossguard_service.store.hot import Hot, insert
 from lossguard_service.store.record import attempt_update, run_update
+
+K = TypeVar("K")
 
 
 @lru_cache
@@ -78,17 +81,25 @@ def _rows(given: tuple[str, ...]) -> Hot:
 
 
 _BYTES = Hot(
-    sa.select(schema.chunk_bytes.c.index, schema.chunk_bytes.c.data)
+    sa.select(schema.chunk_bytes.c.index, schema.chunk_bytes.c.data, schema.chunk_bytes.c.object)
     .where(schema.chunk_bytes.c.run_id == sa.bindparam("run"), schema.chunk_bytes.c.attempt == sa.bindparam("attempt"))
     .where(schema.chunk_bytes.c.index.between(sa.bindparam("first"), sa.bindparam("last")))
     .order_by(schema.chunk_bytes.c.index)
 )
 
 
-def bytes_of(connection: Connection, run_id: int, attempt: int, first: int, last: int) -> dict[int, bytes]:
-    """The bytes of an attempt's chunks with indexes in [first, last], by index."""
+def bytes_of(connection: Connection, run_id: int, attempt: int, first: int, last: int) -> dict[int, Held]:
+    """The bytes of an attempt's chunks with indexes in [first, last], or where they are, by index."""
     place = {"run": run_id, "attempt": attempt, "first": first, "last": last}
-    return dict(_BYTES.rows(connection, place))
+    return {index: data if key is None else Elsewhere(key) for index, data, key in _BYTES.rows(connection, place)}
+
+
+def bytes_now(connection: Connection, held: Mapping[K, Held]) -> dict[K, bytes]:
+    """The bytes themselves, inside the transaction: for those who hold the run's lock, and for small reads."""
+    if not any(isinstance(one, Elsewhere) for one in held.values()):
+        return cast("dict[K, bytes]", held)
+    (found,) = database.wait_for(lambda: database.bytes_of(connection).fetch([held]))
+    return found
 
 
 def decoded(connection: Connection, run_id: int, attempt: int, first: int, end: int) -> Iterator[tuple[int, Frames]]:
@@ -108,8 +119,9 @@ def decoded(connection: Connection, run_id: int, attempt: int, first: int, end: 
             continue
         stop = min((row.first_index for row in held if row.first_index > index), default=end)
         stop = min(stop, end, index + 16)
-        for place, data in sorted(bytes_of(connection, run_id, attempt, index, stop - 1).items()):
-            yield place, wire.decode(data).frames
+        data = bytes_now(connection, bytes_of(connection, run_id, attempt, index, stop - 1))
+        for place in sorted(data):
+            yield place, wire.decode(data[place]).frames
         index = stop
 
 
@@ -118,7 +130,7 @@ def _out_of(connection: Connection, run_id: int, segment: segments.SegmentRow) -
         return
     names = schemas_of(connection, run_id)[segment.schema]
     (parts,) = segments.parts_of(connection, schema.segment_parts, run_id, [segment])
-    whole = segments.load(parts, names)
+    whole = segments.load(bytes_now(connection, parts), names)
     table = schema.chunks
     query = (
         sa.select(table.c.index, table.c.frames)
@@ -144,7 +156,7 @@ def digest_of(connection: Connection, run_id: int, attempt: int, index: int) -> 
 def store(
     connection: Connection,
     row: dict[str, Any],
-    data: bytes,
+    kept: Kept,
     attempt_values: dict[str, Any],
     run_values: dict[str, Any],
 ) -> None:
@@ -153,10 +165,10 @@ def store(
     Args:
         connection: inside the transaction that holds the lock.
         row: all columns of `schema.chunks`.
-        data: the chunk's bytes.
+        kept: the chunk's bytes, or where they are.
         attempt_values, run_values: changed columns; the run's revision rises besides.
     """
-    values = row | {"data": data}
+    values = row | {"data": kept.data, "object": kept.object}
     values |= {f"attempt_{name}": value for name, value in attempt_values.items()}
     values |= {f"run_{name}": value for name, value in run_values.items()}
     _store(tuple(attempt_values), tuple(run_values)).run(connection, values)

@@ -6,6 +6,7 @@ asked, but for those within `INCIDENT_STEPS` of an incident, and never the pyram
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
@@ -16,12 +17,15 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from lossguard.wire.chunk import decode
+from lossguard.wire.errors import ChunkError
 from lossguard.wire.frame import Frames
 from lossguard_service.store import chunks, schema, segments
+from lossguard_service.store.bytes import BytesLost, Held, Kept, doom, run_folder
 from lossguard_service.store.database import Database
 from lossguard_service.store.incidents import incidents_of
 from lossguard_service.store.runs import attempts_of, run_of
 
+log = logging.getLogger(__name__)
 SEGMENT_FRAMES: Final = 4096
 INCIDENT_STEPS: Final = 500
 SETTLED_SECONDS: Final = 3600.0
@@ -36,28 +40,32 @@ class _Plan:
         attempt: the attempt's number.
         rows: index and frames of each chunk, without gaps; those without frames included.
         schema: the number of their column names.
+        folder: the run's, see `run_folder`.
     """
 
     attempt: int
     rows: tuple[tuple[int, int], ...]
     schema: int
+    folder: str
 
 
 async def compact(database: Database, *, now: float, limit: int = 64) -> int:
     """Make up to `limit` segments out of what lies ready, whatever run it belongs to; returns how many were made."""
     made = 0
     for run_id in await database.read(_runs_with_bytes):
-        while made < limit:
-            if not await compact_one(database, run_id, now=now):
-                break
-            made += 1
+        try:
+            while made < limit and await compact_one(database, run_id, now=now):
+                made += 1
+        except (BytesLost, ChunkError):
+            # Its chunks stay as they are, and the other runs have their turn.
+            log.exception("the chunks of run %d cannot be compacted", run_id)
     return made
 
 
 async def compact_one(database: Database, run_id: int, *, now: float) -> bool:
     """Make the run's next segment; False if there is none to make."""
 
-    def read(connection: Connection) -> tuple[_Plan, dict[int, bytes]] | None:
+    def read(connection: Connection) -> tuple[_Plan, dict[int, Held]] | None:
         plan = _next(connection, run_id, now)
         if plan is None:
             return None
@@ -67,7 +75,8 @@ async def compact_one(database: Database, run_id: int, *, now: float) -> bool:
     found = await database.read(read)
     if found is None:
         return False
-    plan, data = found
+    plan, held = found
+    (data,) = await database.bytes.fetch([held])
     frames, parts, pyramid = await asyncio.to_thread(_build, plan, data)
     first, end = plan.rows[0][0], plan.rows[-1][0] + 1
     key = {"run_id": run_id, "attempt": plan.attempt, "first_index": first}
@@ -82,24 +91,44 @@ async def compact_one(database: Database, run_id: int, *, now: float) -> bool:
         "created": now,
     }
 
-    def write(connection: Connection) -> None:
+    name = f"{plan.attempt}-{first:08}"
+    kept = [
+        await _keep(database, plan.folder, f"{kind}/{name}", some)
+        for kind, some in (("segments", parts), ("pyramids", pyramid))
+    ]
+
+    def write(connection: Connection) -> bool:
         _lock(connection, run_id)
         table = schema.chunk_bytes
         mine = (table.c.run_id == run_id, table.c.attempt == plan.attempt, table.c.index.between(first, end - 1))
         if connection.execute(sa.select(sa.func.count()).where(*mine)).scalar_one() != len(plan.rows):
-            return  # another replica was faster
+            return False  # another replica was faster
+        for one in kept:
+            database.bytes.check(one)
         connection.execute(sa.insert(schema.segments), row)
-        connection.execute(sa.insert(schema.segment_parts), [{**key, "part": n, "data": d} for n, d in parts.items()])
-        connection.execute(sa.insert(schema.pyramid), [{**key, "part": n, "data": d} for n, d in pyramid.items()])
+        connection.execute(sa.insert(schema.segment_parts), segments.rows_for(kept[0], parts, key))
+        connection.execute(sa.insert(schema.pyramid), segments.rows_for(kept[1], pyramid, key))
+        objects = connection.execute(sa.select(table.c.object).where(*mine, table.c.object.is_not(None))).scalars()
+        doom(connection, run_id, plan.attempt, first, "chunks", list(objects), now)
         for gone in (schema.chunk_bytes, schema.chunk_summaries):
             connection.execute(
                 sa.delete(gone).where(
                     gone.c.run_id == run_id, gone.c.attempt == plan.attempt, gone.c.index.between(first, end - 1)
                 )
             )
+        return True
 
-    await database.write(write)
+    if not await database.write(write):
+        for one in kept:
+            await database.bytes.discard(one)
     return True
+
+
+async def _keep(database: Database, folder: str, name: str, parts: dict[int, bytes]) -> Kept:
+    if database.bytes.objects is None:
+        return Kept(b"")
+    whole, index = await asyncio.to_thread(segments.packed, parts)
+    return await database.bytes.keep(folder, name, whole, index=index)
 
 
 async def retain(
@@ -154,11 +183,10 @@ async def retain(
                 if row.first_step <= until + INCIDENT_STEPS and row.last_step >= onset - INCIDENT_STEPS:
                     return False
             parts, head = schema.segment_parts, schema.segments
-            connection.execute(
-                sa.delete(parts).where(
-                    parts.c.run_id == run_id, parts.c.attempt == attempt, parts.c.first_index == first_index
-                )
-            )
+            these = (parts.c.run_id == run_id, parts.c.attempt == attempt, parts.c.first_index == first_index)
+            objects = connection.execute(sa.select(parts.c.object).where(*these, parts.c.object.is_not(None))).scalars()
+            doom(connection, run_id, attempt, first_index, "segment", list(objects), now)
+            connection.execute(sa.delete(parts).where(*these))
             connection.execute(
                 sa.update(head)
                 .where(head.c.run_id == run_id, head.c.attempt == attempt, head.c.first_index == first_index)
@@ -210,7 +238,7 @@ def _next(connection: Connection, run_id: int, now: float) -> _Plan | None:
                 is_done = True
                 break
         if number is not None and total and (is_done or quiet):
-            return _Plan(attempt.number, tuple(found), number)
+            return _Plan(attempt.number, tuple(found), number, run_folder(run.project, run.name))
     return None
 
 

@@ -12,7 +12,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
 
+from lossguard_service.store.bytes import ByteStore
 from lossguard_service.store.hot import Hot
 
 T = TypeVar("T")
@@ -33,6 +34,9 @@ PAGE_BYTES: Final = 32_768
 """Measured on chunks of 200 KB: a quarter more points per CPU-second than SQLite's 4,096."""
 BUSY_SECONDS: Final = 60.0
 """How long a connection waits for another process's lock on the file: longer than any migration of ours."""
+
+
+_BYTES: Final = "lossguard_bytes"
 
 
 class DatabaseUrlError(ValueError):
@@ -45,6 +49,11 @@ class Database(Protocol):
     @property
     def name(self) -> str:
         """`sqlite` or `postgresql`."""
+        ...
+
+    @property
+    def bytes(self) -> ByteStore:
+        """Where the bytes of chunks and segments go."""
         ...
 
     async def read(self, function: Callable[[Connection], T]) -> T:
@@ -64,8 +73,13 @@ class Database(Protocol):
         ...
 
 
-def open_database(url: str, *, connections: int = 8) -> Database:
+def open_database(url: str, *, connections: int = 8, bytes: ByteStore | None = None) -> Database:
     """The database behind a URL: `sqlite:///relative/or//absolute/path` or `postgresql://user:password@host/name`.
+
+    Args:
+        url: as above.
+        connections: at most so many at once.
+        bytes: where the bytes of chunks and segments go; into their rows by default.
 
     Raises:
         DatabaseUrlError: with a sentence that says what to write instead.
@@ -82,9 +96,9 @@ def open_database(url: str, *, connections: int = 8) -> Database:
             raise DatabaseUrlError(
                 "a database in memory would forget everything: name a file, sqlite:///path/to/file.db"
             )
-        return SqliteDatabase(Path(parsed.database), readers=max(2, min(connections, 4)))
+        return SqliteDatabase(Path(parsed.database), readers=max(2, min(connections, 4)), bytes=bytes or ByteStore())
     if backend == "postgresql":
-        return PostgresDatabase(parsed, connections=connections)
+        return PostgresDatabase(parsed, connections=connections, bytes=bytes or ByteStore())
     raise DatabaseUrlError(f"{backend} is not supported: use sqlite:///path/to/file.db or postgresql://...")
 
 
@@ -100,6 +114,21 @@ def offload(function: Callable[[], T]) -> T:
     return await_only(asyncio.to_thread(function))
 
 
+def wait_for(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Await something inside a `read` or `write`, which keeps its transaction, and its locks, open meanwhile."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work())
+    return await_only(work())
+
+
+def bytes_of(connection: Connection) -> ByteStore:
+    """The byte store of the database that a `read` or `write` works on."""
+    found: ByteStore = connection.get_execution_options()[_BYTES]
+    return found
+
+
 @dataclass(slots=True)
 class _Job:
     function: Callable[[Connection], Any]
@@ -111,13 +140,14 @@ class SqliteDatabase:
 
     name = "sqlite"
 
-    def __init__(self, path: Path, *, readers: int = 4) -> None:
+    def __init__(self, path: Path, *, readers: int = 4, bytes: ByteStore) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self.bytes = bytes
         url = URL.create("sqlite", database=str(path))
-        self._writer_engine = _sqlite_engine(url, begin="BEGIN IMMEDIATE", pool=1)
-        self._reader_engine = _sqlite_engine(url, begin="BEGIN", pool=readers)
-        self._glance_engine = _sqlite_engine(url, begin="BEGIN", pool=1)
+        self._writer_engine = _sqlite_engine(url, begin="BEGIN IMMEDIATE", pool=1, bytes=bytes)
+        self._reader_engine = _sqlite_engine(url, begin="BEGIN", pool=readers, bytes=bytes)
+        self._glance_engine = _sqlite_engine(url, begin="BEGIN", pool=1, bytes=bytes)
         self._glances: Connection | None = None
         self._opening = threading.Lock()
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="lossguard-read")
@@ -242,9 +272,10 @@ class SqliteDatabase:
                 job.future.set_exception(failure)
 
 
-def _sqlite_engine(url: URL, *, begin: str, pool: int) -> Engine:
+def _sqlite_engine(url: URL, *, begin: str, pool: int, bytes: ByteStore) -> Engine:
     engine = sa.create_engine(
         url,
+        execution_options={_BYTES: bytes},
         poolclass=sa.pool.QueuePool,
         pool_size=pool,
         max_overflow=0,
@@ -295,12 +326,14 @@ class PostgresDatabase:
 
     name = "postgresql"
 
-    def __init__(self, url: URL, *, connections: int = 8) -> None:
+    def __init__(self, url: URL, *, connections: int = 8, bytes: ByteStore) -> None:
+        self.bytes = bytes
         self.engine: AsyncEngine = create_async_engine(
             url.set(drivername="postgresql+asyncpg"),
             pool_size=connections,
             max_overflow=0,
             pool_pre_ping=True,
+            execution_options={_BYTES: bytes},
             connect_args={"server_settings": {"application_name": "lossguard", "jit": "off"}},
         )
 

@@ -10,6 +10,7 @@ from lossguard.wire.errors import ChunkError
 from lossguard.wire.frame import Frames
 from lossguard.wire.incident import Incident
 from lossguard_service.store import schema
+from lossguard_service.store.bytes import BytesLost
 from lossguard_service.store.checkpoints import Checkpoint, checkpoints_of
 from lossguard_service.store.chunks import cut, decoded, rows_of
 from lossguard_service.store.coverage import Drops, Span, drops_of, spans_of
@@ -86,11 +87,11 @@ def frames_of(
 ) -> tuple[Frames, ...]:
     """The lineage's frames of steps `first` to `last`, in step order.
 
-    None at all where a chunk's bytes rotted in the database: they are as good as missing, and must not stop a verdict.
+    None at all where a chunk's bytes rotted or went: they are as good as missing, and must not stop a verdict.
     """
     try:
         return tuple(_frames(connection, run_id, attempts, first, last))
-    except ChunkError:
+    except (ChunkError, BytesLost):
         return ()
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from lossguard.wire.chunk import decode
 from lossguard.wire.frame import Frames, Schema
 from lossguard_service.store import chunks, schema, segments
+from lossguard_service.store.bytes import Held
 from lossguard_service.store.chunks import ChunkRow
 from lossguard_service.store.database import Database
 from lossguard_service.store.runs import attempts_of
@@ -117,23 +118,23 @@ async def frames_in(
         wanted = [] if scalars_only else None if layer is None else [names.layers.index(layer)]
         held = [piece.row for piece in batch if isinstance(piece.row, SegmentRow)]
 
-        def read_segments(connection: Connection) -> list[dict[int, bytes]]:
+        def read_segments(connection: Connection) -> list[dict[int, Held]]:
             parts = None if wanted is None else [segments.COMMON, *wanted]
             return segments.parts_of(connection, schema.segment_parts, run_id, held, parts)
 
-        found = await database.read(read_segments)
+        found = await database.bytes.fetch(await database.read(read_segments))
         if layer is not None and stat is not None:
             return await asyncio.to_thread(_loaded_series, batch, found, names, layer, stat)
         return await asyncio.to_thread(_loaded, batch, found, names, wanted)
     indexes = [piece.row.index for piece in batch if isinstance(piece.row, ChunkRow)]
 
-    def read(connection: Connection) -> dict[int, bytes]:
-        found: dict[int, bytes] = {}
+    def read(connection: Connection) -> dict[int, Held]:
+        found: dict[int, Held] = {}
         for run in _runs(indexes):
             found |= chunks.bytes_of(connection, run_id, first.attempt, run[0], run[-1])
         return found
 
-    data = await database.read(read)
+    (data,) = await database.bytes.fetch([await database.read(read)])
     gone = [index for index in indexes if index not in data]
     if gone:
         # They became a segment between the two reads.

@@ -88,7 +88,9 @@ chunk_bytes = sa.Table(
     sa.Column("attempt", sa.Integer, primary_key=True),
     sa.Column("index", sa.Integer, primary_key=True),
     sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("object", sa.Text),
 )
+"""Where `object` is set, the bytes are there and not here; see `lossguard_service.store.bytes`."""
 
 chunk_summaries = sa.Table(
     "chunk_summaries",
@@ -124,6 +126,7 @@ segment_parts = sa.Table(
     sa.Column("first_index", sa.Integer, primary_key=True),
     sa.Column("part", sa.Integer, primary_key=True),
     sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("object", sa.Text),
 )
 
 pyramid = sa.Table(
@@ -134,7 +137,30 @@ pyramid = sa.Table(
     sa.Column("first_index", sa.Integer, primary_key=True),
     sa.Column("part", sa.Integer, primary_key=True),
     sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("object", sa.Text),
 )
+
+doomed_objects = sa.Table(
+    "doomed_objects",
+    metadata,
+    sa.Column("run_id", Big, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("first_index", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("objects", Document, nullable=False),
+    sa.Column("since", Number, nullable=False),
+    sa.Index(None, "since"),
+)
+"""Objects that no row names any more, since when; `lossguard_service.store.cleanup` deletes them."""
+
+object_folders = sa.Table(
+    "object_folders",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("swept", Number, nullable=False),
+)
+"""One row: this database's own folder in the object store, and when it was last looked through for orphans."""
 
 schemas = sa.Table(
     "schemas",

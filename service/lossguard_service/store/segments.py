@@ -8,6 +8,9 @@ the sizes of five sections), then steps int64 [T], times float64 [T], scalars fl
 [T, S], stats_present bits [T, K] (no bytes where all is present). Part l, for layer l: K uint32 sizes, then K float32
 arrays [T].
 
+In an object, the parts lie one after the other, -1 first, and the one row that is left has the number -2: the object's
+key, and as its data the size of each part as uint32.
+
 The pyramid has a bucket for each chunk with frames. Its part -1: n, seven sizes, then first and last int64 [n], and for
 the scalars count, nonfinite, minimum, maximum, mean, each float64 [S, n]. Its part k, for stat k: five sizes, then
 count [n], nonfinite, minimum, maximum, mean [L, n], float32, the mean rounded to 16 mantissa bits.
@@ -28,11 +31,14 @@ from lossguard.wire.chunk import round_mantissa
 from lossguard.wire.frame import Frames, Schema
 from lossguard_service.store import schema as tables
 from lossguard_service.store.buckets import Buckets, bucket
+from lossguard_service.store.bytes import Elsewhere, Held, Kept
 from lossguard_service.store.hot import Hot
 
 VERSION: Final = 1
 COMMON: Final = -1
 """The number of the part that all layers share."""
+PACKED: Final = -2
+"""The number of the row that stands for all parts where they are in an object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +114,40 @@ def parts_of(
     run_id: int,
     held: Sequence[SegmentRow],
     parts: Sequence[int] | None = None,
-) -> list[dict[int, bytes]]:
+) -> list[dict[int, Held]]:
     """Parts of segments of one attempt, or of their pyramids, by number, a dictionary each; all parts by default."""
-    found: dict[int, dict[int, bytes]] = {row.first_index: {} for row in held}
-    query = sa.select(table.c.first_index, table.c.part, table.c.data).where(
+    found: dict[int, dict[int, Held]] = {row.first_index: {} for row in held}
+    query = sa.select(table.c.first_index, table.c.part, table.c.data, table.c.object).where(
         table.c.run_id == run_id, table.c.attempt == held[0].attempt, table.c.first_index.in_(list(found))
     )
     if parts is not None:
-        query = query.where(table.c.part.in_(list(parts)))
-    for row in connection.execute(query):
-        found[row[0]][row[1]] = row[2]
+        query = query.where(table.c.part.in_([PACKED, *parts]))
+    for first_index, part, data, key in connection.execute(query):
+        if key is None:
+            found[first_index][part] = data
+        else:
+            found[first_index] |= _places(key, data, parts)
     return list(found.values())
+
+
+def packed(parts: Mapping[int, bytes]) -> tuple[bytes, bytes]:
+    """All parts as one object's bytes, and the data of the row that names it."""
+    ordered = [parts[part] for part in sorted(parts)]
+    return b"".join(ordered), np.array([len(part) for part in ordered], "<u4").tobytes()
+
+
+def rows_for(kept: Kept, parts: Mapping[int, bytes], key: Mapping[str, int]) -> list[dict[str, Any]]:
+    """The rows of a segment's parts, or of its pyramid's: one each, or one for all where they are in an object."""
+    if kept.object is None:
+        return [{**key, "part": part, "data": data, "object": None} for part, data in parts.items()]
+    return [{**key, "part": PACKED, "data": kept.data, "object": kept.object}]
+
+
+def _places(key: str, data: bytes, parts: Sequence[int] | None) -> dict[int, Held]:
+    sizes = np.frombuffer(data, "<u4")
+    ends = np.cumsum(sizes, dtype=np.int64)
+    chosen = range(COMMON, len(sizes) + COMMON) if parts is None else parts
+    return {n: Elsewhere(key, int(ends[n - COMMON] - sizes[n - COMMON]), int(sizes[n - COMMON])) for n in chosen}
 
 
 def build(frames: Frames) -> dict[int, bytes]:

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 from lossguard.wire.frame import Floats64, Frames, Schema, Steps
 from lossguard_service.store import buckets, chunks, schema, segments
 from lossguard_service.store.buckets import Buckets
+from lossguard_service.store.bytes import Held
 from lossguard_service.store.database import Database
 from lossguard_service.store.pieces import Piece, batches, frames_in, pieces_of
 from lossguard_service.store.segments import SegmentRow
@@ -271,7 +272,7 @@ async def _from_pyramid(
     rows = [piece.row for piece in batch if isinstance(piece.row, SegmentRow)]
     names = schemas[rows[0].schema]
 
-    def read(connection: Connection) -> list[dict[int, bytes]]:
+    def read(connection: Connection) -> list[dict[int, Held]]:
         return segments.parts_of(connection, schema.pyramid, run_id, rows, question.parts(names))
 
     def work(parts: list[dict[int, bytes]]) -> list[Buckets]:
@@ -282,7 +283,7 @@ async def _from_pyramid(
             result.append(Buckets(*(getattr(found, name)[here] for name in Buckets.__slots__)))
         return result
 
-    return await asyncio.to_thread(work, await database.read(read))
+    return await asyncio.to_thread(work, await database.bytes.fetch(await database.read(read)))
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> str:

@@ -1,0 +1,443 @@
+"""Bytes in object storage: nothing half-stored whatever the store does, nothing left behind or deleted too early."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+from chunk_trainer import FIRST, SECOND, chunks, frames
+from object_storage import Proxy
+from services import Clock, Service, Uvicorn, run, service
+
+from lossguard.cli.doctor import of_service
+from lossguard.wire.chunk import AttemptStart, Chunk, ChunkId, encode
+from lossguard_service import admin
+from lossguard_service.settings import Settings
+from lossguard_service.store import bytes as bytes_module
+from lossguard_service.store import cleanup, compact, objects, schema
+from lossguard_service.store.bytes import BytesLost, ByteStore, BytesUnavailable, Objects
+from lossguard_service.store.objects import BytesUrlError, open_objects
+
+RUN = "/v1/projects/video/runs/ranker"
+LATER = 2 * compact.SETTLED_SECONDS
+LONG_AFTER = 10 * 86_400.0
+pytestmark = pytest.mark.usefixtures("all_in_objects", "small_segments")
+
+
+@pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment is full with 64 frames."""
+    monkeypatch.setattr(compact, "SEGMENT_FRAMES", 64)
+
+
+@pytest.fixture
+def folder_url(tmp_path: Path) -> str:
+    """A folder of this machine as an object store."""
+    return f"file://{tmp_path / 'objects'}"
+
+
+@pytest.fixture
+def proxy(s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """Between the service and a real S3 endpoint; requests are tried once, and not for long."""
+    between = Proxy(s3_environment)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", between.url)
+    monkeypatch.setattr(objects, "RETRIES", 0)
+    try:
+        yield between
+    finally:
+        between.close()
+
+
+@pytest.fixture
+def s3_url() -> str:
+    """A part of the bucket that is this test's own."""
+    return f"s3://lossguard/{uuid4().hex}"
+
+
+def store_of(one: Service) -> Objects:
+    found = one.app.state.database.bytes.objects
+    assert found is not None
+    return found
+
+
+async def keys(one: Service) -> set[str]:
+    """Every object that there is, but for the probe."""
+    pages = store_of(one).listed(one.app.state.database.bytes.folder)
+    return {each.key async for page in pages for each in page if not each.key.endswith("/probe")}
+
+
+async def named(one: Service) -> set[str]:
+    """Every object that a row names."""
+
+    def read(connection: sa.Connection) -> set[str]:
+        tables = (schema.chunk_bytes, schema.segment_parts, schema.pyramid)
+        return {key for table in tables for key in connection.execute(sa.select(table.c.object)).scalars() if key}
+
+    return await one.app.state.database.read(read)
+
+
+def problem(answer: Any) -> tuple[int, str, str | None]:
+    assert answer.headers["content-type"] == "application/problem+json"
+    return answer.status_code, answer.json()["type"], answer.headers.get("retry-after")
+
+
+BUSY = (503, "urn:lossguard:problem:busy", "5")
+
+
+def test_rows_name_objects_and_hold_no_bytes(s3_environment: str, sqlite_url: str, s3_url: str, clock: Clock) -> None:
+    async def story() -> None:
+        async with service(sqlite_url, clock, bytes_url=s3_url) as one:
+            database = one.app.state.database
+            for chunk in chunks(frames(1, 100)):
+                assert (await one.put(chunk)).status_code == 200
+
+            def held(connection: sa.Connection) -> list[Any]:
+                return list(connection.execute(sa.select(schema.chunk_bytes.c.data)).scalars())
+
+            assert await database.read(held) == [b""] * 4
+            assert await keys(one) == await named(one)
+            assert await compact.compact(database, now=clock() + LATER) == 2
+            assert len(await named(one)) == 4, "a segment and a pyramid each"
+            step = await one.get(f"{RUN}/steps/70")
+            assert step["scalars"]["loss"] == pytest.approx(float(frames(70, 70).scalars[0, 0]))
+
+    run(story())
+
+
+def test_small_bytes_stay_in_their_row(
+    sqlite_url: str, folder_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bytes_module, "LEAST_BYTES", 1 << 20)
+
+    async def story() -> None:
+        async with service(sqlite_url, clock, bytes_url=folder_url) as one:
+            for chunk in chunks(frames(1, 100)):
+                await one.put(chunk)
+            assert await compact.compact(one.app.state.database, now=clock() + LATER) == 2
+            assert await keys(one) == set()
+            assert (await one.get(f"{RUN}/steps/70"))["step"] == 70
+
+    run(story())
+
+
+def test_the_setting_may_change_and_what_is_stored_stays_readable(
+    database_url: str, folder_url: str, clock: Clock
+) -> None:
+    data = chunks(frames(1, 400))
+
+    async def loss(one: Service) -> list[int]:
+        return list((await one.get(f"{RUN}/series", name="loss", points=5000))["first"])
+
+    async def story() -> None:
+        async with service(database_url, clock) as one:
+            for chunk in data[:5]:
+                await one.put(chunk)
+            await compact.compact(one.app.state.database, now=clock())
+        async with service(database_url, clock, bytes_url=folder_url) as one:
+            assert await loss(one) == list(range(1, 161))
+            for chunk in data[5:9]:
+                await one.put(chunk)
+            await compact.compact(one.app.state.database, now=clock())
+            assert await loss(one) == list(range(1, 289))
+        async with service(database_url, clock, detector_runs=1) as one:
+            # The state in memory needs none of it; the bytes that are elsewhere do.
+            answer = await one.client.get(f"{RUN}/series", params={"name": "loss"})
+            assert problem(answer) == BUSY
+            assert problem(await one.put(data[9])) == BUSY
+        async with service(database_url, clock, bytes_url=folder_url) as one:
+            for chunk in data[9:]:
+                assert (await one.put(chunk)).status_code == 200
+            assert await loss(one) == list(range(1, 401))
+
+    run(story())
+
+
+@pytest.mark.parametrize("fault", ["500", "hang up", "swallow"])
+def test_a_store_that_fails_is_a_503_and_nothing_is_stored(
+    proxy: Proxy, database_url: str, s3_url: str, clock: Clock, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fault == "swallow":
+        monkeypatch.setattr(objects, "REQUEST_SECONDS", 0.3)
+    data = chunks(frames(1, 100))
+
+    async def story() -> None:
+        async with service(database_url, clock, bytes_url=s3_url) as one:
+            proxy.fault = lambda method, path: fault if method == "PUT" else None
+            assert problem(await one.put(data[0])) == BUSY
+            assert (await one.client.get(RUN)).status_code == 404
+            assert (await one.client.get("/readyz?bytes=true")).status_code == 200, "as it was a moment ago"
+            clock.now += 3600
+            assert problem(await one.client.get("/readyz?bytes=true")) == BUSY
+            assert (await one.client.get("/readyz")).status_code == 200
+            proxy.fault = lambda method, path: None
+            for chunk in data:
+                assert (await one.put(chunk)).status_code == 200
+            proxy.fault = lambda method, path: fault if method == "GET" else None
+            assert problem(await one.client.get(f"{RUN}/series", params={"name": "loss"})) == BUSY
+            with pytest.raises(BytesUnavailable):
+                await compact.compact(one.app.state.database, now=clock())
+            proxy.fault = lambda method, path: None
+            assert (await one.get(f"{RUN}/series", name="loss", points=500))["first"] == list(range(1, 101))
+
+    run(story())
+
+
+def test_a_body_that_ends_early_is_never_taken_for_the_whole(
+    proxy: Proxy, sqlite_url: str, s3_url: str, clock: Clock
+) -> None:
+    async def story() -> None:
+        async with service(sqlite_url, clock, bytes_url=s3_url) as one:
+            for chunk in chunks(frames(1, 100)):
+                await one.put(chunk)
+            for ready in (False, True):
+                proxy.fault = lambda method, path: "truncate" if method == "GET" and "-" in path else None
+                assert problem(await one.client.get(f"{RUN}/steps/70")) == BUSY, ready
+                proxy.fault = lambda method, path: None
+                await compact.compact(one.app.state.database, now=clock() + LATER)
+
+    run(story())
+
+
+def test_a_tired_store_is_asked_again(
+    proxy: Proxy, sqlite_url: str, s3_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "RETRIES", 2)
+    bad = iter(["500", "500"])
+
+    async def story() -> None:
+        async with service(sqlite_url, clock, bytes_url=s3_url) as one:
+            proxy.fault = lambda method, path: next(bad, None)
+            assert (await one.put(chunks(frames(1, 10))[0])).status_code == 200
+            assert len(proxy.seen) >= 3
+
+    run(story())
+
+
+def test_one_layers_series_is_read_by_ranges(proxy: Proxy, sqlite_url: str, s3_url: str, clock: Clock) -> None:
+    async def story() -> None:
+        async with service(sqlite_url, clock, bytes_url=s3_url) as one:
+            for chunk in chunks(frames(1, 256)):
+                await one.put(chunk)
+            await compact.compact(one.app.state.database, now=clock() + LATER)
+            proxy.seen.clear()
+            found = await one.get(f"{RUN}/series", layer="embedding", stat="gradient_norm", points=5000)
+            assert len(found["first"]) == 256
+            assert len(proxy.seen) == 4, "one request a segment"
+            assert all("/segments/" in path for _, path in proxy.seen)
+
+    run(story())
+
+
+def test_a_duplicate_and_a_conflict_leave_no_object_behind(sqlite_url: str, folder_url: str, clock: Clock) -> None:
+    async def story() -> None:
+        async with service(sqlite_url, clock, bytes_url=folder_url) as one:
+            first = chunks(frames(1, 10))[0]
+            events = (AttemptStart(0, 1.7e9, {}),)
+            other = encode(Chunk(ChunkId("video", "ranker", FIRST, 0), frames(1, 11), events=events))
+            assert (await one.put(first)).status_code == 200
+            assert (await one.put(first)).json()["duplicate"] is True
+            assert (await one.put(other)).status_code == 409
+            assert len(await keys(one)) == 1
+            assert await keys(one) == await named(one)
+
+    run(story())
+
+
+def test_a_crash_between_object_and_row_leaves_an_orphan_that_is_cleaned_up_when_it_is_old(
+    database_url: str, folder_url: str, clock: Clock
+) -> None:
+    async def story() -> None:
+        async with (
+            service(database_url, bytes_url=folder_url) as one,
+            service(database_url, bytes_url=folder_url) as two,
+        ):
+            database = one.app.state.database
+            now = two.app.state.clock()
+            for chunk in chunks(frames(1, 100)):
+                await one.put(chunk)
+            await compact.compact(database, now=now)  # which dooms two chunks
+            kept = await keys(one)
+            assert len(kept) > len(await named(one))
+            # Uploads whose transactions never came: of a run that is known, and of one that never was.
+            for project, name in (("video", "ranker"), ("video", "never")):
+                run_folder = bytes_module.run_folder(project, name)
+                await database.bytes.keep(run_folder, "orphan", b"bytes")
+            assert len(await keys(one)) == len(kept) + 2
+            # In flight, for all we know.
+            assert await cleanup.delete_orphans(database, now=now + cleanup.SWEEP_SECONDS + 1) == 0
+            assert len(await keys(one)) == len(kept) + 2
+            swept = await asyncio.gather(
+                *(cleanup.delete_orphans(who.app.state.database, now=now + LONG_AFTER) for who in (one, two))
+            )
+            assert sorted(swept) == [0, 2], "one replica looks, the other one sees that it does"
+            assert await keys(one) == kept, "what is doomed is not the orphans' clean-up's"
+            assert (await one.get(f"{RUN}/series", name="loss", points=500))["first"] == list(range(1, 101))
+
+    run(story())
+
+
+def test_objects_outlive_their_rows_for_a_while_and_not_for_ever(
+    database_url: str, folder_url: str, clock: Clock
+) -> None:
+    async def story() -> None:
+        async with (
+            service(database_url, clock, bytes_url=folder_url) as one,
+            service(database_url, clock, bytes_url=folder_url) as two,
+        ):
+            database = one.app.state.database
+            for chunk in chunks(frames(1, 640), stop="finished"):
+                await one.put(chunk)
+            before = await keys(one)
+            assert await compact.compact(database, now=clock() + LATER) == 10
+            assert await cleanup.delete_doomed(database, now=clock() + LATER + 3600) == 0
+            assert before < await keys(one)
+            who = [one.app.state.database, two.app.state.database]
+            assert (
+                sum(await asyncio.gather(*(cleanup.delete_doomed(each, now=clock() + LONG_AFTER) for each in who)))
+                >= 20
+            )
+            assert await keys(one) == await named(one)
+            assert len(await keys(one)) == 20
+            assert await compact.retain(database, now=clock() + LONG_AFTER, full_seconds=1000) == 10
+            assert await cleanup.delete_doomed(database, now=clock() + 2 * LONG_AFTER) == 10
+            assert await keys(one) == await named(one)
+            assert all("/pyramids/" in key for key in await keys(one))
+            overview = await one.get(f"{RUN}/series", name="loss", points=50)
+            assert sum(overview["count"]) == 640
+
+    run(story())
+
+
+def test_a_replica_that_was_too_slow_to_compact_deletes_what_it_wrote(
+    sqlite_url: str, folder_url: str, clock: Clock
+) -> None:
+    async def story() -> None:
+        async with (
+            service(sqlite_url, clock, bytes_url=folder_url) as one,
+            service(sqlite_url, clock, bytes_url=folder_url) as two,
+        ):
+            for chunk in chunks(frames(1, 64)):
+                await one.put(chunk)
+            await asyncio.gather(*(compact.compact(who.app.state.database, now=clock()) for who in (one, two)))
+            assert {key for key in await keys(one) if "/segments/" in key or "/pyramids/" in key} == await named(one)
+
+    run(story())
+
+
+def test_a_lost_object_is_told_and_stops_neither_ingest_nor_other_runs(
+    database_url: str, folder_url: str, tmp_path: Path, clock: Clock
+) -> None:
+    async def story() -> None:
+        async with service(database_url, clock, bytes_url=folder_url) as one:
+            for name in ("ranker", "zzz"):
+                for chunk in chunks(frames(1, 100), run=name):
+                    await one.put(chunk)
+            for file in (tmp_path / "objects").rglob("*"):
+                if file.is_file() and bytes_module.run_folder("video", "ranker") in str(file):
+                    file.unlink()
+            answer = await one.client.get(f"{RUN}/series", params={"name": "loss"})
+            assert problem(answer)[:2] == (500, "urn:lossguard:problem:bytes-gone")
+            assert "gone from the object store" in answer.json()["detail"]
+            assert await compact.compact(one.app.state.database, now=clock() + LATER) == 2
+        async with service(database_url, clock, bytes_url=folder_url) as one:
+            # Another replica would have to judge the frames that are gone: kept, not judged.
+            more = chunks(frames(51, 80), attempt=SECOND, start_step=50)
+            answer = await one.put(more[0])
+            assert answer.status_code == 200
+            assert answer.json()["judged_step"] == 100
+
+    run(story())
+
+
+def test_a_backup_says_what_it_does_not_contain(
+    sqlite_url: str, folder_url: str, tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def fill(**settings: Any) -> None:
+        async with service(sqlite_url, clock, **settings) as one:
+            for chunk in chunks(frames(1, 100), run="other" if settings else "ranker"):
+                await one.put(chunk)
+
+    run(fill())
+    assert admin.main(["db", "backup", str(tmp_path / "one.db"), "--database", sqlite_url]) == 0
+    assert "object" not in capsys.readouterr().err
+    run(fill(bytes_url=folder_url))
+    assert admin.main(["db", "backup", str(tmp_path / "two.db"), "--database", sqlite_url]) == 0
+    assert "names 4 objects in object storage, which it does not contain" in capsys.readouterr().err
+
+
+def test_the_doctor_says_whether_the_object_store_answers(
+    proxy: Proxy, sqlite_url: str, s3_url: str, tmp_path: Path
+) -> None:
+    def bytes_finding(**settings: Any) -> Any:
+        with Uvicorn(Settings(database=sqlite_url, port=0, log_level="error", **settings)) as running:
+            found = {one.name: one for one in of_service(running.url, None, None, lambda: 0.0)}
+        assert found["database"].state == "ok"
+        return found["bytes"]
+
+    assert (bytes_finding().state, bytes_finding().seen) == ("ok", "in the database")
+    there = bytes_finding(bytes_url=s3_url)
+    assert (there.state, there.seen) == ("ok", "in an object store, which answers")
+    proxy.fault = lambda method, path: "500"
+    away = bytes_finding(bytes_url=s3_url)
+    assert away.state == "error"
+    assert "LOSSGUARD_BYTES_URL" in away.advice
+
+
+def test_an_object_that_waited_too_long_is_not_named_any_more() -> None:
+    now = [0.0]
+
+    class Anywhere:
+        async def put(self, key: str, data: bytes) -> None:
+            pass
+
+    async def story() -> None:
+        store = ByteStore(Anywhere(), keep_seconds=100, clock=lambda: now[0])  # type: ignore[arg-type]
+        kept = await store.keep("run", "name", b"bytes")
+        now[0] = 49.0
+        store.check(kept)
+        now[0] = 51.0
+        with pytest.raises(BytesUnavailable):
+            store.check(kept)
+
+    run(story())
+
+
+def test_a_store_gives_back_what_was_put_and_nothing_else(s3_environment: str, s3_url: str, folder_url: str) -> None:
+    async def story() -> None:
+        for url in (s3_url, folder_url):
+            store = open_objects(url)
+            await store.put("a/b", b"0123456789")
+            await store.put("a/c", b"")
+            assert await store.get("a/b") == [b"0123456789"]
+            assert await store.get("a/b", [(0, 2), (8, 2), (3, 0)]) == [b"01", b"89", b""]
+            assert await store.get("a/c") == [b""]
+            for key, ranges in (("a/none", None), ("a/none", [(0, 1)]), ("a/b", [(8, 5)])):
+                with pytest.raises(BytesLost):
+                    await store.get(key, ranges)
+            assert {one.key: one.size async for page in store.listed("a") for one in page} == {"a/b": 10, "a/c": 0}
+            await store.delete(["a/none", "a/b", "a/c", "a/b"])
+            assert [page async for page in store.listed("a") if page] == []
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://host/bucket", "is no object store"),
+        ("bucket", "is no object store"),
+        ("s3:///folder", "names no bucket"),
+        ("s3://key:secret@bucket/folder", "credentials come from"),
+        ("s3://bucket/folder?secret=x", "credentials come from"),
+        ("file://folder", "names no folder"),
+        ("file:///", "names no folder"),
+        ("file:///proc/version/x", "cannot be used"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_with_a_sentence(url: str, words: str) -> None:
+    with pytest.raises(BytesUrlError, match=words) as raised:
+        open_objects(url)
+    assert "secret" not in str(raised.value)
