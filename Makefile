@@ -6,7 +6,7 @@ ARGS ?=
 WORKERS ?= auto
 BENCHMARKS ?= journal chunk_bytes detector_cost detection ingest reads gate overhead pages scrape chaos
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-backends lint bench fuzz clean
+.PHONY: help demo test test-backends lint bench lab fuzz clean
 
 help:
 	@echo "make demo [ARGS='--exit --json out.json --data DIR']   train a ranker twice, see one diverge, see the gate stop it"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-backends                                     the agent on JAX, and on PyTorch where it is installed"
 	@echo "make lint                                              ruff, mypy, import-linter"
 	@echo "make bench                                             every benchmark with its peers"
+	@echo "make lab [ARGS='--data DIR --plan']                    the paper's and the report's experiments; writes docs/lab.md"
 	@echo "make fuzz                                              five minutes of forged chunks against the decoder"
 
 $(VENV)/.demo: pyproject.toml
@@ -45,6 +46,9 @@ test-backends: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@for b in $(BENCHMARKS); do echo; echo "== $$b"; $(BIN)/python benchmarks/$$b.py || exit 1; done
+
+lab: $(VENV)/.dev
+	$(BIN)/lossguard-lab $(ARGS)
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python tests/wire/fuzz_decode.py --seconds 300

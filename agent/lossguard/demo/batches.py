@@ -13,7 +13,9 @@ BATCH = 512
 WINDOW_DAYS = 1.0
 
 
-def indices(examples: Examples, steps: int, seed: int, *, batch: int = BATCH) -> NDArray[np.int64]:
+def indices(
+    examples: Examples, steps: int, seed: int, *, batch: int = BATCH, window_days: float = WINDOW_DAYS
+) -> NDArray[np.int64]:
     """The rows of each batch.
 
     Args:
@@ -21,12 +23,13 @@ def indices(examples: Examples, steps: int, seed: int, *, batch: int = BATCH) ->
         steps: how many batches.
         seed: draws within the window.
         batch: examples per batch.
+        window_days: how many days the window covers.
 
     Returns:
         int64 [steps, batch].
     """
     draw = np.random.default_rng([seed, 0xBA7C])
     training = examples.training
-    window = max(1, round(training * WINDOW_DAYS / max(examples.last_day, 1)))
+    window = max(1, round(training * window_days / max(examples.last_day, 1)))
     start = np.linspace(0, training - window, steps).astype(np.int64)
     return start[:, None] + draw.integers(0, window, (steps, batch))

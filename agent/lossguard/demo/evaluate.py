@@ -15,14 +15,15 @@ Floats = NDArray[np.float32] | NDArray[np.float64]
 
 
 def metrics(labels: Mapping[str, Floats], predictions: Mapping[str, Floats]) -> dict[str, float]:
-    """`auc/<task>` and `rmse/<task>` of every task.
+    """`auc/<task>` and `rmse/<task>` of every task that is predicted.
 
     Args:
         labels: [N] per task.
         predictions: [N] or [N, 1] per task; for binary tasks any score that grows with the probability.
     """
     found = {}
-    for task, kind in TASKS.items():
+    for task in predictions:
+        kind = TASKS[task]
         predicted = np.asarray(predictions[task], np.float64).ravel()
         if kind == "binary":
             found[f"auc/{task}"] = auc(labels[task], predicted)

@@ -72,8 +72,8 @@ def encode(tables: Tables) -> Examples:
     if len(dates) < 2:
         raise DataError("interactions: at least two days are needed, one to learn from and one to be judged on")
     training = int(np.searchsorted(day, len(dates) - 1))
-    user = _join(log["user_id"], tables.users["user_id"])
-    video = _join(log["video_id"], tables.videos["video_id"])
+    user = join(log["user_id"], tables.users["user_id"])
+    video = join(log["video_id"], tables.videos["video_id"])
     categorical, rows = _categorical(tables, user, video)
     return Examples(
         day=day.astype(np.int64),
@@ -84,7 +84,7 @@ def encode(tables: Tables) -> Examples:
     )
 
 
-def _join(keys: Column, table_keys: Column) -> NDArray[np.int64]:
+def join(keys: Column, table_keys: Column) -> NDArray[np.int64]:
     """For each key its row in the table, or the table's length where it is unknown."""
     order = np.argsort(table_keys, kind="stable")
     place = np.minimum(np.searchsorted(table_keys, keys, sorter=order), len(order) - 1)

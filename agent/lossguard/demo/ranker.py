@@ -65,17 +65,30 @@ def build(rows: int, columns: int, numbers: int, seed: int) -> keras.Model:
     numeric = keras.Input((numbers,), dtype="float32", name="numeric")
     embedded = DenseGradientEmbedding(rows, name="embedding")(categorical)
     first = layers.Concatenate(name="features")([embedded, numeric])
-    crossed = first
-    for number in range(1, CROSS_LAYERS + 1):
-        weighted = layers.Dense(first.shape[-1], name=f"cross_{number}")(crossed)
-        crossed = layers.Add(name=f"crossed_{number}")(
-            [layers.Multiply(name=f"gated_{number}")([first, weighted]), crossed]
-        )
-    shared = layers.LayerNormalization(name="normalization")(crossed)
-    for number, units in enumerate(SHARED_UNITS, 1):
-        shared = layers.Dense(units, activation="relu", kernel_initializer="he_normal", name=f"shared_{number}")(shared)
+    shared = shared_bottom(first, SHARED_UNITS, CROSS_LAYERS)
     heads = {task: layers.Dense(1, name=f"head_{task}")(shared) for task in TASKS}
     return keras.Model({"categorical": categorical, "numeric": numeric}, heads, name="ranker")
+
+
+def shared_bottom(first: Any, units: Sequence[int], cross_layers: int) -> Any:
+    """The layers that all tasks share.
+
+    Args:
+        first: the features, [B, F].
+        units: of each ReLU layer.
+        cross_layers: of DCN-v2, with a LayerNorm behind them; 0 for neither.
+    """
+    shared = first
+    for number in range(1, cross_layers + 1):
+        weighted = layers.Dense(first.shape[-1], name=f"cross_{number}")(shared)
+        shared = layers.Add(name=f"crossed_{number}")(
+            [layers.Multiply(name=f"gated_{number}")([first, weighted]), shared]
+        )
+    if cross_layers:
+        shared = layers.LayerNormalization(name="normalization")(shared)
+    for number, width in enumerate(units, 1):
+        shared = layers.Dense(width, activation="relu", kernel_initializer="he_normal", name=f"shared_{number}")(shared)
+    return shared
 
 
 def losses() -> dict[str, keras.losses.Loss]:

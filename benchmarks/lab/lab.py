@@ -1,0 +1,131 @@
+"""The lab as experiments see it: asks for configurations, and hands out their outcomes and traces."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from lab import pool
+from lab.cache import Cache
+from lab.config import Config, Outcome
+from lab.data import Source, read
+from lossguard.trace.trace import Trace
+
+QUICK_STEPS = 48
+
+
+class Missing(Exception):
+    """An outcome that is not there yet; what it is of stands in `config`."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(f"not run: {config}")
+        self.config = config
+
+
+class Experiment(Protocol):
+    """A module of `lab.experiments`.
+
+    Attributes:
+        NAME: as in `--only`.
+        TITLE: of its section.
+    """
+
+    NAME: str
+    TITLE: str
+
+    def plan(self, lab: "Lab") -> Iterable[Config]:
+        """What it needs next; a search asks for what follows once it has its outcomes."""
+
+    def measure(self, lab: "Lab") -> dict[str, Any]:
+        """Its part of the results, JSON-like.
+
+        Raises:
+            Missing: not everything was run.
+        """
+
+    def text(self, found: dict[str, Any]) -> list[str]:
+        """The section's Markdown lines, of `measure`'s document alone."""
+
+
+@dataclass(slots=True)
+class Lab:
+    """Runs and keeps.
+
+    Attributes:
+        source: of the rows.
+        folder: of the cache.
+        workers: processes.
+        quick: whether this is a smoke run: everything small, nothing to be believed.
+        planning: whether plans are only counted: a search's outcome is then guessed.
+        done: called with the name and the CPU seconds of each finished run.
+        deadline: of `time.monotonic`, after which nothing new begins.
+    """
+
+    source: Source
+    folder: Path
+    workers: int = 2
+    quick: bool = False
+    planning: bool = False
+    done: Callable[[str, float], None] = lambda name, seconds: None
+    deadline: float | None = None
+    asked: dict[Config, None] = field(default_factory=dict)
+    _cache: Cache | None = None
+    _known: dict[Config, Outcome] = field(default_factory=dict)
+
+    @property
+    def cache(self) -> Cache:
+        """The kept runs of these data."""
+        if self._cache is None:
+            self._cache = Cache(self.folder, read(self.source).fingerprint, self.source.reference)
+        return self._cache
+
+    def seeds(self, count: int) -> range:
+        """So many seeds, fewer in a smoke run."""
+        return range(min(count, 2) if self.quick else count)
+
+    def small(self, config: Config) -> Config:
+        """The configuration, in a smoke run as short as one can be judged."""
+        return config.but(steps=min(config.steps, QUICK_STEPS), evaluations=2) if self.quick else config
+
+    def known(self, config: Config) -> Outcome | None:
+        """The outcome, or None."""
+        self.asked[config] = None
+        if config not in self._known and (found := self.cache.load(config)) is not None:
+            self._known[config] = found
+        return self._known.get(config)
+
+    def outcome(self, config: Config) -> Outcome:
+        """The outcome.
+
+        Raises:
+            Missing: it is not there.
+        """
+        found = self.known(config)
+        if found is None:
+            raise Missing(config)
+        return found
+
+    def trace(self, config: Config) -> Trace:
+        """The recorded run."""
+        self.outcome(config)
+        return self.cache.trace(config)
+
+    def run(self, configs: Sequence[Config]) -> list[Outcome | None]:
+        """Train what is not there; the outcomes in the order of the configurations, None after the deadline."""
+        missing = [config for config in dict.fromkeys(configs) if self.known(config) is None]
+        if missing:
+            self.cache.folder.mkdir(parents=True, exist_ok=True)
+            pool.run(missing, self.source, self.folder, workers=self.workers, done=self.done, deadline=self.deadline)
+        return [self.known(config) for config in configs]
+
+    def complete(self, experiments: Sequence[Experiment]) -> None:
+        """Run every plan to its end, the earlier ones first; what follows a search comes in a later round."""
+        tried: set[Config] = set()
+        while self.deadline is None or time.monotonic() < self.deadline:
+            wanted = [config for one in experiments for config in one.plan(self)]
+            new = [config for config in dict.fromkeys(wanted) if self.known(config) is None and config not in tried]
+            if not new:
+                return
+            tried.update(new)
+            self.run(new)

@@ -1,0 +1,1 @@
+"""docs/lab.md and its figures, made of the results file."""

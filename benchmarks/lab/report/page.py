@@ -1,0 +1,146 @@
+"""The results file, and docs/lab.md made of it and of nothing else.
+
+`docs/lab/results.json`: {"about": {...}, "experiments": {name: {"title", "cost", "found"}}}. An experiment that was
+not run to its end keeps what an earlier lab on the same data and code found, and is named as not run where there is
+nothing.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lab.cache import code_version, library_version
+from lab.config import Config
+from lab.lab import Experiment, Lab, Missing
+from lossguard.wire.numbers import to_json
+
+RESULTS = Path("lab") / "results.json"
+PAGE = Path("lab.md")
+
+
+def collect(lab: Lab, chosen: Sequence[Experiment], out: Path, wall_seconds: float) -> list[str]:
+    """Measure, write the results file, the figures and the page; what to tell the user.
+
+    Args:
+        lab: that ran.
+        chosen: the experiments to measure.
+        out: folder of the documents.
+        wall_seconds: of this lab.
+    """
+    place = out / RESULTS
+    place.parent.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = json.loads(place.read_text()) if place.is_file() else {}
+    about = _about(lab)
+    old = results.get("about", {})
+    if {name: old.get(name) for name in ("data", "code")} != {name: about[name] for name in ("data", "code")}:
+        results = {}
+        old = {}
+    experiments: dict[str, Any] = results.get("experiments", {})
+    notes = []
+    counted: set[Config] = set()
+    for one in chosen:
+        lab.asked.clear()
+        try:
+            found = one.measure(lab)
+        except Missing as missing:
+            notes.append(f"{one.NAME}: not complete ({missing})")
+            continue
+        experiments[one.NAME] = to_json({"title": one.TITLE, "cost": _cost(lab, counted), "found": found})
+    about["wall_seconds"] = round(old.get("wall_seconds", 0.0) + wall_seconds, 1)
+    results = {"about": about, "experiments": experiments}
+    place.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    write(out)
+    return [*notes, f"wrote {out / PAGE} and {place}"]
+
+
+def _about(lab: Lab) -> dict[str, Any]:
+    return {
+        "data": "KuaiRand-Pure" if lab.source.folder is not None else "a generated stream",
+        "fingerprint": lab.cache.fingerprint,
+        "code": code_version(),
+        "quick": lab.quick,
+        "date": datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "tensorflow": library_version("tensorflow"),
+        "keras": library_version("keras"),
+        "cores": os.cpu_count(),
+        "workers": lab.workers,
+    }
+
+
+def _cost(lab: Lab, counted: set[Config]) -> dict[str, Any]:
+    """Runs and CPU seconds of what was asked for and not counted before."""
+    outcomes = [lab.outcome(one) for one in lab.asked if one not in counted]
+    counted.update(lab.asked)
+    return {
+        "runs": len(outcomes),
+        "cpu_seconds": round(sum(one.cpu_seconds + one.compile_seconds for one in outcomes), 1),
+    }
+
+
+def write(out: Path) -> None:
+    """Write the page and the figures from the results file."""
+    results = json.loads((out / RESULTS).read_text())
+    (out / PAGE).write_text(render(results))
+    from lab.experiments import ALL
+
+    for one in ALL:
+        draw = getattr(one, "figures", None)
+        if draw is not None and one.NAME in results["experiments"]:
+            for name, svg in draw(results["experiments"][one.NAME]["found"]).items():
+                (out / "lab" / f"{name}.svg").write_text(svg)
+
+
+def render(results: dict[str, Any]) -> str:
+    """The page, of the results alone."""
+    from lab.experiments import ALL
+
+    about, experiments = results["about"], results["experiments"]
+    lines = [
+        "# The lab",
+        "",
+        "What the paper ([arXiv 2302.09178](https://arxiv.org/abs/2302.09178)) and a practitioner's report say about "
+        "unstable rankers, run again in small, with Lossguard watching every run. `make lab` writes this page; every "
+        "number on it is in [lab/results.json](lab/results.json).",
+        "",
+    ]
+    if about["quick"]:
+        lines += ["**A smoke run: nothing on this page is to be believed.**", ""]
+    lines += _commands(results)
+    for one in ALL:
+        lines += ["", f"## {one.TITLE}", ""]
+        if one.NAME in experiments:
+            lines += one.text(experiments[one.NAME]["found"])
+            cost = experiments[one.NAME]["cost"]
+            lines += [
+                "",
+                f"`lossguard-lab --only {one.NAME}`: {cost['runs']} runs that no section before has, "
+                f"{cost['cpu_seconds']:.0f} CPU seconds.",
+            ]
+        else:
+            lines += [f"Not run. `lossguard-lab --only {one.NAME}` runs it."]
+    return "\n".join(lines) + "\n"
+
+
+def _commands(results: dict[str, Any]) -> list[str]:
+    about, costs = results["about"], [one["cost"] for one in results["experiments"].values()]
+    runs, cpu = sum(one["runs"] for one in costs), sum(one["cpu_seconds"] for one in costs)
+    return [
+        f"On {about['data']}, {about['date']}, with TensorFlow {about['tensorflow']}, Keras {about['keras']} and "
+        f"Python {about['python']}, {about['workers']} processes of one thread on {about['cores']} cores: {runs} runs, "
+        f"{cpu:.0f} CPU seconds, which is {cpu / 60 / about['workers']:.0f} minutes of {about['workers']} cores that "
+        f"do nothing else; by the clock {about['wall_seconds'] / 60:.0f} minutes, on a machine that others used.",
+        "",
+        '    make lab ARGS="--data KuaiRand-Pure/data"    # docs/demo.md says how to get the data',
+        '    make lab ARGS="--quick"                      # a smoke run on a generated stream',
+        '    make lab ARGS="--plan"                       # what would run, and what it would cost',
+        '    make lab ARGS="--only table3 --export DIR"   # one experiment, and its runs as traces',
+        "",
+        "The same seeds give the same runs to the bit on one machine; another processor's floating-point kernels give "
+        "other runs, and other coin flips at the edge of stability.",
+    ]
