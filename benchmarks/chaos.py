@@ -6,9 +6,11 @@ Real processes: trainers that record (and write down, by a way of their own that
 they were told that frames are sealed), one `lossguard sidecar`, one `lossguard serve` on SQLite or PostgreSQL, and
 between them a proxy that sometimes answers 500, 429 or garbage, or slowly, or forwards a chunk and hangs up. Every
 round one thing goes wrong: a `kill -9` of a trainer, the sidecar, the service or PostgreSQL, a service that is stopped
-for a while, a full disk, a clock that jumped. In the end everybody may finish, and the service's database is compared
+for a while, a full disk, a clock that jumps. In the end everybody may finish, and the service's database is compared
 with what the trainers wrote down.
-Exit code 1 if a sealed frame is missing, stands twice or differs. The seed is printed.
+Exit code 1 if a sealed frame is missing, stands twice or differs, or if a training step was delayed by more than 50 ms.
+Delayed means by us: of a call that took longer, the time that the process's threads waited for a core (the kernel's
+count, `schedstat`) is taken off, since a busy machine does that to a bare trainer too. The seed is printed.
 """
 
 import argparse
@@ -24,6 +26,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +36,13 @@ from chaos_database import Database, Postgres, Sqlite
 from chaos_proxy import Proxy
 
 LAYERS, STATS = 20, 9
-SEAL_SECONDS = 0.3
+STEP_SECONDS, SEAL_SECONDS = 0.01, 0.3
 """A chunk each so often: more would only be a backlog, for which the sidecar is given time in the end."""
-DRAIN_SECONDS = 3600
+BACKLOG_FRAMES = 3000
+"""No new fault while more sealed frames than this wait for the service: the end would wait for them all."""
+DRAIN_SECONDS = 1200
 SLOW_SECONDS = 0.05
+CLOCK_JUMPS = (-86_400.0, -3.0, 3.0, 86_400.0)
 PYTHON = sys.executable
 
 
@@ -45,6 +52,32 @@ def numbers(step: int) -> np.ndarray:
 
 
 # --- the trainer's process
+
+
+def waits_for_a_core() -> float:
+    """Seconds that this process's threads have been ready to run and had no core."""
+    waited = 0
+    for task in os.listdir("/proc/self/task"):
+        with suppress(OSError):  # a thread that has ended
+            waited += int(Path(f"/proc/self/task/{task}/schedstat").read_text().split()[1])
+    return waited / 1e9
+
+
+class Delays:
+    """Calls that took longer than `SLOW_SECONDS`: by the clock, and without the waits for a core."""
+
+    def __init__(self) -> None:
+        self.slow = self.ours = 0
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Time what is done inside."""
+        waited, before = waits_for_a_core(), time.perf_counter()
+        yield
+        took = time.perf_counter() - before
+        if took > SLOW_SECONDS:
+            self.slow += 1
+            self.ours += took - (waits_for_a_core() - waited) > SLOW_SECONDS
 
 
 def train(journal: Path, truth: Path, run: str, start: int, clock_offset: float, disk_full: Path) -> None:
@@ -58,15 +91,15 @@ def train(journal: Path, truth: Path, run: str, start: int, clock_offset: float,
                 raise OSError(errno.ENOSPC, "full")
             return super().append(file, data)
 
-    real_time = time.time
-    time.time = lambda: real_time() + clock_offset
+    jump = warp(clock_offset)
+    signal.signal(signal.SIGUSR1, lambda *_: jump())
     schema = Schema(("loss",), tuple(f"layer{i}" for i in range(LAYERS)), tuple(f"stat{k}" for k in range(STATS)))
     recorder = Recorder(
         journal,
         "chaos",
         run,
         start_step=start,
-        seal_frames=16,
+        seal_frames=64,
         seal_seconds=SEAL_SECONDS,
         mantissa_bits=23,
         files=Disk(),
@@ -75,26 +108,43 @@ def train(journal: Path, truth: Path, run: str, start: int, clock_offset: float,
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     truth.with_suffix(".pid").write_text(str(os.getpid()))  # from here on a SIGTERM is an end in good order
-    step, told, slow, control = start, -1, 0, 0
+    step, told, calls, control = start, -1, Delays(), Delays()
+
+    def write_down() -> None:
+        told = [recorder.attempt, start, recorder.counters["last_sealed_step"], step]
+        os.write(file, f"{json.dumps([*told, calls.slow, calls.ours, control.slow, control.ours])}\n".encode())
+
     while not ended.is_set():
         step += 1
         # Making the frame takes longer than handing it over, without us: what the machine itself does to a thread.
-        before = time.perf_counter()
-        frames = Frames.of(schema, [step], [[float(step)]], numbers(step))
-        control += time.perf_counter() - before > SLOW_SECONDS
-        before = time.perf_counter()
-        recorder.record(frames)
-        slow += time.perf_counter() - before > SLOW_SECONDS
+        with control.watch():
+            frames = Frames.of(schema, [step], [[float(step)]], numbers(step))
+        with calls.watch():
+            recorder.record(frames)
         sealed = recorder.counters["last_sealed_step"]
         if sealed != told:
             told = sealed
-            os.write(file, f"{json.dumps([recorder.attempt, start, sealed, step, slow, control])}\n".encode())
-        time.sleep(0.005)
+            write_down()
+        time.sleep(STEP_SECONDS)
     recorder.close()
     dropped = sum(count for name, count in recorder.counters.items() if name.startswith("dropped"))
-    sealed = recorder.counters["last_sealed_step"]
-    os.write(file, f"{json.dumps([recorder.attempt, start, sealed, step, slow, control])}\n".encode())
+    write_down()
     sys.exit(1 if dropped else 0)
+
+
+def warp(offset: float) -> Callable[[], None]:
+    """Set this process's wall clock wrong; returns what makes it jump once more."""
+    real, offsets = time.time, [offset]
+    time.time = lambda: real() + offsets[0]
+    return lambda: offsets.__setitem__(0, random.choice(CLOCK_JUMPS))
+
+
+def serve(clock_offset: float, arguments: list[str]) -> None:
+    """The service's process."""
+    warp(clock_offset)
+    from lossguard_service.__main__ import main
+
+    sys.exit(main(arguments))
 
 
 # --- the rounds
@@ -124,13 +174,13 @@ class World:
         known = self.truth(run)
         last = max((row[2] for row in known), default=0)
         start = self.chance.randint(max(0, last - 50), last)
-        offset = self.chance.choice([0.0, 0.0, -86_400.0, 86_400.0])
+        offset = self.chance.choice([0.0, 0.0, *CLOCK_JUMPS])
         paths = self.folder / "journal", self.folder / f"{run}.truth"
         return self.spawn(Path(__file__).resolve(), "--train", *paths, run, start, offset, self.disk_full)
 
     def start_service(self) -> subprocess.Popen[bytes]:
         options = "--port", self.port, "--database", self.database.url
-        return self.spawn("-m", "lossguard_service", *options)
+        return self.spawn(Path(__file__).resolve(), "--serve", self.chance.choice([0.0, 0.0, *CLOCK_JUMPS]), *options)
 
     def start_sidecar(self) -> subprocess.Popen[bytes]:
         main = "from lossguard.cli.main import main; main()"
@@ -151,11 +201,23 @@ class World:
         except OSError:
             return -1
 
+    def backlog(self) -> int:
+        """Frames that the trainers were told are sealed and that the service has not stored."""
+        attempts = {str(row[0]): row[2] - row[1] for run in self.runs for row in self.truth(run)}
+        try:
+            return sum(attempts.values()) - int(self.database.rows("select sum(frames) from chunks")[0][0] or 0)
+        except OSError:
+            return sum(attempts.values())
+
     def wait_for_progress(self, timeout_seconds: float = 120.0) -> None:
         before, until = self.stored(), time.monotonic() + timeout_seconds
         while self.stored() <= before + 3:
             assert time.monotonic() < until, "the service takes no more chunks: see the log"
-            time.sleep(0.02)
+            time.sleep(0.1)
+        until += 5 * timeout_seconds
+        while (behind := self.backlog()) > BACKLOG_FRAMES:
+            assert time.monotonic() < until, f"{behind} frames wait for the service: see the log"
+            time.sleep(0.5)
 
     def wait_for_start(self, run: str, trainer: subprocess.Popen[bytes], timeout_seconds: float = 120.0) -> None:
         """Until the process that was started last is up: before that a SIGTERM is a death like any other."""
@@ -168,7 +230,7 @@ class World:
     def round(self) -> str:
         self.proxy.badly = self.chance.choice([0.0, 0.1, 0.4])
         what = self.chance.choice(
-            ["trainer", "trainer", "sidecar", "service", "service", "all", "stop", "disk", "database"]
+            ["trainer", "trainer", "sidecar", "service", "service", "all", "stop", "disk", "clock", "database"]
         )
         time.sleep(self.chance.uniform(0.0, 0.3))
         if what in ("trainer", "all"):
@@ -188,6 +250,11 @@ class World:
             self.service.send_signal(signal.SIGSTOP)
             time.sleep(self.chance.uniform(0.2, 1.0))
             self.service.send_signal(signal.SIGCONT)
+        if what == "clock":
+            # Not before its handler stands: the signal would kill it.
+            run = self.chance.choice(self.runs)
+            self.wait_for_start(run, self.trainers[run])
+            self.trainers[run].send_signal(signal.SIGUSR1)
         if what == "disk":
             self.disk_full.touch()
             time.sleep(self.chance.uniform(0.2, 1.0))
@@ -230,6 +297,17 @@ def free_port() -> int:
 
 # --- the reckoning
 
+BAD = (
+    "sealed frames lost",
+    "frames stored twice",
+    "frames that differ",
+    "holes between stored frames",
+    "gaps between chunks",
+    "chunks set aside",
+    "chunks whose count is not their steps",
+    "steps delayed by more than 50 ms",
+)
+
 
 def reckon(world: World) -> dict[str, int]:
     from lossguard.wire.chunk import decode
@@ -260,9 +338,9 @@ def reckon(world: World) -> dict[str, int]:
                 found["frames that differ"] += 1
     for run in world.runs:
         attempts: dict[str, list[int]] = {}
-        for attempt, start, sealed, recorded, slow, control in world.truth(run):
-            attempts[str(attempt)] = [start, sealed, recorded, slow, control]
-        for attempt, (start, sealed, recorded, slow, control) in attempts.items():
+        for attempt, *told in world.truth(run):
+            attempts[str(attempt)] = told
+        for attempt, (start, sealed, recorded, slow, ours, control, control_alike) in attempts.items():
             steps = stored.get((run, attempt), [])
             wanted = set(range(start + 1, sealed + 1))
             found["attempts"] += 1
@@ -275,7 +353,9 @@ def reckon(world: World) -> dict[str, int]:
             numbers_ = indices.get((run, attempt), [])
             found["gaps between chunks"] += numbers_ != list(range(len(numbers_)))
             found["calls above 50 ms"] += slow
+            found["steps delayed by more than 50 ms"] += ours
             found["as long without us (control)"] += control
+            found["and not for want of a core (control)"] += control_alike
     left = list((world.folder / "journal").rglob("*.journal"))
     found["journal files left"] = len(left)
     found["chunks set aside"] = len(list((world.folder / "journal").rglob("rejected/*.chunk")))
@@ -286,6 +366,8 @@ def main() -> None:
     if sys.argv[1:2] == ["--train"]:
         journal, truth, run, start, offset, disk_full = sys.argv[2:]
         train(Path(journal), Path(truth), run, int(start), float(offset), Path(disk_full))
+    if sys.argv[1:2] == ["--serve"]:
+        serve(float(sys.argv[2]), sys.argv[3:])
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--seed", type=int, default=int(time.time()))
@@ -307,7 +389,7 @@ def main() -> None:
             for number in range(1, options.rounds + 1):
                 what = world.round()
                 faults[what] += 1
-                print(f"round {number}: {what}, {world.stored()} chunks stored", flush=True)
+                print(f"round {number}: {what}, {world.stored()} chunks, {world.backlog()} frames behind", flush=True)
             world.finish()
             found = reckon(world)
         except BaseException:
@@ -322,15 +404,7 @@ def main() -> None:
         print(f"{key:45} {count}")
     if options.json:
         options.json.write_text(json.dumps({"seed": options.seed, "faults": faults, "found": found}, indent=2) + "\n")
-    bad = "sealed frames lost", "frames stored twice", "frames that differ", "holes between stored frames"
-    sys.exit(
-        1
-        if any(
-            found.get(key)
-            for key in (*bad, "gaps between chunks", "chunks set aside", "chunks whose count is not their steps")
-        )
-        else 0
-    )
+    sys.exit(1 if any(found.get(key) for key in BAD) else 0)
 
 
 if __name__ == "__main__":
