@@ -8,6 +8,8 @@ from service_on_loopback import Answer, LoopbackService
 
 import lossguard
 from lossguard.recorder import Recorder
+from lossguard.sidecar.client import Client
+from lossguard.sidecar.dispatcher import Dispatcher
 from lossguard.wire.frame import Frames, Schema
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "guard_raises")
@@ -87,3 +89,35 @@ def test_a_service_that_is_back_at_the_end_gets_the_rest(
     service.wait_for(lambda: not service.next_answers)
     recorder.close()
     assert steps_of(service, "r") == [1, 2, 3]
+
+
+def test_a_service_that_takes_every_other_chunk_is_asked_again_soon(
+    tmp_path: Path, service: LoopbackService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lossguard.sidecar.backoff.FIRST_SECONDS", 0.001)
+    recorder = Recorder(tmp_path, "ads", "r", seal_frames=1, seal_seconds=0.05)
+    for step in range(1, 13):
+        recorder.record(frames(step, 1))
+    recorder.close()
+    asked: set[tuple[str, str, str, int]] = set()
+
+    def every_first_time(identity: tuple[str, str, str, int]) -> Answer | None:
+        first = identity not in asked
+        asked.add(identity)
+        return Answer(500) if first else None
+
+    service.always = every_first_time
+    waits: list[float] = []
+
+    def drawn(low: float, high: float) -> float:
+        waits.append(high)
+        return low
+
+    client = Client(service.url)
+    dispatcher = Dispatcher(lambda: [tmp_path / "ads" / "r"], client, workers=1, poll_seconds=0.01, uniform=drawn)
+    dispatcher.start()
+    service.wait_for(lambda: len(service.stored) >= recorder.counters["chunks_sealed"])
+    dispatcher.stop()
+    client.close()
+    assert steps_of(service, "r") == list(range(1, 13))
+    assert set(waits) == {0.001}, "failures in a row begin anew with every chunk that is taken"

@@ -228,6 +228,9 @@ class Dispatcher:
         with self._changed:
             now = self._clock()
             run.busy = False
+            if turn.passed:
+                # Failures count in a row: a service that takes most chunks must not be asked once a minute.
+                run.backoff.succeeded()
             if turn.failure is not None:
                 wait = run.backoff.failed(turn.failure.retry_after_seconds)
                 run.due = now if run.insist else now + wait

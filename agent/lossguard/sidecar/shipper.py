@@ -52,10 +52,14 @@ class Shipped:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """How a turn ended: with a failure, with more to send (`more`), or with nothing left for now."""
+    """How a turn ended: with a failure, with more to send (`more`), or with nothing left for now.
+
+    `passed` counts the chunks that the service took or refused before that.
+    """
 
     failure: Failed | None = None
     more: bool = False
+    passed: int = 0
 
 
 class RunShipper:
@@ -94,19 +98,19 @@ class RunShipper:
         for reader in self._attempts():
             while (record := self._next(reader)) is not None:
                 if stop() or sent >= CHUNKS_PER_TURN:
-                    return Turn(more=True)
+                    return Turn(more=True, passed=sent)
                 failure = self._send(reader, record)
                 if failure is not None:
                     self.shipped.retries += 1
                     self.failing = failure.reason
-                    return Turn(failure=failure)
+                    return Turn(failure=failure, passed=sent)
                 self.failing = None
                 sent += 1
             self._finish(reader)
         if not self._readers:
             # A pod that trains for years has thousands of finished runs: they keep no descriptor open.
             self._lock.release()
-        return Turn()
+        return Turn(passed=sent)
 
     def _attempts(self) -> list[AttemptReader]:
         there = {folder.name: folder for folder in attempt_folders(self.run_folder)}
