@@ -203,7 +203,7 @@ class World:
 
     def backlog(self) -> int:
         """Frames that the trainers were told are sealed and that the service has not stored."""
-        attempts = {str(row[0]): row[2] - row[1] for run in self.runs for row in self.truth(run)}
+        attempts = {str(row[0]): max(0, row[2] - row[1]) for run in self.runs for row in self.truth(run)}
         try:
             return sum(attempts.values()) - int(self.database.rows("select sum(frames) from chunks")[0][0] or 0)
         except OSError:
