@@ -1,6 +1,6 @@
 """Reads of a long run after compaction: one series in full, and a plot of it over HTTP.
 
-    python benchmarks/reads.py [--steps 1000000] [--layers 4] [--stats 12] [--rounds 5] [--database URL]
+    python benchmarks/reads.py [--steps 1000000] [--layers 4] [--stats 12] [--rounds 5] [--database URL] [--bytes URL]
 
 The run's segments are written as compaction writes them, without the way there through chunks. A read of one series
 touches one part of each segment, so that the number of layers makes no difference to it; a plot of all layers' maximum
@@ -27,6 +27,7 @@ from lossguard.wire.frame import Frames
 from lossguard_service.app import create_app
 from lossguard_service.settings import Settings
 from lossguard_service.store import chunks, compact, record, schema, segments, series
+from lossguard_service.store.bytes import run_folder
 from lossguard_service.store.database import Database
 
 CHUNK_FRAMES = 64
@@ -50,7 +51,7 @@ async def fill(database: Database, block: Frames, steps: int) -> int:
         chunks.add_schema(connection, run.id, 1, block.schema)
         return run.id
 
-    run_id = await database.write(opened)
+    run_id, folder = await database.write(opened), run_folder("bench", "long")
     for number in range(steps // len(block)):
         part = moved(block, number * len(block))
         key = {"run_id": run_id, "attempt": 1, "first_index": number * per}
@@ -63,8 +64,9 @@ async def fill(database: Database, block: Frames, steps: int) -> int:
             "is_full": True,
             "created": 1.7e9,
         }
-        rows = [key | {"part": n, "data": data} for n, data in segments.build(part).items()]
-        pyramid = [key | {"part": n, "data": data} for n, data in segments.build_pyramid(part, edges).items()]
+        parts, levels = segments.build(part), segments.build_pyramid(part, edges)
+        kept = [await compact.keep_parts(database, folder, f"{number}", some) for some in (parts, levels)]
+        rows, pyramid = (segments.rows_for(*one, key) for one in zip(kept, (parts, levels), strict=True))
 
         def write(connection: Connection, head: Any = head, rows: Any = rows, pyramid: Any = pyramid) -> None:
             connection.execute(sa.insert(schema.segments), head)
@@ -90,7 +92,7 @@ async def timed(read: Callable[[], Awaitable[object]], rounds: int) -> tuple[flo
 async def measure(url: str, options: argparse.Namespace) -> None:
     """Fill, read, print."""
     block = frames(compact.SEGMENT_FRAMES, options.layers, options.stats)
-    app = create_app(Settings(database=url, log_level="error"))
+    app = create_app(Settings(database=url, bytes_url=options.bytes, log_level="error"))
     async with app.router.lifespan_context(app):
         database: Database = app.state.database
         run_id = await fill(database, block, options.steps)
@@ -114,7 +116,8 @@ async def measure(url: str, options: argparse.Namespace) -> None:
                     **{"layer": layer, "stat": stat, "from": str(steps // 2), "to": str(steps // 2 + 1999)}
                 ),
             }
-            print(f"\n{database.name}, {steps} steps, {options.layers} layers x {options.stats} stats\n")
+            where = "" if options.bytes is None else f", bytes in {options.bytes.split(':')[0]}"
+            print(f"\n{database.name}{where}, {steps} steps, {options.layers} layers x {options.stats} stats\n")
             print("| read | wall ms | CPU ms |\n|---|---|---|")
             for name, read in reads.items():
                 wall, cpu = await timed(read, options.rounds)
@@ -129,6 +132,7 @@ def main() -> None:
     parser.add_argument("--stats", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--database", help="an empty one; a SQLite file by default")
+    parser.add_argument("--bytes", help="an object store, as the setting bytes_url; the database by default")
     options = parser.parse_args()
     print(f"load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory() as folder:

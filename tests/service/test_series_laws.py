@@ -4,14 +4,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from chunk_trainer import FIRST, LAYERS, SECOND, chunks, frames
 from numpy.testing import assert_allclose, assert_array_equal
-from services import Clock, run, service
+from services import Clock, Service, run, service
 
 from lossguard.wire.chunk import AttemptStart, Chunk, ChunkId, encode
 from lossguard.wire.frame import Frames, Schema
 from lossguard.wire.numbers import from_json_number
-from lossguard_service.store import compact, series
+from lossguard_service.store import coarse, compact, schema, segments, series
 from lossguard_service.store.buckets import Buckets, edges_by_width
 
 RUN = "/v1/projects/video/runs/ranker"
@@ -52,6 +53,41 @@ def check(found: Buckets, steps: Any, values: Any, present: Any, tolerance: floa
         assert_allclose(got[4], expected[4], rtol=tolerance, atol=tolerance)
 
 
+def test_segments_that_an_earlier_version_made_are_read_as_well(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """Without the parts that this version adds for plots of one series."""
+    monkeypatch.setattr(compact, "SEGMENT_FRAMES", 64)
+    monkeypatch.setattr(coarse, "ROWS", 16)
+
+    async def ask(one: Service) -> list[Any]:
+        found = []
+        for points in (3, 10, 1000):
+            for query in ({"name": "loss"}, {"layer": LAYERS[1], "stat": "gradient_norm"}):
+                answer = await one.get(f"{RUN}/series", **query, points=points)
+                # From the pyramid, buckets begin and end where its own do.
+                found.append((sum(answer["count"]), max(answer["maximum"]), answer["first"][0], answer["last"][-1]))
+        return found
+
+    async def story() -> None:
+        async with service(sqlite_url, clock) as one:
+            for chunk in chunks(frames(1, 256), size=16):
+                await one.put(chunk)
+            await compact.compact(one.app.state.database, now=clock())
+            expected = await ask(one)
+
+            def forget(connection: sa.Connection) -> int:
+                gone = 0
+                for table, before in ((schema.segment_parts, segments.PACKED), (schema.pyramid, segments.COMMON)):
+                    gone += connection.execute(sa.delete(table).where(table.c.part < before)).rowcount
+                return gone
+
+            assert await one.app.state.database.write(forget) == 4 * (1 + 1 + len(LAYERS))
+            assert await ask(one) == expected
+
+    run(story())
+
+
 @pytest.mark.parametrize("kept", ["chunks", "segments", "pyramid"])
 @pytest.mark.parametrize("points", [1, 7, 100, 5000])
 def test_any_zoom_says_what_the_frames_say(
@@ -60,6 +96,7 @@ def test_any_zoom_says_what_the_frames_say(
     """Whatever it is read from: chunks, segments, or what retention leaves."""
     monkeypatch.setattr(compact, "SEGMENT_FRAMES", 64)
     monkeypatch.setattr(compact, "INCIDENT_STEPS", -1000)
+    monkeypatch.setattr(coarse, "ROWS", 24)
     # Attempt 1 is superseded after step 250, in the middle of one of its chunks.
     first, second = rough(1, 300, 1), rough(251, 420, 2)
     steps = np.concatenate([first.steps[:250], second.steps])

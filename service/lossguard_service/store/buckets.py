@@ -7,6 +7,7 @@ that one NaN shows. Values that were not measured (presence bit off) count nowhe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +75,8 @@ def edges_by_width(steps: Steps, first: int, width: int) -> Steps:
     """Where buckets of `width` steps, the first of them at step `first`, begin among the rows of `steps`."""
     if len(steps) == 0:
         return np.empty(0, np.int64)
+    if width == 1 and bool((steps[1:] > steps[:-1]).all()):
+        return np.arange(len(steps))
     place = (steps - first) // width
     return np.flatnonzero(np.diff(place, prepend=place[0] - 1)).astype(np.int64)
 
@@ -82,7 +85,18 @@ def join(parts: Sequence[Buckets], columns: int) -> Buckets:
     """Buckets one after the other."""
     if not parts:
         return _empty(columns)
-    return Buckets(*(np.concatenate([getattr(part, name) for part in parts]) for name in Buckets.__slots__))
+    if len(parts) == 1:
+        return parts[0]
+    done: dict[tuple[int, ...], NDArray[np.generic]] = {}  # where every step stands by itself, columns are the same
+
+    def joined(name: str) -> Any:
+        arrays = [getattr(part, name) for part in parts]
+        key = tuple(map(id, arrays))
+        if key not in done:
+            done[key] = np.concatenate(arrays)
+        return done[key]
+
+    return Buckets(*(joined(name) for name in Buckets.__slots__))
 
 
 def merge(buckets: Buckets, edges: Steps) -> Buckets:

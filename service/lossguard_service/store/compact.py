@@ -93,7 +93,7 @@ async def compact_one(database: Database, run_id: int, *, now: float) -> bool:
 
     name = f"{plan.attempt}-{first:08}"
     kept = [
-        await _keep(database, plan.folder, f"{kind}/{name}", some)
+        await keep_parts(database, plan.folder, f"{kind}/{name}", some)
         for kind, some in (("segments", parts), ("pyramids", pyramid))
     ]
 
@@ -124,7 +124,8 @@ async def compact_one(database: Database, run_id: int, *, now: float) -> bool:
     return True
 
 
-async def _keep(database: Database, folder: str, name: str, parts: dict[int, bytes]) -> Kept:
+async def keep_parts(database: Database, folder: str, name: str, parts: dict[int, bytes]) -> Kept:
+    """Put a segment's parts, or its pyramid's, where they belong; into their rows if there is no object store."""
     if database.bytes.objects is None:
         return Kept(b"")
     whole, index = await asyncio.to_thread(segments.packed, parts)

@@ -8,17 +8,22 @@ the sizes of five sections), then steps int64 [T], times float64 [T], scalars fl
 [T, S], stats_present bits [T, K] (no bytes where all is present). Part l, for layer l: K uint32 sizes, then K float32
 arrays [T].
 
-In an object, the parts lie one after the other, -1 first, and the one row that is left has the number -2: the object's
-key, and as its data the size of each part as uint32.
+Part -3, for reading one series without the scalars: the sizes of two sections as uint32, steps and stats_present.
+
+In an object, the parts lie one after the other, and the one row that is left has the number -2: the object's key, and
+as its data number and size of each part, int32 [n, 2].
 
 The pyramid has a bucket for each chunk with frames. Its part -1: n, seven sizes, then first and last int64 [n], and for
 the scalars count, nonfinite, minimum, maximum, mean, each float64 [S, n]. Its part k, for stat k: five sizes, then
-count [n], nonfinite, minimum, maximum, mean [L, n], float32, the mean rounded to 16 mantissa bits.
+count [n], nonfinite, minimum, maximum, mean [L, n], float32, the mean rounded to 16 mantissa bits. Parts from -10 down
+are `coarse`.
 """
 
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -29,6 +34,7 @@ from sqlalchemy.engine import Connection
 from lossguard.wire.arrays import pack, unpack
 from lossguard.wire.chunk import round_mantissa
 from lossguard.wire.frame import Frames, Schema
+from lossguard_service.store import coarse
 from lossguard_service.store import schema as tables
 from lossguard_service.store.buckets import Buckets, bucket
 from lossguard_service.store.bytes import Elsewhere, Held, Kept
@@ -37,6 +43,8 @@ from lossguard_service.store.hot import Hot
 VERSION: Final = 1
 COMMON: Final = -1
 """The number of the part that all layers share."""
+STEPS: Final = -3
+"""The number of the part with the steps alone; segments of versions before do not have it."""
 PACKED: Final = -2
 """The number of the row that stands for all parts where they are in an object."""
 
@@ -117,12 +125,11 @@ def parts_of(
 ) -> list[dict[int, Held]]:
     """Parts of segments of one attempt, or of their pyramids, by number, a dictionary each; all parts by default."""
     found: dict[int, dict[int, Held]] = {row.first_index: {} for row in held}
-    query = sa.select(table.c.first_index, table.c.part, table.c.data, table.c.object).where(
-        table.c.run_id == run_id, table.c.attempt == held[0].attempt, table.c.first_index.in_(list(found))
-    )
-    if parts is not None:
-        query = query.where(table.c.part.in_([PACKED, *parts]))
-    for first_index, part, data, key in connection.execute(query):
+    place = {"run": run_id, "attempt": held[0].attempt, "first": held[0].first_index, "last": held[-1].first_index}
+    chosen = {f"part_{n}": part for n, part in enumerate((PACKED, *parts))} if parts is not None else {}
+    for first_index, part, data, key in _parts(table.name, len(chosen)).rows(connection, place | chosen):
+        if first_index not in found:
+            continue
         if key is None:
             found[first_index][part] = data
         else:
@@ -130,10 +137,21 @@ def parts_of(
     return list(found.values())
 
 
+@lru_cache
+def _parts(name: str, chosen: int) -> Hot:
+    table = tables.metadata.tables[name].c
+    query = (
+        sa.select(table.first_index, table.part, table.data, table.object)
+        .where(table.run_id == sa.bindparam("run"), table.attempt == sa.bindparam("attempt"))
+        .where(table.first_index.between(sa.bindparam("first"), sa.bindparam("last")))
+    )
+    return Hot(query.where(table.part.in_([sa.bindparam(f"part_{n}") for n in range(chosen)])) if chosen else query)
+
+
 def packed(parts: Mapping[int, bytes]) -> tuple[bytes, bytes]:
     """All parts as one object's bytes, and the data of the row that names it."""
-    ordered = [parts[part] for part in sorted(parts)]
-    return b"".join(ordered), np.array([len(part) for part in ordered], "<u4").tobytes()
+    index = np.array([(part, len(data)) for part, data in parts.items()], "<i4")
+    return b"".join(parts.values()), index.tobytes()
 
 
 def rows_for(kept: Kept, parts: Mapping[int, bytes], key: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -144,10 +162,11 @@ def rows_for(kept: Kept, parts: Mapping[int, bytes], key: Mapping[str, int]) -> 
 
 
 def _places(key: str, data: bytes, parts: Sequence[int] | None) -> dict[int, Held]:
-    sizes = np.frombuffer(data, "<u4")
-    ends = np.cumsum(sizes, dtype=np.int64)
-    chosen = range(COMMON, len(sizes) + COMMON) if parts is None else parts
-    return {n: Elsewhere(key, int(ends[n - COMMON] - sizes[n - COMMON]), int(sizes[n - COMMON])) for n in chosen}
+    index = np.frombuffer(data, "<i4").reshape(-1, 2)
+    sizes = index[:, 1].astype(np.int64)
+    starts = np.cumsum(sizes) - sizes
+    found = zip(index[:, 0].tolist(), starts.tolist(), sizes.tolist(), strict=True)
+    return {part: Elsewhere(key, start, size) for part, start, size in found if parts is None or part in parts}
 
 
 def build(frames: Frames) -> dict[int, bytes]:
@@ -160,7 +179,7 @@ def build(frames: Frames) -> dict[int, bytes]:
         _pack_bits(frames.stats_present),
     ]
     head = struct.pack("<7I", VERSION, len(frames), *map(len, common))
-    parts = {COMMON: head + b"".join(common)}
+    parts = {COMMON: head + b"".join(common), STEPS: _joined([common[0], common[4]])}
     by_layer = np.ascontiguousarray(frames.stats.transpose(1, 2, 0))
     for layer in range(len(frames.schema.layers)):
         parts[layer] = _joined([pack(series) for series in by_layer[layer]])
@@ -197,26 +216,50 @@ def load(parts: Mapping[int, bytes], names: Schema, layers: Sequence[int] | None
     )
 
 
-def load_series(parts: Mapping[int, bytes], row: SegmentRow, names: Schema, layer: int, stat: int) -> Frames:
-    """One stat of one layer, and nothing else: frames without scalars and without times."""
-    data = parts[COMMON]
-    sizes = struct.unpack_from("<7I", data)[2:]
-    sections, t = _split(data, 28, sizes), row.frames
-    if row.last_step - row.first_step + 1 == t:  # they rise, so these are all of them
-        steps = np.arange(row.first_step, row.last_step + 1)
-    else:
-        steps = unpack(sections[0], np.dtype("<i8"), (t,))
-    values = unpack(_sections(parts[layer], len(names.stats))[stat], np.dtype("<f4"), (t,))
-    present = _unpack_bits(sections[4], (t, len(names.stats)))
-    return Frames(
-        schema=Schema((), (names.layers[layer],), (names.stats[stat],)),
-        steps=steps,
-        times=np.full(t, np.nan),
-        scalars=np.empty((t, 0)),
-        stats=values.reshape(t, 1, 1),
-        scalars_present=np.empty((t, 0), np.bool_),
-        stats_present=present[:, stat : stat + 1],
-    )
+def load_series(
+    held: Sequence[tuple[SegmentRow, Mapping[int, bytes]]], names: Schema, layer: int, stat: int
+) -> list[Frames]:
+    """One stat of one layer, and nothing else: a block, or one for each segment if steps come again.
+
+    Args:
+        held: consecutive segments with the parts `STEPS` (or `COMMON`) and that of the layer.
+        names: their column names.
+        layer, stat: which one.
+
+    Returns:
+        Frames without scalars, whose times are not known.
+    """
+    ends = np.cumsum([0, *(row.frames for row, _ in held)]).tolist()
+    total = ends[-1]
+    steps, values, present = np.empty(total, np.int64), np.empty(total, np.float32), np.ones(total, np.bool_)
+    for (row, parts), (start, end) in zip(held, pairwise(ends), strict=True):
+        t = row.frames
+        if STEPS in parts:
+            steps_part, bits = _sections(parts[STEPS], 2)
+        else:
+            steps_part, *_, bits = _split(parts[COMMON], 28, struct.unpack_from("<7I", parts[COMMON])[2:])
+        # They rise, so as many of them as there are steps are all of them.
+        is_dense = row.last_step - row.first_step + 1 == t
+        steps[start:end] = (
+            np.arange(row.first_step, row.last_step + 1) if is_dense else unpack(steps_part, np.dtype("<i8"), (t,))
+        )
+        values[start:end] = unpack(_sections(parts[layer], len(names.stats))[stat], np.dtype("<f4"), (t,))
+        if len(bits):
+            present[start:end] = _unpack_bits(bits, (t, len(names.stats)))[:, stat]
+    if all(one.last_step < two.first_step for (one, _), (two, _) in pairwise(held)):
+        ends = [0, total]  # no step comes again, so it is one block
+    return [
+        Frames(
+            schema=Schema((), (names.layers[layer],), (names.stats[stat],)),
+            steps=steps[start:end],
+            times=np.broadcast_to(np.nan, end - start),
+            scalars=np.empty((end - start, 0)),
+            stats=values[start:end].reshape(-1, 1, 1),
+            scalars_present=np.empty((end - start, 0), np.bool_),
+            stats_present=present[start:end].reshape(-1, 1),
+        )
+        for start, end in pairwise(ends)
+    ]
 
 
 def build_pyramid(frames: Frames, edges: NDArray[np.int64]) -> dict[int, bytes]:
@@ -232,7 +275,7 @@ def build_pyramid(frames: Frames, edges: NDArray[np.int64]) -> dict[int, bytes]:
         arrays[-1] = round_mantissa(arrays[-1], 16)
         arrays[0] = arrays[0][:1]  # a stat is measured for all layers of a step or for none
         parts[k] = _joined([pack(array) for array in arrays])
-    return parts
+    return parts | coarse.build(frames)
 
 
 def load_pyramid(

@@ -9,6 +9,7 @@ the pyramid answers, whatever the zoom.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
 from lossguard.wire.frame import Floats64, Frames, Schema, Steps
-from lossguard_service.store import buckets, chunks, schema, segments
+from lossguard_service.store import buckets, chunks, coarse, schema, segments
 from lossguard_service.store.buckets import Buckets
 from lossguard_service.store.bytes import Held
 from lossguard_service.store.database import Database
@@ -237,17 +238,54 @@ async def _answer(
     whole = all(piece.is_whole for piece in pieces)
     from_pyramid = question.layer is None and len(held) > RAW_SEGMENTS and width >= per_chunk and whole
     found: list[Buckets] = []
-    for batch in batches(pieces, narrow=not question.layers or from_pyramid):
-        row = batch[0].row
-        if isinstance(row, SegmentRow) and (not row.is_full or from_pyramid):
-            found.extend(await _from_pyramid(database, run_id, question, batch, low, high, schemas))
-        else:
-            only: dict[str, Any] = {"layer": question.layer, "stat": question.stat if question.layer else None}
-            blocks = await frames_in(database, run_id, batch, schemas, **only, scalars_only=bool(question.scalars))
-            found.extend(await asyncio.to_thread(_from_frames, question, blocks, low, high, width))
+    for is_coarse, some in groupby(pieces, key=lambda piece: _suits(piece, question, low, high, width)):
+        for batch in batches(list(some), narrow=not question.layers or from_pyramid):
+            row = batch[0].row
+            if is_coarse and (quick := await _from_coarse(database, run_id, question, batch, schemas)) is not None:
+                found.append(quick)
+            elif isinstance(row, SegmentRow) and (not row.is_full or from_pyramid):
+                found.extend(await _from_pyramid(database, run_id, question, batch, low, high, schemas))
+            else:
+                only: dict[str, Any] = {"layer": question.layer, "stat": question.stat if question.layer else None}
+                blocks = await frames_in(database, run_id, batch, schemas, **only, scalars_only=bool(question.scalars))
+                found.extend(await asyncio.to_thread(_from_frames, question, blocks, low, high, width))
     joined = buckets.join(found, question.width)
+    if width == 1 and bool((joined.first[1:] > joined.first[:-1]).all()):
+        return joined
     # A bucket may have begun in one piece and ended in the next.
     return buckets.merge(joined, buckets.edges_by_width(joined.first.clip(low, high), low, width))
+
+
+def _suits(piece: Piece, question: _Question, low: int, high: int, width: int) -> bool:
+    """True if the coarsest level of the pyramid is fine enough, and all of the segment is asked for."""
+    row = piece.row
+    if not isinstance(row, SegmentRow) or question.layers or not piece.is_whole:
+        return False
+    steps = (row.last_step - row.first_step + 1) / -(-row.frames // coarse.ROWS)
+    return width >= steps and low <= row.first_step and row.last_step <= high
+
+
+async def _from_coarse(
+    database: Database, run_id: int, question: _Question, batch: Sequence[Piece], schemas: dict[int, Schema]
+) -> Buckets | None:
+    """The buckets of segments, or None if some were made by a version that knew no such level."""
+    rows = [piece.row for piece in batch if isinstance(piece.row, SegmentRow)]
+    names = schemas[rows[0].schema]
+    part = coarse.SCALARS if question.layer is None else coarse.LAYER - names.layers.index(question.layer)
+
+    def read(connection: Connection) -> list[dict[int, Held]]:
+        return segments.parts_of(connection, schema.pyramid, run_id, rows, [part])
+
+    parts = await database.bytes.fetch(await database.read(read))
+    if not all(parts):
+        return None
+    data = [one[part] for one in parts]
+    if question.layer is not None:
+        column = names.stats.index(question.stat or "")
+        return coarse.load(data, width=len(names.stats), columns=[column], is_layer=True)
+    have = tuple(name for name in question.scalars if name in names.scalars)
+    at = [names.scalars.index(name) for name in have]
+    return _spread(coarse.load(data, width=len(names.scalars), columns=at, is_layer=False), have, question.scalars)
 
 
 def _from_frames(question: _Question, blocks: Sequence[Frames], low: int, high: int, width: int) -> list[Buckets]:
