@@ -26,6 +26,7 @@ from lossguard_service.gate.routes import router as gate_routes
 from lossguard_service.incidents.detectors import Detectors
 from lossguard_service.incidents.liveness import sweep
 from lossguard_service.ingest.accept import Ingest
+from lossguard_service.ingest.direct import Direct
 from lossguard_service.ingest.routes import router as ingest_routes
 from lossguard_service.metrics import collector
 from lossguard_service.metrics.replica import Replica
@@ -98,7 +99,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
             await asyncio.gather(*background, return_exceptions=True)
             await database.close()
 
-    app = FastAPI(title="Lossguard", description=about or "", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = Direct(title="Lossguard", description=about or "", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.settings = settings
     app.state.clock = clock
     app.state.database = database
@@ -119,6 +120,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     app.add_middleware(replica.wrap)
     app.include_router(first_routes)
     app.include_router(ingest_routes)
+    app.shorten(replica.wrap)
     app.include_router(reading.router)
     app.include_router(exporting.router)
     app.include_router(gate_routes)

@@ -60,10 +60,11 @@ class _ChunkRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """What answers."""
-        return _take_chunk
+        return take_chunk
 
 
-async def _take_chunk(request: Request) -> Response:
+async def take_chunk(request: Request) -> Response:
+    """Answer a PUT of a chunk; its address is in the path's parameters."""
     place, state = request.path_params, request.app.state
     project, run, attempt, index = place["project"], place["run"], place["attempt"], place["index"]
     token = await state.guard.check(request, "ingest", project)
@@ -102,6 +103,8 @@ router.add_api_route(
     },
     route_class_override=_ChunkRoute,
 )
+chunk_route: Final = router.routes[-1]
+"""What the metrics call the requests that `lossguard_service.ingest.direct` answers."""
 
 
 @router.put("/heartbeat", status_code=204, responses=refusals(401, 403, 404, 422, 503))

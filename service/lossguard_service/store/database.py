@@ -303,7 +303,11 @@ def _sqlite_engine(url: URL, *, begin: str, pool: int, bytes: ByteStore) -> Engi
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        # By the driver: a fifth of what `exec_driver_sql` costs, and a chunk of one frame pays it too.
+        try:
+            connection.connection.cursor().execute(begin)
+        except sqlite3.Error as error:
+            raise sa.exc.DBAPIError.instance(begin, None, error, sqlite3.Error, hide_parameters=True) from error
 
     return engine
 

@@ -86,17 +86,20 @@ class _Compiled:
         self.returns_rows = statement.is_select
         self._columns = list(statement.selected_columns) if statement.is_select else []
         self._makers: list[tuple[int, _Processor]] | None = None
-        names = compiled.positiontup or []
-        self._constants = {name: compiled.binds[name].value for name in names if not compiled.binds[name].required}
-        self._binds: list[tuple[str, _Processor | None]] = [
-            (name, compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect)) for name in names
-        ]
+        self._names = tuple(compiled.positiontup or ())
+        binds = compiled.binds
+        self._constants = {name: binds[name].value for name in self._names if not binds[name].required}
+        found = (binds[name].type.dialect_impl(dialect).bind_processor(dialect) for name in self._names)
+        self._binders = [(place, make) for place, make in enumerate(found) if make is not None]
 
     def bind(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
         """The values in the statement's order, as the driver takes them."""
         if self._constants:
             values = {**self._constants, **values}
-        return tuple(values[name] if make is None else make(values[name]) for name, make in self._binds)
+        bound = [values[name] for name in self._names]
+        for place, make in self._binders:
+            bound[place] = make(bound[place])
+        return tuple(bound)
 
     def typed(self, rows: list[tuple[Any, ...]], description: Any, dialect: Dialect) -> list[tuple[Any, ...]]:
         """The rows with each value as its column's type has it; most columns need nothing done."""
