@@ -50,6 +50,8 @@ from lossguard_service.store.database import open_database  # noqa: E402
 from lossguard_service.store.migrate import migrate  # noqa: E402
 
 STEPS, FRAMES, INCIDENTS = 1_000_000, 64, 50
+OTHERS, TRIALS, OTHER_STEPS = 30, 5, 128
+"""Runs that the project holds besides, and how many of them trained the same configuration."""
 BODY = {
     "project": "default", "run": "long", "step": STEPS, "artifact_digest": DIGEST, "policy": "tolerant",
     "scan": {"kind": "savedmodel", "tensors": 12, "values": 1000, "nonfinite": {}, "complete": True},
@@ -64,7 +66,8 @@ def fill(connection: sa.Connection) -> None:
     count = -(-STEPS // FRAMES)
     values = {"start_step": 0, "next_index": count, "last_step": STEPS, "stop_reason": "finished"}
     connection.execute(sa.update(schema.attempts).where(schema.attempts.c.run_id == run.id).values(**values))
-    config = {"tasks": TASKS, "parameters_watched": 1.0}
+    # What `Watch` says of a training; an optimizer makes the run one of a group of trials, which is looked up too.
+    config = {"tasks": TASKS, "parameters_watched": 1.0, "optimizer": {"class": "Adagrad"}, "seed": 1}
     values = {"config": config, "attempt": 1, "last_step": STEPS, "judged_step": STEPS, "stop_reason": "finished"}
     record.update_run(connection, run.id, values)
     rows = []
@@ -89,8 +92,29 @@ def fill(connection: sa.Connection) -> None:
     ]  # fmt: skip
     connection.execute(sa.insert(schema.segments), segments)
     chunks.add_schema(connection, run.id, 1, frames_of(1, 2).schema)
+    connection.execute(sa.update(schema.attempts).where(schema.attempts.c.run_id == run.id).values(config=config))
+    for number in range(OTHERS):
+        add_other(connection, number, config | ({} if number < TRIALS else {"note": number}), now)
     found = [incident("micro_divergence", 1000 * (n + 1), end=1000 * (n + 1) + 30, number=n) for n in range(INCIDENTS)]
     incident_store.insert(connection, run.id, found, now)
+
+
+def add_other(connection: sa.Connection, number: int, config: dict[str, Any], now: float) -> None:
+    """A short run that ended: one of those that the project has besides."""
+    run = record.lock_or_open_run(connection, "default", f"other-{number}", now)
+    key = f"{number:032x}"
+    record.open_attempt(connection, run.id, 1, key)
+    frames = frames_of(1, OTHER_STEPS)
+    values = {"start_step": 0, "next_index": 1, "last_step": OTHER_STEPS, "stop_reason": "finished", "config": config}
+    connection.execute(sa.update(schema.attempts).where(schema.attempts.c.run_id == run.id).values(**values))
+    values = {"config": config, "attempt": 1, "last_step": OTHER_STEPS, "judged_step": OTHER_STEPS}
+    record.update_run(connection, run.id, values | {"stop_reason": "finished"})
+    row = {"run_id": run.id, "attempt": 1, "index": 0, "first_step": 1, "last_step": OTHER_STEPS, "missing": []}
+    row |= {"frames": OTHER_STEPS, "schema": 1, "drops": {}, "sha256": "0" * 64, "received": now}
+    connection.execute(sa.insert(schema.chunks), [row])
+    data = encode(Chunk(ChunkId("default", f"other-{number}", key, 0), frames))
+    connection.execute(sa.insert(schema.chunk_bytes).values(run_id=run.id, attempt=1, index=0, data=data))
+    chunks.add_schema(connection, run.id, 1, frames.schema)
 
 
 async def decisions(folder: Path) -> list[tuple[str, float, str]]:

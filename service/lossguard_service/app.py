@@ -20,8 +20,8 @@ from lossguard_service import __doc__ as about
 from lossguard_service import errors, exporting, reading, tokens
 from lossguard_service.auth import Guard, require
 from lossguard_service.gate.admin import router as gate_admin_routes
+from lossguard_service.gate.again import Again
 from lossguard_service.gate.judge import Gate
-from lossguard_service.gate.routes import first as first_routes
 from lossguard_service.gate.routes import router as gate_routes
 from lossguard_service.incidents.detectors import Detectors
 from lossguard_service.incidents.liveness import sweep
@@ -117,8 +117,8 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     app.state.gate = Gate(database, clock)
     app.state.replica = replica
     app.state.told = told
+    app.add_middleware(Again, gate=app.state.gate, guard=app.state.guard)
     app.add_middleware(replica.wrap)
-    app.include_router(first_routes)
     app.include_router(ingest_routes)
     app.shorten(replica.wrap)
     app.include_router(reading.router)

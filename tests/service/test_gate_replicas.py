@@ -1,6 +1,8 @@
 """A remembered answer is never a stale one: two replicas over one database, and what one stores the other knows of."""
 
+import json
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -112,5 +114,87 @@ def test_silence_and_the_end_of_a_waiver_end_an_answer(database_url: str) -> Non
             clock.now += 840
             silent = await ask(one)
             assert [check["name"] for check in silent["checks"] if check["status"] != "pass"] == ["recent"]
+
+    run(story())
+
+
+async def train_trial(replica: Service, name: str, seed: int, chunk: int = 0) -> None:
+    """A chunk of another training in the project, of the configuration that `seed` repeats."""
+    first = chunk * STEPS + 1
+    config = CONFIG | {"optimizer": {"class": "Adagrad"}, "seed": seed}
+    events = (AttemptStart(0, 1.7e9, config),) if chunk == 0 else ()
+    identity = ChunkId("video", name, f"{seed:032x}", chunk)
+    answer = await replica.put(encode(Chunk(identity, frames_of(first, first + STEPS - 1), {}, events)))
+    assert answer.status_code == 200, answer.text
+
+
+def test_a_remembered_answer_about_a_trial_ends_with_any_change_of_the_trials(database_url: str) -> None:
+    async def story() -> None:
+        async with service(database_url, clock := Clock()) as one, service(database_url, clock) as two:
+            for seed in (1, 2, 3):
+                await train_trial(one, f"trial-{seed}", seed)
+            await ask(one, run="trial-1")
+            held = await ask(one, run="trial-1")
+            assert await ask(one, run="trial-1") == held
+            await train_trial(two, "trial-2", 2, chunk=1)
+            changed = await ask(one, run="trial-1")
+            assert changed["id"] != held["id"]
+            await train_trial(two, "trial-4", 4)
+            assert (await ask(one, run="trial-1"))["id"] != changed["id"]
+
+    run(story())
+
+
+def test_an_answer_that_is_given_again_needs_the_same_token_as_the_first(database_url: str) -> None:
+    async def story() -> None:
+        clock = Clock()
+        async with service(database_url, clock, admin_token="root") as one:
+            one.client.headers["authorization"] = "Bearer root"
+            await train(one, "a", 0, STEPS)
+            made = {}
+            for project in ("video", "other"):
+                body = {"name": "release", "scopes": ["gate"], "project": project}
+                made[project] = (await one.client.post("/v1/tokens", json=body)).json()
+            body = {"project": "video", "run": "ranker", "step": STEPS, "artifact_digest": DIGEST, "scan": SCAN}
+
+            async def statuses(token: str | None, verdict: str) -> tuple[int, int]:
+                headers = {"authorization": f"Bearer {token}" if token else ""}
+                asked = await one.client.post("/v1/verdicts", json=body, headers=headers)
+                found = await one.client.get(f"/v1/verdicts/{verdict}", headers=headers)
+                return asked.status_code, found.status_code
+
+            secret = made["video"]["secret"]
+            for _ in range(3):
+                verdict = (await one.client.post("/v1/verdicts", json=body)).json()["id"]
+            assert await statuses(secret, verdict) == (200, 200)
+            assert await statuses(None, verdict) == (401, 401)
+            assert await statuses("made-up", verdict) == (401, 401)
+            assert await statuses(made["other"]["secret"], verdict) == (403, 403)
+            await one.client.delete(f"/v1/tokens/{made['video']['id']}")
+            clock.now += 6
+            assert await statuses(secret, verdict) == (401, 401)
+
+    run(story())
+
+
+def test_a_question_that_comes_in_parts_gets_the_same_answer(database_url: str) -> None:
+    async def story() -> None:
+        async with service(database_url, Clock()) as one:
+            await train(one, "a", 0, STEPS)
+            await ask(one)
+            held = await ask(one)
+            body = json.dumps({"project": "video", "run": "ranker", "step": STEPS, "artifact_digest": DIGEST,
+                               "scan": SCAN}, separators=(",", ":")).encode()  # fmt: skip
+
+            async def parts() -> AsyncIterator[bytes]:
+                yield body[:40]
+                yield body[40:]
+
+            headers = {"content-type": "application/json"}
+            for content in (parts(), body, body, parts()):
+                answer = await one.client.post("/v1/verdicts", content=content, headers=headers)
+                assert (answer.status_code, answer.json()) == (200, held)
+            page = (await one.client.get("/metrics")).text
+            assert 'route="/v1/verdicts",status="200"' in page
 
     run(story())

@@ -26,16 +26,14 @@ from lossguard_service.store.database import Database
 from lossguard_service.store.evidence import Evidence, evidence_of, frames_of
 from lossguard_service.store.keys import SigningKey, keys_of
 from lossguard_service.store.runs import attempts_of
-from lossguard_service.store.stamp import glance_at, stamp_of
-from lossguard_service.store.trials import Member, members_of
+from lossguard_service.store.stamp import about, glance_at, stamp_of
+from lossguard_service.store.trials import MOST_TRIALS, Group, Member, group_of, is_as_it_was
 from lossguard_service.store.verdicts import Passed, StoredPolicy, passed_of, policies_of
 from lossguard_service.store.waivers import Waiver, waivers_of
 
 Stamp = tuple[Any, ...]
 FINAL_STEPS: Final = 100
 """A final value is the median of so many steps, as in `lossguard compare`: a single batch says little."""
-MOST_TRIALS: Final = 20
-"""So many trials are looked at, those heard of last."""
 MOST_COMPARED: Final = 20
 """So many episodes are compared with what came before them; a run with more of them is over any sane budget."""
 
@@ -73,18 +71,19 @@ class Snapshot:
         policy: the newest version of the one that was asked for.
         waivers: all of the run's, those that do not count too.
         key: the one that signs; None before the first question.
-        stamp: see the module.
+        asked, stamp: what `store.stamp` was asked about, and its numbers; see the module.
         last_seen: when anything came of the run; None if it is not known.
-        grouped: True if the run is one of a group of trials.
+        group: the run's trials; empty where it has none.
     """
 
     facts: Facts
     policy: Policy
     waivers: tuple[Waiver, ...]
     key: SigningKey | None
+    asked: Mapping[str, Any]
     stamp: Stamp
     last_seen: float | None
-    grouped: bool
+    group: Group
 
 
 class Remembered:
@@ -116,7 +115,11 @@ def snapshot_of(connection: Connection, question: Question, now: float, remember
     first = max(1, question.step - policy.quality_steps + 1)
     evidence = evidence_of(connection, question.project, question.run, first, max(question.step, 1))
     model = "" if evidence is None else _model(evidence.run.config)
-    members = _members(connection, question, policy, remembered)
+    group = (
+        Group()
+        if policy.trials_minimum == 0
+        else group_of(connection, question.project, question.run, remembered.configurations)
+    )
     facts = Facts(
         project=question.project,
         run=question.run,
@@ -128,42 +131,35 @@ def snapshot_of(connection: Connection, question: Question, now: float, remember
         canary=question.canary,
         model=model,
         previous=_previous(passed_of(connection, question.project, model, question.artifact_digest)),
-        trials=tuple(_trial(connection, one, remembered) for one in members[:MOST_TRIALS]),
+        trials=tuple(_trial(connection, one, remembered) for one in group.members[:MOST_TRIALS]),
     )
     if evidence is not None:
         facts = replace(
             _with_evidence(facts, evidence, first, now), before=_before(connection, evidence, policy, question.step)
         )
+    asked = about(question.project, question.run, question.policy, model, question.artifact_digest, group)
     return Snapshot(
         facts=facts,
         policy=policy,
         waivers=tuple(waivers_of(connection, question.project, question.run)),
         key=next((key for key in reversed(keys_of(connection)) if key.private is not None), None),
-        stamp=_stamp(connection, question, model, members),
+        asked=asked,
+        stamp=stamp_of(connection, asked),
         last_seen=None if evidence is None else evidence.run.last_seen,
-        grouped=bool(members),
+        group=group,
     )
 
 
-async def stamp_now(database: Database, question: Question, before: Snapshot, remembered: Remembered) -> Stamp:
-    """The stamp that a snapshot of now would have; equal to the one before if nothing has changed.
+async def still_holds(database: Database, question: Question, before: Snapshot) -> bool:
+    """True if a snapshot of now would lead to the same answer, but for the time that passed.
 
-    Which group of trials a run is in, and what it calls its model, cannot change without its revision.
+    Which group of trials a run is in, and what it calls its model, cannot change without its revision. The group is
+    looked at after the stamp: what has not changed by then had not changed when the stamp was read.
     """
-    of_run = (question.project, question.run, question.policy, before.facts.model, question.artifact_digest)
-    if not before.grouped:
-        return await glance_at(database, *of_run)
-
-    def read(connection: Connection) -> Stamp:
-        members = _members(connection, question, before.policy, remembered)
-        return _stamp(connection, question, before.facts.model, members)
-
-    return await database.read(read)
-
-
-def _stamp(connection: Connection, question: Question, model: str, members: Sequence[Member]) -> Stamp:
-    of_run = stamp_of(connection, question.project, question.run, question.policy, model, question.artifact_digest)
-    return (*of_run, *((one.id, one.revision) for one in members))
+    if await glance_at(database, before.asked) != before.stamp:
+        return False
+    group = before.group
+    return not group.members or group.is_whole or await is_as_it_was(database, question.project, group)
 
 
 def policy_of(connection: Connection, name: str) -> Policy:
@@ -215,12 +211,6 @@ def _before(connection: Connection, evidence: Evidence, policy: Policy, step: in
             frames = frames_of(connection, evidence.run.id, evidence.attempts, first, last)
             found[incident.number] = window_of(frames, first, last)
     return found
-
-
-def _members(connection: Connection, question: Question, policy: Policy, remembered: Remembered) -> tuple[Member, ...]:
-    if policy.trials_minimum == 0:
-        return ()
-    return members_of(connection, question.project, question.run, remembered.configurations)
 
 
 def _trial(connection: Connection, member: Member, remembered: Remembered) -> Trial:

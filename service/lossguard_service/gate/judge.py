@@ -15,7 +15,7 @@ from lossguard.wire.verdict import Check, Verdict, outcome_of
 from lossguard_service.gate.answers import Answer, Answers
 from lossguard_service.gate.decide import decide
 from lossguard_service.gate.facts import Facts
-from lossguard_service.gate.gather import Question, Remembered, policy_of, read_policy, snapshot_of, stamp_now
+from lossguard_service.gate.gather import Question, Remembered, policy_of, read_policy, snapshot_of, still_holds
 from lossguard_service.gate.policy import BUILT_IN, Policy, PolicyError
 from lossguard_service.gate.signing import new_key, sign
 from lossguard_service.gate.waive import checked, counts, waive
@@ -62,12 +62,10 @@ class Gate:
         Raises:
             UnknownPolicy: the request names none that there is.
         """
-        now = self._clock()
-        given = self._answers.by_question(question, now)
+        given = await self.again(question)
         if given is not None:
-            stamp = await stamp_now(self._database, question, given.snapshot, self._remembered)
-            if stamp == given.snapshot.stamp:
-                return given.answer
+            return given
+        now = self._clock()
         snapshot = await self._database.read(lambda c: snapshot_of(c, question, now, self._remembered))
         counted = [one for one in snapshot.waivers if counts(one, question.project, question.run, question.step, now)]
         verdict_id = secrets.token_hex(16)
@@ -79,6 +77,13 @@ class Gate:
         self._answers.keep(verdict_id, answer)
         self._answers.keep_given(question, answer, snapshot, now)
         return answer
+
+    async def again(self, question: Question) -> Answer | None:
+        """What was answered to this question before, if nothing that it followed from has changed since."""
+        given = self._answers.by_question(question, self._clock())
+        if given is None or not await still_holds(self._database, question, given.snapshot):
+            return None
+        return given.answer
 
     def understood(self, fingerprint: bytes) -> Question | None:
         """The question that a request of this fingerprint asked before; what it may ask is not checked here."""

@@ -4,17 +4,15 @@ Guarantees. A question that can be read gets a verdict, also about a run that no
 cannot be read is refused with the field and a sentence, before anything is stored.
 """
 
-import hashlib
-from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lossguard.wire.numbers import from_json_number, to_json
 from lossguard_service.auth import Guard, require
-from lossguard_service.errors import PROBLEM_SCHEMA, BadRequest, NotAllowed, NotFound
+from lossguard_service.errors import PROBLEM_SCHEMA, BadRequest, NotFound
+from lossguard_service.gate.again import fingerprint, may_read
 from lossguard_service.gate.facts import Canary, Scan
 from lossguard_service.gate.gather import Question, UnknownPolicy
 from lossguard_service.gate.judge import Gate
@@ -87,23 +85,9 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 router = APIRouter(prefix="/v1", tags=["gate"])
-first = APIRouter(prefix="/v1", tags=["gate"])
-"""What is asked most often: to be matched before the other routes, each of which would cost as much as it does."""
 
 
-class _Understood(APIRoute):
-    """What was asked before in the same bytes is not parsed and checked again, only answered; else as any route."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        otherwise = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            question = gate(request).understood(await _fingerprint(request))
-            return await (otherwise(request) if question is None else _judged(request, question))
-
-        return handle
-
-
+@router.post("/verdicts", responses=refusals(401, 403, 422, 503), response_model=dict[str, Any])
 async def ask(body: VerdictRequest, request: Request) -> Response:
     """Judge one export and store the verdict; a run that nobody knows gets one too, `insufficient_data`.
 
@@ -113,79 +97,25 @@ async def ask(body: VerdictRequest, request: Request) -> Response:
     values["scan"] = None if body.scan is None else Scan(**body.scan.model_dump())
     values["canary"] = None if body.canary is None else Canary(**body.canary.model_dump())
     question = Question(**values)
-    answer = await _judged(request, question)
-    gate(request).understand(await _fingerprint(request), question)
-    return answer
-
-
-async def _judged(request: Request, question: Question) -> Response:
     await guard(request, "gate", question.project)
     try:
         answer = await gate(request).judge(question)
     except UnknownPolicy as error:
         raise BadRequest(f"policy: {error}") from None
+    gate(request).understand(fingerprint(request, await request.body()), question)
     return Response(answer.body, media_type="application/json")
 
 
-async def _fingerprint(request: Request) -> bytes:
-    """The same for requests that say the same in the same bytes."""
-    kind = request.headers.get("content-type", "")
-    return hashlib.sha256(kind.encode() + b"\n" + await request.body()).digest()
-
-
-first.add_api_route(
-    "/verdicts",
-    ask,
-    methods=["POST"],
-    responses=refusals(401, 403, 422, 503),
-    response_model=dict[str, Any],
-    route_class_override=_Understood,
-)
-
-
-class _Remembered(APIRoute):
-    """Answers from memory before the framework reads and checks anything but the right to read; else as any route."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        otherwise = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            found = gate(request).remembered(request.path_params["verdict_id"])
-            if found is None:
-                return await otherwise(request)
-            await _readable(request, found.project)
-            return Response(found.body, media_type="application/json")
-
-        return handle
-
-
+@router.get("/verdicts/{verdict_id}", responses=refusals(401, 403, 404, 503), response_model=dict[str, Any])
 async def find(verdict_id: Annotated[str, Path(max_length=100)], request: Request) -> Response:
     """The verdict as it was given."""
     found = await gate(request).find(verdict_id)
-    await _readable(request, None if found is None else found.project)
+    await may_read(request.app.state.guard, request, None if found is None else found.project)
     if found is None:
         raise NotFound(
             "no verdict has this id; every answer of the gate ends with one, and `lossguard gate audit` lists them"
         )
     return Response(found.body, media_type="application/json")
-
-
-async def _readable(request: Request, project: str | None) -> None:
-    """Whoever may ask for a verdict may read one."""
-    try:
-        await guard(request, "read", project)
-    except NotAllowed:
-        await guard(request, "gate", project)
-
-
-first.add_api_route(
-    "/verdicts/{verdict_id}",
-    find,
-    methods=["GET"],
-    responses=refusals(401, 403, 404, 503),
-    response_model=dict[str, Any],
-    route_class_override=_Remembered,
-)
 
 
 @router.get("/policies", dependencies=[Depends(require("read"))], responses=refusals(401, 403, 503))

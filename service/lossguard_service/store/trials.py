@@ -17,10 +17,13 @@ from sqlalchemy.engine import Connection
 
 from lossguard.wire.numbers import to_json
 from lossguard_service.store import schema
+from lossguard_service.store.database import Database
 from lossguard_service.store.hot import Hot
 
 NEWEST: Final = 200
 """Trials are looked for among so many runs of the project, those heard of last."""
+MOST_TRIALS: Final = 20
+"""So many of them count, those heard of last."""
 _DIFFER: Final = frozenset({"seed", "trial", "rollbacks", "versions"})
 
 
@@ -58,6 +61,30 @@ _MEMBERS = Hot(
 )  # fmt: skip
 
 
+_REVISIONS = Hot(
+    sa.select(_runs.c.id, _runs.c.revision)
+    .where(_runs.c.project == sa.bindparam("project"))
+    .order_by(_runs.c.last_seen.desc(), _runs.c.id.desc())
+    .limit(NEWEST)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The trials of one configuration among the newest runs of a project.
+
+    Attributes:
+        members: those heard of last first; empty where the run that was asked about has no configuration.
+        others: the ids of the runs that have another one, which never changes.
+        is_whole: True if these are all runs of the project, and all members count: then only a new run, or a change
+            of a member, changes what the group says.
+    """
+
+    members: tuple[Member, ...] = ()
+    others: frozenset[int] = frozenset()
+    is_whole: bool = False
+
+
 class _Row(NamedTuple):
     id: int
     name: str
@@ -86,10 +113,10 @@ def configuration(config: Mapping[str, Any]) -> str | None:
     return hashlib.sha256(json.dumps(to_json(_common(config)), sort_keys=True).encode()).hexdigest()
 
 
-def members_of(
+def group_of(
     connection: Connection, project: str, run: str, remembered: MutableMapping[tuple[int, str], str | None]
-) -> tuple[Member, ...]:
-    """The group of a run, the run itself in it, those heard of last first; empty where it has no configuration.
+) -> Group:
+    """The group of a run, the run itself in it.
 
     Args:
         connection: of the transaction.
@@ -106,12 +133,23 @@ def members_of(
             remembered[run_id, key] = configuration(config or {})
     own = next((remembered.get((row.id, row.key)) for row in rows if row.name == run), None)
     if own is None:
-        return ()
-    return tuple(
+        return Group()
+    members = tuple(
         Member(row.id, row.name, row.status, row.stop_reason is not None, row.judged_step, row.revision)
         for row in rows
         if remembered.get((row.id, row.key)) == own
     )
+    others = frozenset(row.id for row in rows if remembered.get((row.id, row.key), own) != own)
+    is_whole = len(members) + len(others) == len(rows) < NEWEST and len(members) <= MOST_TRIALS
+    return Group(members, others, is_whole)
+
+
+async def is_as_it_was(database: Database, project: str, group: Group) -> bool:
+    """True if no member of the group has changed, and no run that might be one has come or gone."""
+    held = {one.id: one.revision for one in group.members}
+    rows = await database.glance(_REVISIONS, {"project": project})
+    found = {run_id: revision for run_id, revision in rows if run_id not in group.others}
+    return found == held
 
 
 def _common(value: Any) -> Any:
