@@ -79,6 +79,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
             except BytesError as error:
                 # Reads of what is in the database, the gate and the pages work; chunks are refused until it answers.
                 log.error("%s; `lossguard doctor` tells when it answers", error)
+        await _warm(app)
         background = [
             asyncio.create_task(_for_ever(seconds, work))
             for seconds, work in (
@@ -195,6 +196,18 @@ async def _metrics(request: Request) -> Response:
         # Twenty times smaller for 4 ms per thousand runs; Prometheus asks for it.
         body, headers = gzip.compress(body, 1), {**headers, "content-encoding": "gzip"}
     return Response(body, media_type=CONTENT_TYPE_LATEST, headers=headers)
+
+
+async def _warm(app: FastAPI) -> None:
+    """Do now what the first requests would pay for: the framework builds its routes when they are first looked at."""
+    scope = {"type": "http", "method": "GET", "path": "/", "root_path": "", "headers": [], "app": app}
+    for route in app.router.routes:
+        route.matches(scope)
+    try:
+        await app.state.gate.rehearse()
+    except Exception:
+        # Whoever asks about this run will hear of it; the others must not go without a service.
+        log.exception("the gate's rehearsal failed")
 
 
 async def _for_ever(seconds: float, work: Callable[[], Awaitable[object]]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from services import Clock, Service, run, service
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gate"))
@@ -13,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gate"))
 from gate_runs import DIGEST, TASKS, frames_of
 
 from lossguard.wire.chunk import AttemptStart, Chunk, ChunkId, encode
+from lossguard_service.gate.judge import Gate
+from lossguard_service.store.hot import Hot
 
 CONFIG = {"tasks": TASKS, "parameters_watched": 1.0}
 SCAN = {"kind": "savedmodel", "tensors": 3, "values": 10, "nonfinite": {}, "complete": True}
@@ -196,5 +199,27 @@ def test_a_question_that_comes_in_parts_gets_the_same_answer(database_url: str) 
                 assert (answer.status_code, answer.json()) == (200, held)
             page = (await one.client.get("/metrics")).text
             assert 'route="/v1/verdicts",status="200"' in page
+
+    run(story())
+
+
+def test_starting_rehearses_a_verdict_and_stores_nothing(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        async with service(database_url, clock := Clock()) as one:
+            await train(one, "a", 0, STEPS)
+        compiled: list[object] = []
+        plain = Hot._compile
+        monkeypatch.setattr(Hot, "_compile", lambda hot, dialect: compiled.append(hot) or plain(hot, dialect))
+        async with service(database_url, clock) as two:
+            compiled.clear()
+            assert (await two.get("/v1/audit"))["entries"] == []
+            assert (await ask(two))["outcome"] == "pass"
+            assert compiled == []
+        monkeypatch.setattr(Gate, "rehearse", lambda gate: 1 / 0)
+        async with service(database_url, clock) as three:
+            assert (await ask(three))["outcome"] == "pass"
+        assert "the gate's rehearsal failed" in caplog.text
 
     run(story())

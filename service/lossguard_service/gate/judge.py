@@ -8,14 +8,24 @@ incidents a run had, the document stays small enough to lie beside a model.
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
+
+from sqlalchemy.engine import Connection
 
 from lossguard.wire.verdict import Check, Verdict, outcome_of
 from lossguard_service.gate.answers import Answer, Answers
 from lossguard_service.gate.decide import decide
 from lossguard_service.gate.facts import Facts
-from lossguard_service.gate.gather import Question, Remembered, policy_of, read_policy, snapshot_of, still_holds
+from lossguard_service.gate.gather import (
+    Question,
+    Remembered,
+    Snapshot,
+    policy_of,
+    read_policy,
+    snapshot_of,
+    still_holds,
+)
 from lossguard_service.gate.policy import BUILT_IN, Policy, PolicyError
 from lossguard_service.gate.signing import new_key, sign
 from lossguard_service.gate.waive import checked, counts, waive
@@ -23,23 +33,11 @@ from lossguard_service.store import keys, verdicts
 from lossguard_service.store.columns import clean
 from lossguard_service.store.database import Database
 from lossguard_service.store.keys import SigningKey
+from lossguard_service.store.runs import list_runs
 from lossguard_service.store.waivers import Waiver, add_waiver
 
 MAX_TEXT: Final = 2_000
 """Characters of an explanation; a run's own texts (layer paths, advice) are from outside and may be longer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """A stored verdict and its signature, if the service signs."""
-
-    verdict: Verdict
-    signature: dict[str, Any] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The verdict's document, with the signature in it."""
-        document = self.verdict.to_json()
-        return document if self.signature is None else document | {"signature": self.signature}
 
 
 class Gate:
@@ -71,12 +69,29 @@ class Gate:
         verdict_id = secrets.token_hex(16)
         verdict = verdict_of(snapshot.policy, snapshot.facts, verdict_id=verdict_id, now=now, waivers=counted)
         signature = sign(verdict, snapshot.key or await self._first_key())
-        metrics = snapshot.facts.metrics
-        await verdicts.add_verdict(self._database, verdict, signature, model=snapshot.facts.model, metrics=metrics)
-        answer = _answer(Judgement(verdict, signature))
+        facts, document = snapshot.facts, verdict.to_json()
+        await verdicts.add_verdict(
+            self._database, verdict, document, signature, model=facts.model, metrics=facts.metrics
+        )
+        answer = _answer(verdict.project, document, signature)
         self._answers.keep(verdict_id, answer)
         self._answers.keep_given(question, answer, snapshot, now)
         return answer
+
+    async def rehearse(self) -> None:
+        """Judge the newest run for nobody, so that the first question finds statements compiled and modules loaded."""
+        now = self._clock()
+        runs = await list_runs(self._database, limit=1)
+        project, run, step = (runs[0].project, runs[0].name, runs[0].last_step or 1) if runs else ("", "", 1)
+        question = Question(project, run, step, "")
+
+        def rehearsal(connection: Connection) -> Snapshot:
+            verdicts.prepare(connection)
+            return snapshot_of(connection, question, now, self._remembered)
+
+        snapshot = await self._database.read(rehearsal)
+        verdict = verdict_of(snapshot.policy, snapshot.facts, verdict_id="", now=now)
+        sign(verdict, new_key(now))
 
     async def again(self, question: Question) -> Answer | None:
         """What was answered to this question before, if nothing that it followed from has changed since."""
@@ -103,7 +118,8 @@ class Gate:
             found = await verdicts.find_verdict(self._database, verdict_id)
             if found is None:
                 return None
-            answer = _answer(Judgement(*found))
+            verdict, signature = found
+            answer = _answer(verdict.project, verdict.to_json(), signature)
             self._answers.keep(verdict_id, answer)
         return answer
 
@@ -173,9 +189,9 @@ class Gate:
         return await keys.active_key(self._database, new_key(self._clock()), rotate=False, actor="service")
 
 
-def _answer(judgement: Judgement) -> Answer:
-    document = json.dumps(judgement.to_json(), separators=(",", ":"), allow_nan=False)
-    return Answer(judgement.verdict.project, document.encode())
+def _answer(project: str, document: Mapping[str, Any], signature: Mapping[str, Any] | None) -> Answer:
+    whole = document if signature is None else {**document, "signature": signature}
+    return Answer(project, json.dumps(whole, separators=(",", ":"), allow_nan=False).encode())
 
 
 def verdict_of(policy: Policy, facts: Facts, *, verdict_id: str, now: float, waivers: Sequence[Waiver] = ()) -> Verdict:

@@ -44,6 +44,11 @@ def append(
     _INSERT.run(connection, values)
 
 
+def prepare(connection: Connection) -> None:
+    """Compile what the first entry would compile."""
+    _INSERT.prepare(connection)
+
+
 async def list_entries(
     database: Database, *, project: str | None = None, after: int = 0, limit: int = 1000
 ) -> list[Entry]:

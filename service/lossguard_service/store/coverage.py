@@ -111,7 +111,7 @@ def spans_of(connection: Connection, run_id: int) -> tuple[Span, ...]:
     found: dict[int, list[_Pairs]] = defaultdict(list)
     held = np.array(_HELD.run(connection, {"run": run_id}), np.int64).reshape(-1, 6)
     whole = held[:, 5] == held[:, 4] - held[:, 3] + 1
-    for attempt in np.unique(held[whole, 0]).tolist():
+    for attempt in set(held[whole, 0].tolist()):
         found[attempt].append(held[whole & (held[:, 0] == attempt), 3:5])
     for attempt, index, end, *_ in held[~whole].tolist():
         found[attempt].append(_with_holes(connection, run_id, attempt, index, end))

@@ -35,6 +35,11 @@ class Hot:
         """Execute one SELECT; returns its rows with each value as its column's type has it."""
         return self._run(connection, values, typed=True)
 
+    def prepare(self, connection: Connection) -> None:
+        """Compile now what the first execution would."""
+        if connection.dialect.name not in self._ready:
+            self._ready[connection.dialect.name] = self._compile(connection.dialect)
+
     def _run(self, connection: Connection, values: Mapping[str, Any], *, typed: bool) -> list[tuple[Any, ...]]:
         compiled = self._ready.get(connection.dialect.name)
         if compiled is None:

@@ -50,16 +50,16 @@ _INSERT = Hot(insert(schema.verdicts))
 async def add_verdict(
     database: Database,
     verdict: Verdict,
+    document: dict[str, Any],
     signature: dict[str, Any] | None = None,
     *,
     model: str = "",
     metrics: Mapping[str, float] | None = None,
 ) -> None:
-    """Store a verdict, its signature if it has one, and what the model's next version is compared with."""
+    """Store a verdict, its JSON form, its signature if it has one, and what the next version is compared with."""
 
     finite = {name: value for name, value in (metrics or {}).items() if math.isfinite(value)}
     compared = finite if verdict.outcome == "pass" else {}
-    document = verdict.to_json()
 
     def write(connection: Connection) -> None:
         values = {
@@ -90,6 +90,12 @@ async def add_verdict(
         audit.append(connection, verdict.created, "verdict", verdict.project, "service", told)
 
     await database.write(write)
+
+
+def prepare(connection: Connection) -> None:
+    """Compile what the first verdict would compile."""
+    _INSERT.prepare(connection)
+    audit.prepare(connection)
 
 
 async def find_verdict(database: Database, verdict_id: str) -> tuple[Verdict, dict[str, Any] | None] | None:
