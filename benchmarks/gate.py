@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import csv
 import dataclasses
-import hashlib
 import json
 import os
 import statistics
@@ -15,13 +14,10 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
-import zstandard
 from rich.console import Console
 from rich.table import Table
 from starlette.applications import Starlette
@@ -32,10 +28,9 @@ from starlette.routing import Route
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "tests" / "gate"))
 
-from gate_runs import DIGEST, LAYERS, SCALARS, TASKS, facts_of_trace, frames_of, incident, write_bundle  # noqa: E402
+from gate_runs import DIGEST, LAYERS, SCALARS, TASKS, facts_of_trace, frames_of, incident  # noqa: E402
 
-from lossguard.gate.digest import artifact_digest  # noqa: E402
-from lossguard.gate.scan import scan_artifact  # noqa: E402
+from gate_scan import scanning  # noqa: E402
 from lossguard.wire.chunk import Chunk, ChunkId, encode  # noqa: E402
 from lossguard.wire.stats import STAT_NAMES  # noqa: E402
 from lossguard.wire.verdict import outcome_of  # noqa: E402
@@ -117,13 +112,13 @@ def add_other(connection: sa.Connection, number: int, config: dict[str, Any], no
     chunks.add_schema(connection, run.id, 1, frames.schema)
 
 
-async def decisions(folder: Path) -> list[tuple[str, float, str]]:
+async def decisions(url: str) -> list[tuple[str, float, str]]:
     """Milliseconds of the first decision, and CPU of the repeated question beside a bare endpoint's."""
-    database = open_database(f"sqlite:///{folder}/gate.db")
+    database = open_database(url)
     await migrate(database)
     await database.write(fill)
     await database.close()
-    app = create_app(Settings(database=f"sqlite:///{folder}/gate.db"))
+    app = create_app(Settings(database=url))
     firsts = []
     async with app.router.lifespan_context(app):
         rules = {"name": "tolerant", "recovered_budget": INCIDENTS}
@@ -191,90 +186,6 @@ async def request(app: object, path: str, body: bytes) -> bytes:
     return answer
 
 
-def scanning(folder: Path, megabytes: int) -> list[tuple[str, float, str]]:
-    """Scan and digest of an artifact beside reading and hashing its data file; everything in the page cache."""
-    artifact = folder / "artifact"
-    (artifact / "variables").mkdir(parents=True)
-    (artifact / "saved_model.pb").write_bytes(b"x")
-    weights = np.random.default_rng(1).normal(size=(megabytes, 1 << 18)).astype(np.float32)
-    write_bundle(artifact / "variables", {f"layer_{n}": weights[n::8] for n in range(8)})
-    data = artifact / "variables" / "variables.data-00000-of-00001"
-
-    def hashing() -> None:
-        with open(data, "rb") as stream:
-            hashlib.file_digest(stream, "sha256")
-
-    found = measured({"read and hash": hashing, "scan": lambda: scan_artifact(artifact),
-                      "digest": lambda: artifact_digest(artifact)})  # fmt: skip
-    return [
-        *((f"SavedModel: {name}, {megabytes} MiB", megabytes / wall, "MiB/s") for name, (wall, _) in found.items()),
-        ("SavedModel: scan over read and hash", found["read and hash"][0] / found["scan"][0], "x (budget 0.7)"),
-    ]
-
-
-def scanning_orbax(folder: Path, megabytes: int) -> list[tuple[str, float, str]]:
-    """Scan of an Orbax checkpoint (OCDBT, Zarr, Zstandard) beside reading and hashing it, and what no scan can beat."""
-    try:
-        import tensorstore
-    except ImportError:
-        return [("Orbax: TensorStore is not installed", 0.0, "")]
-    checkpoint = folder / "orbax"
-    checkpoint.mkdir()
-    weights = np.random.default_rng(1).normal(size=(megabytes, 1 << 18)).astype(np.float32)
-    tree = {}
-    for n in range(8):
-        store = {"driver": "ocdbt", "base": f"file://{checkpoint}/", "path": f"layer_{n}/"}
-        metadata = {"chunks": list(weights[n::8].shape), "compressor": {"id": "zstd", "level": 1}}
-        spec = {"driver": "zarr", "kvstore": store, "metadata": metadata}
-        array = tensorstore.open(spec, create=True, dtype="float32", shape=weights[n::8].shape).result()
-        array.write(weights[n::8]).result()
-        leaf = {"key_metadata": [{"key": f"layer_{n}"}], "value_metadata": {"value_type": "np.ndarray"}}
-        tree[f"('layer_{n}',)"] = leaf
-    (checkpoint / "_METADATA").write_text(json.dumps({"tree_metadata": tree}))
-    (checkpoint / "_CHECKPOINT_METADATA").write_text("{}")
-    files = [file for file in checkpoint.rglob("*") if file.is_file()]
-    stored = sum(file.stat().st_size for file in files) / (1 << 20)
-    database = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{checkpoint}/"}).result()
-    chunks = [database.read(key).result().value for key in database.list().result() if not key.endswith(b".zarray")]
-    buffer = bytearray(1 << 20)
-
-    def hashing() -> None:
-        for file in files:
-            with open(file, "rb") as stream:
-                hashlib.file_digest(stream, "sha256")
-
-    def decompressing() -> None:
-        for chunk in chunks:  # in memory already, into one small buffer, on one core
-            with zstandard.ZstdDecompressor().stream_reader(chunk) as stream:
-                while stream.readinto(buffer):
-                    pass
-
-    scan = scan_artifact(checkpoint)
-    assert (scan.complete, scan.values) == (True, weights.size), scan.note
-    found = measured({"read and hash": hashing, "Zstandard alone": decompressing,
-                      "scan": lambda: scan_artifact(checkpoint)})  # fmt: skip
-    (hash_wall, hash_cpu), (zstd_wall, zstd_cpu), (scan_wall, scan_cpu) = found.values()
-    return [
-        *((f"Orbax: {name}, {stored:.0f} MiB stored", stored / wall, "MiB/s") for name, (wall, _) in found.items()),
-        ("Orbax: scan over read and hash", hash_wall / scan_wall, "x (budget 0.7)"),
-        ("Orbax: Zstandard alone over read and hash", hash_wall / zstd_wall, "x (what one core can reach)"),
-        ("Orbax: scan over hash and Zstandard", (hash_wall + zstd_wall) / scan_wall, "x"),
-        ("Orbax: the same, in CPU time", (hash_cpu + zstd_cpu) / scan_cpu, "x"),
-    ]
-
-
-def measured(works: dict[str, Callable[[], object]]) -> dict[str, tuple[float, float]]:
-    """Seconds and CPU seconds of each, the best of 5 turns."""
-    best = dict.fromkeys(works, (float("inf"), float("inf")))
-    for _ in range(5):
-        for name, work in works.items():
-            start, used = time.perf_counter(), time.process_time()
-            work()
-            taken = time.perf_counter() - start, time.process_time() - used
-            best[name] = min(best[name][0], taken[0]), min(best[name][1], taken[1])
-    return best
-
-
 def recorded(root: Path, console: Console, *, incidents: bool) -> None:
     """The recorded runs as the gate judges them at their last step, by label."""
     labels = {row["name"]: row["status"] for row in csv.DictReader((root / "labels.csv").open())}
@@ -297,9 +208,11 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recorded", action="store_true", help="judge the recorded runs in ../shared instead")
-    parser.add_argument("--megabytes", type=int, default=512, help="size of each artifact that is scanned")
+    parser.add_argument("--megabytes", type=int, default=256, help="size of each artifact; 0 to scan none")
+    parser.add_argument("--turns", type=int, default=5, help="turns of a scan of which the best counts")
+    parser.add_argument("--database", metavar="URL", help="an empty one, in place of a SQLite file")
     arguments = parser.parse_args()
-    console = Console()
+    console = Console(width=110)
     if arguments.recorded:
         shared = Path(os.environ.get("LOSSGUARD_SHARED", REPOSITORY.parent / "shared"))
         if not (shared / "traces" / "labels.csv").is_file():
@@ -313,8 +226,9 @@ def main() -> None:
     for column in ("measure", "value", "unit"):
         table.add_column(column, justify="right" if column == "value" else "left")
     with tempfile.TemporaryDirectory() as folder:
-        rows = asyncio.run(decisions(Path(folder)))
-        rows += scanning(Path(folder), arguments.megabytes) + scanning_orbax(Path(folder), arguments.megabytes)
+        rows = asyncio.run(decisions(arguments.database or f"sqlite:///{folder}/gate.db"))
+        if arguments.megabytes:
+            rows += scanning(Path(folder), arguments.megabytes, arguments.turns)
     for name, value, unit in rows:
         table.add_row(name, f"{value:.2f}" if value < 100 else f"{value:.0f}", unit)
     console.print(table)

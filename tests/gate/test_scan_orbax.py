@@ -141,7 +141,7 @@ def write_array(folder: Path, values: np.ndarray, chunk: list[int], compressor: 
 def test_the_quick_look_and_tensorstore_find_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compressor: Any, dtype: str, shape: tuple[int, ...], chunk: Any
 ) -> None:
-    monkeypatch.setattr(zarr, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(orbax, "LOOK_BYTES", 64)
     monkeypatch.setattr(zarr, "PIECE_BYTES", 100)
     values = np.random.default_rng(4).normal(size=shape).astype(tensorstore.dtype(dtype).numpy_dtype)
     asked: list[str] = []

@@ -5,6 +5,7 @@ Tensors of the optimizer (its slots, and the averages that it keeps of the weigh
 server computes with them, and whoever trains on from the artifact does.
 """
 
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -70,6 +71,11 @@ class Scan:
         """A part could not be read; the first reason is kept."""
         self.complete = False
         self.note = self.note or note
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_slot(name: str) -> bool:

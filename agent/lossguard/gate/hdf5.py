@@ -1,12 +1,16 @@
 """Scans Keras's `.keras` and `.weights.h5` files; h5py, which reads them, comes with Keras.
 
 Guarantees. Bounded memory. Every number that a reader of the file could meet is read or the scan says that it is not
-complete: a link out of the file, a dataset whose bytes lie in another one, a type that NumPy does not know.
+complete: a link out of the file, a dataset whose bytes lie in another one, a type that NumPy does not know, two parts
+of an archive under one name.
 """
 
+import io
+import os
+import struct
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -28,13 +32,50 @@ def scan_hdf5(path: Path, scan: Scan) -> None:
         with h5py.File(path, "r") as file:
             _group(file, "", scan, h5py)
         return
-    with zipfile.ZipFile(path) as archive:
-        weights = [name for name in archive.namelist() if name.endswith(".weights.h5")]
+    with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+        weights = [one for one in archive.infolist() if one.filename.endswith(".weights.h5")]
         if not weights:
             scan.incomplete(f"{path.name} holds no weights")
-        for name in weights:
-            with archive.open(name) as member, h5py.File(member, "r") as file:
-                _group(file, "", scan, h5py)
+        if len(set(archive.namelist())) < len(archive.infolist()):
+            scan.incomplete(f"{path.name} holds two parts of the same name, and readers differ in which they take")
+        for info in weights:
+            with archive.open(info) as member, h5py.File(_stored(file, info) or member, "r") as part:
+                _group(part, "", scan, h5py)
+
+
+def _stored(file: IO[bytes], info: zipfile.ZipInfo) -> "_Part | None":
+    """The part's bytes as they lie in the archive, where they are not compressed, as Keras writes them."""
+    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+        return None
+    # Behind the local header, whose name and extra field may be longer than the directory's.
+    name, extra = struct.unpack("<2H", os.pread(file.fileno(), 30, info.header_offset)[26:])
+    return _Part(file.fileno(), info.header_offset + 30 + name + extra, info.file_size)
+
+
+class _Part(io.RawIOBase):
+    """Some bytes of an open file as a file; `zipfile` hands out the same at a sixth of the speed."""
+
+    def __init__(self, descriptor: int, start: int, size: int) -> None:
+        self._descriptor = descriptor
+        self._start = start
+        self._size = size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")[: max(0, self._size - self._at)]
+        count = os.preadv(self._descriptor, [view], self._start + self._at)
+        self._at += count
+        return count
 
 
 def _group(group: Any, prefix: str, scan: Scan, h5py: Any) -> None:

@@ -14,22 +14,24 @@ array is Zarr, version 2 (`.zarray`) or 3 (`zarr.json`); its name is the leaf's 
 
 import itertools
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 import numpy as np
 
-from lossguard.gate.findings import BLOCK_BYTES, Scan, count_nonfinite
-from lossguard.gate.zarr import finite_values, layout_of
+from lossguard.gate.findings import BLOCK_BYTES, Scan, count_nonfinite, usable_cpus
+from lossguard.gate.zarr import Layout, is_finite, layout_of
 
 MAX_CHUNK_BYTES: Final = 2 << 30
 """Orbax writes an array's part on one host as one chunk unless `chunk_byte_size` is given."""
 MAX_METADATA_BYTES: Final = 256 << 20
 WORKERS: Final = 4
-"""So many arrays are looked through side by side: decompression is what takes the time."""
+"""So many chunks are looked through side by side, where there are as many CPUs: decompression takes the time."""
+LOOK_BYTES: Final = 1 << 20
+"""Decompressed at once, so that it is looked at while it is in the cache."""
 _DRIVERS: Final = {".zarray": "zarr", "zarr.json": "zarr3"}
 _PROCESS: Final = "ocdbt.process_"
 _ARRAYS: Final = ("jax.Array", "np.ndarray", "scalar")
@@ -112,22 +114,52 @@ def _files(folder: Path) -> list[str]:
 
 def _finite(found: Mapping[str, dict[str, Any]], tensorstore: Any, context: Any) -> dict[str, int]:
     """The arrays in which a quick look found every number and nothing but finite ones, and how many."""
-    with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool:
-        counts = dict(
-            zip(found, pool.map(lambda spec: _counted(spec, tensorstore, context), found.values()), strict=True)
-        )
-    return {name: count for name, count in counts.items() if count is not None}
+    layouts: dict[str, Layout] = {}
+    doubtful: set[str] = set()
+    taking = Lock()
+
+    def chunks() -> Iterator[tuple[str, Any, Layout, str]]:
+        for name, spec in found.items():
+            plain = _plain(spec, tensorstore, context)
+            if plain is not None:
+                layouts[name] = plain[1]
+                for key in plain[1].chunk_keys():
+                    if name in doubtful:
+                        break
+                    yield name, *plain, key
+
+    left = chunks()
+
+    def look() -> None:
+        buffer = memoryview(bytearray(LOOK_BYTES))
+        while True:
+            with taking:
+                chunk = next(left, None)
+            if chunk is None:
+                return
+            name, store, layout, key = chunk
+            try:
+                if not is_finite(store, layout, key, buffer):
+                    doubtful.add(name)
+            except (ValueError, OSError, RuntimeError, TypeError):
+                doubtful.add(name)  # TensorStore will say it in words; an older one cannot read a part of a value
+
+    with ThreadPoolExecutor(workers := min(WORKERS, usable_cpus())) as pool:
+        for one in [pool.submit(look) for _ in range(workers)]:
+            one.result()
+    return {name: layout.values for name, layout in layouts.items() if name not in doubtful}
 
 
-def _counted(spec: dict[str, Any], tensorstore: Any, context: Any) -> int | None:
+def _plain(spec: Mapping[str, Any], tensorstore: Any, context: Any) -> tuple[Any, Layout] | None:
+    """The store and the layout of an array of the plain kind; None for every other."""
     if spec["driver"] != "zarr":
         return None
     try:
         store = tensorstore.KvStore.open(spec["kvstore"], context=context).result()
         layout = layout_of(store.read(".zarray").result().value)
-        return None if layout is None else finite_values(store, layout)
     except (ValueError, OSError, RuntimeError, TypeError):
-        return None  # TensorStore will say it in words; an older one cannot read a part of a value
+        return None
+    return None if layout is None else (store, layout)
 
 
 def _array(name: str, spec: dict[str, Any], scan: Scan, tensorstore: Any, context: Any) -> None:

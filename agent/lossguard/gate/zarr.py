@@ -1,7 +1,7 @@
 """Looks through a Zarr array for NaN and Inf chunk by chunk, without putting the array together.
 
-Guarantees. Either the number of values, all of them finite, or None, which says nothing: then TensorStore reads the
-array and decides. None is the answer wherever this is not the plain case: Zarr 2, little-endian floats, no filters,
+Guarantees. A chunk is said to be finite only if all of it was read; where it is not said, nothing is: then TensorStore
+reads the array and decides. That is so wherever this is not the plain case: Zarr 2, little-endian floats, no filters,
 each chunk one Zstandard frame or its bare bytes; a chunk that is missing, or longer or shorter than it must be; a
 number that is not finite, which may lie in the part of a chunk that is beyond the array. Memory is bounded by a few
 pieces of `PIECE_BYTES`, however large the chunks are.
@@ -22,8 +22,7 @@ import zstandard
 
 from lossguard.gate.findings import count_nonfinite
 
-BLOCK_BYTES: Final = 1 << 20
-PIECE_BYTES: Final = 4 << 20
+PIECE_BYTES: Final = 1 << 20
 """Of a chunk, read at once: an allocator hands the memory of larger ones back to the system each time."""
 _FLOATS: Final = ("<f2", "<f4", "<f8", "bfloat16")
 
@@ -51,6 +50,11 @@ class Layout:
         width = 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
         return width * int(np.prod(self.chunk, dtype=np.int64))
 
+    @property
+    def values(self) -> int:
+        """Of the array."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
     def chunk_keys(self) -> Iterator[str]:
         """The key of every chunk that the array must have."""
         grid = [range(-(-extent // size)) for extent, size in zip(self.shape, self.chunk, strict=True)]
@@ -71,23 +75,6 @@ def layout_of(metadata: bytes) -> Layout | None:
         return Layout(dtype, shape, chunk, document.get("dimension_separator", "."), compressor is not None)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def finite_values(store: Any, layout: Layout) -> int | None:
-    """How many values the array has if all are finite and all were read; else None.
-
-    Args:
-        store: TensorStore's key-value store of the array.
-        layout: of its metadata.
-
-    Raises:
-        OSError, ValueError: a chunk is missing or cannot be read.
-    """
-    buffer = bytearray(BLOCK_BYTES)
-    for key in layout.chunk_keys():
-        if not _is_finite(_Chunk(store, key), layout, memoryview(buffer)):
-            return None
-    return int(np.prod(layout.shape, dtype=np.int64))
 
 
 class _Chunk(io.RawIOBase):
@@ -129,10 +116,20 @@ class _Chunk(io.RawIOBase):
         return data
 
 
-def _is_finite(chunk: _Chunk, layout: Layout, buffer: memoryview) -> bool:
-    """True if the chunk is as long as it must be, and all of it finite."""
+def is_finite(store: Any, layout: Layout, key: str, buffer: memoryview) -> bool:
+    """True if a chunk is as long as it must be, and all of it finite.
+
+    Args:
+        store: TensorStore's key-value store of the array.
+        layout: of its metadata.
+        key: the chunk's, of `Layout.chunk_keys`.
+        buffer: for the decompressed numbers, a block at a time; a multiple of 16 bytes.
+
+    Raises:
+        OSError, ValueError: the chunk is missing or cannot be read.
+    """
     left = layout.chunk_bytes
-    stored: Any = chunk
+    stored: Any = _Chunk(store, key)
     if layout.is_compressed:
         stored = zstandard.ZstdDecompressor().stream_reader(stored, read_size=PIECE_BYTES)
     try:
