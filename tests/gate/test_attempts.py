@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import test_attempts_broken
+import test_attempts_hidden
 import test_attempts_stale
 import test_attempts_tampered
 import test_attempts_unjudged
@@ -11,7 +12,13 @@ from gate_runs import Service
 
 from lossguard.gate.guard import Guard
 
-FILES = (test_attempts_broken, test_attempts_stale, test_attempts_tampered, test_attempts_unjudged)
+FILES = (
+    test_attempts_broken,
+    test_attempts_hidden,
+    test_attempts_stale,
+    test_attempts_tampered,
+    test_attempts_unjudged,
+)
 
 
 def test_there_are_enough_attempts_under_names_of_their_own() -> None:

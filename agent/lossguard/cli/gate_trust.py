@@ -32,6 +32,10 @@ ListOption = Annotated[
         "--token", envvar="LOSSGUARD_TOKEN", show_default=False, help="With the scope read; admin to change something."
     ),
 ]
+OfProjectOption = Annotated[
+    str | None, typer.Option("--project", help="Accept verdicts about runs of this project only.")
+]
+OfPolicyOption = Annotated[str | None, typer.Option("--policy", help="Accept verdicts by this policy only.")]
 AuthorOption = Annotated[str, typer.Option("--author", help="Who answers for it.")]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why, in a sentence.")]
 
@@ -40,6 +44,8 @@ def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A published version's folder.")],
     key: KeyOption = None,
     unsigned: Annotated[bool, typer.Option("--unsigned", help="Compare digest and verdict only.")] = False,
+    project: OfProjectOption = None,
+    policy: OfPolicyOption = None,
     format: FormatOption = "table",
 ) -> None:
     """Check offline that what lies in a folder is what a signed verdict passed; exit code 0 if it is, 1 if not.
@@ -53,7 +59,7 @@ def verify(
     with gate_errors(format):
         if not key and not unsigned:
             usage("--key", "name the service's public key, or --unsigned to trust whoever wrote the folder", format)
-        answer = verify_folder(folder, read_keys(key or []))
+        answer = verify_folder(folder, read_keys(key or []), project=project, policy=policy)
         if format == "json":
             typer.echo(json.dumps(answer.document, indent=1, ensure_ascii=False))
         else:
@@ -68,6 +74,8 @@ def guard(
     key: KeyOption = None,
     unsigned: Annotated[bool, typer.Option("--unsigned", help="Compare digest and verdict only.")] = False,
     every: Annotated[str, typer.Option("--every", metavar="TIME", help="Look again and again: 10s, 1m.")] = "0s",
+    project: OfProjectOption = None,
+    policy: OfPolicyOption = None,
     dry: Annotated[bool, typer.Option("--dry", help="Say what would be moved away, and move nothing.")] = False,
     metrics_file: Annotated[
         Path | None,
@@ -85,6 +93,7 @@ def guard(
 
     Example: lossguard gate guard serving/ranker --key gate.pub --every 10s
     """
+    from lossguard.gate.errors import GateError
     from lossguard.gate.exposition import listen, page, write_page
     from lossguard.gate.guard import Guard
     from lossguard.gate.signature import read_keys
@@ -100,7 +109,7 @@ def guard(
             usage("--metrics-file", "write a name that ends with .prom, in the folder that node_exporter reads", format)
         if metrics_listen is not None and not pause:
             usage("--metrics-listen", "goes with --every: a look that ends cannot be scraped", format)
-        watch = Guard(folder, read_keys(key or []), dry)
+        watch = Guard(folder, read_keys(key or []), dry, project, policy)
         with listen(*_address(metrics_listen, format)) if metrics_listen else nullcontext() as listener:
             if listener is not None:
                 typer.echo(f"Prometheus finds this guard at {listener.url}", err=True)
@@ -126,6 +135,11 @@ def guard(
                 if not pause:
                     raise typer.Exit(1 if bad else 0)
                 time.sleep(pause)
+                try:
+                    watch.trust(read_keys(key or []))
+                except GateError as error:
+                    # Whoever writes the file anew must not end the watch; the keys of before count until it is there.
+                    typer.echo(f"--key: {error}", err=True)
 
 
 def _address(text: str, format: str) -> tuple[str, int]:

@@ -5,12 +5,15 @@ a sentence that says what it holds and what to do.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from lossguard.gate.errors import NotAModel
 
 Kind = Literal["savedmodel", "keras", "weights", "orbax"]
 
+SAVED_MODEL: Final = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
+"""What TensorFlow takes a folder for a SavedModel by."""
+_OTHERS: Final = (".h5", ".hdf5", ".npz", ".safetensors", ".ckpt", ".index", ".tflite", ".onnx", ".pt", ".pth", ".pb")
 _WHAT = "a SavedModel folder (model.export), a .keras file, a .weights.h5 file or an Orbax checkpoint"
 
 
@@ -31,16 +34,17 @@ def model_kind(artifact: str | Path) -> Kind:
         return "weights"
     if path.suffix == ".keras":
         return "keras"
-    if path.name in ("saved_model.pb", "saved_model.pbtxt"):
+    if path.name in SAVED_MODEL:
         raise NotAModel(f"{path} is a part of a SavedModel: name its folder, {path.parent}")
     raise NotAModel(f"{path} is not a model that the gate knows: export {_WHAT}")
 
 
 def _folder(path: Path) -> Kind:
     names = sorted(entry.name for entry in path.iterdir())
-    if "saved_model.pb" in names:
-        if (path / "saved_model.pb").stat().st_size == 0:
-            raise NotAModel(f"{path / 'saved_model.pb'} is empty: the export did not finish; export the model again")
+    graphs = [name for name in SAVED_MODEL if name in names]
+    if graphs:
+        if (path / graphs[0]).stat().st_size == 0:
+            raise NotAModel(f"{path / graphs[0]} is empty: the export did not finish; export the model again")
         index = path / "variables" / "variables.index"
         if (path / "variables").is_dir() and not index.is_file():
             raise NotAModel(f"{index} is missing: the export did not finish; export the model again")
@@ -51,6 +55,12 @@ def _folder(path: Path) -> Kind:
         return "orbax"
     models = [name for name in names if name.endswith((".keras", ".weights.h5"))]
     if len(models) == 1:
+        others = [name for name in names if name not in models and name.lower().endswith(_OTHERS)]
+        if others:
+            raise NotAModel(
+                f"{path} holds {models[0]} and {others[0]}, and it is not known which of them will be served: keep one "
+                "model in the folder, or name the file"
+            )
         return "keras" if models[0].endswith(".keras") else "weights"
     steps = [name for name in names if name.isdigit() and (path / name).is_dir() and _is_orbax(path / name)]
     if steps:

@@ -50,12 +50,21 @@ class Guard:
         folder: the one that TensorFlow Serving watches.
         keys: the public keys that are trusted; without any, signatures are not asked for.
         dry: True to say what would be moved and move nothing.
+        project, policy: only verdicts about this project's runs, or by this policy, count; None for any.
     """
 
     folder: Path
     keys: Mapping[str, bytes]
     dry: bool = False
+    project: str | None = None
+    policy: str | None = None
     _known: dict[str, list[ArtifactFile]] = field(default_factory=dict)
+
+    def trust(self, keys: Mapping[str, bytes]) -> None:
+        """Trust these keys from now on; what was found good under others is looked at again."""
+        if dict(keys) != dict(self.keys):
+            self.keys = keys
+            self._known.clear()
 
     def look(self) -> list[Finding]:
         """Verify every version, and move away what is not good."""
@@ -74,7 +83,7 @@ class Guard:
             verdict = place / VERDICT_NAME
             stamp = [*files, *(list_files(verdict) if verdict.is_file() else [])]
             if self._known.get(name) != stamp:
-                verify(place, self.keys)
+                verify(place, self.keys, project=self.project, policy=self.policy)
                 self._known[name] = stamp
             return Finding(name, good=True)
         except GateError as error:

@@ -33,7 +33,12 @@ def scan_hdf5(path: Path, scan: Scan) -> None:
             _group(file, "", scan, h5py)
         return
     with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-        weights = [one for one in archive.infolist() if one.filename.endswith(".weights.h5")]
+        weights = [one for one in archive.infolist() if one.filename.lower().endswith(".weights.h5")]
+        others = [one for one in archive.namelist() if one.lower().endswith((".h5", ".hdf5", ".npz"))]
+        if len(others) > len(weights):
+            scan.incomplete(
+                f"{path.name} holds weights that are not looked through: save the model again as weights.h5"
+            )
         if not weights:
             scan.incomplete(f"{path.name} holds no weights")
         if len(set(archive.namelist())) < len(archive.infolist()):
@@ -91,25 +96,34 @@ def _group(group: Any, prefix: str, scan: Scan, h5py: Any) -> None:
         if isinstance(item, h5py.Group):
             _group(item, f"{name}/", scan, h5py)
         elif isinstance(item, h5py.Dataset):
-            _dataset(item, name, scan)
+            _dataset(item, name, scan, h5py)
 
 
-def _dataset(item: Any, name: str, scan: Scan) -> None:
+def _dataset(item: Any, name: str, scan: Scan, h5py: Any) -> None:
     if item.is_virtual or item.external:
         scan.incomplete(
             f"the numbers of {name} lie in another file: save the model again, with its weights in one file"
         )
         return
-    if item.dtype.kind not in "fc":
-        if item.dtype.kind not in "iubSOU":
+    if item.dtype.kind == "V" and item.dtype.itemsize == 2 and item.attrs.get("dtype") == "bfloat16":
+        count = _bfloat16_nonfinite  # as Keras writes it: two bytes that HDF5 knows nothing of
+    elif item.dtype.kind in "fc":
+        count = count_nonfinite
+    else:
+        if item.dtype.kind not in "iubSU" and h5py.check_string_dtype(item.dtype) is None:
             scan.incomplete(f"tensor {name} has type {item.dtype}, which this version cannot read")
         return
     bad = 0
     if item.ndim == 0:
-        bad = count_nonfinite(np.asarray(item[()]))
+        bad = count(np.asarray(item[()]))
     else:
         row_bytes = max(1, item.dtype.itemsize * int(np.prod(item.shape[1:], dtype=np.int64)))
         rows = max(1, BLOCK_BYTES // row_bytes)
         for first in range(0, item.shape[0], rows):
-            bad += count_nonfinite(item[first : first + rows])
+            bad += count(item[first : first + rows])
     scan.found(name, int(item.size), bad)
+
+
+def _bfloat16_nonfinite(values: Any) -> int:
+    bits = np.ascontiguousarray(values).view(np.uint16)
+    return int(np.count_nonzero((bits & np.uint16(0x7F80)) == 0x7F80))

@@ -66,6 +66,10 @@ def _savedmodel(path: Path, scan: Scan) -> None:
     if not index.is_file():
         scan.incomplete("the SavedModel has no variables: its weights, if any, are constants, which are not scanned")
         return
+    if (path / "model.tflite").exists():
+        scan.incomplete(
+            "beside the SavedModel lies model.tflite, which a server may prefer and no scan reads: remove it"
+        )
     shards, entries = read_index(index)
     buffer = bytearray(BLOCK_BYTES)
     for shard in range(shards):

@@ -46,13 +46,20 @@ def read_document(folder: Path) -> Answer:
         ) from None
 
 
-def verify(folder: str | Path, keys: Mapping[str, bytes] | None = None) -> Answer:
+def verify(
+    folder: str | Path,
+    keys: Mapping[str, bytes] | None = None,
+    *,
+    project: str | None = None,
+    policy: str | None = None,
+) -> Answer:
     """The verdict of a published model, if it holds for what lies there.
 
     Args:
         folder: the version's folder.
         keys: the public keys that are trusted, by id (`lossguard.gate.signature.read_keys`); with none, only the
             verdict and the bytes are compared, which finds accidents and no forgers.
+        project, policy: only a verdict about a run of this project, or by this policy, counts; None for any.
 
     Raises:
         NotVerified: it does not; the sentence says why.
@@ -63,6 +70,12 @@ def verify(folder: str | Path, keys: Mapping[str, bytes] | None = None) -> Answe
         raise NotVerified(f"the verdict beside {folder} is {answer.verdict.outcome}: do not serve this model")
     if keys:
         check_signature(answer.verdict, answer.document, keys)
+    for wanted, said, what in ((project, answer.verdict.project, "project"), (policy, answer.verdict.policy, "policy")):
+        if wanted is not None and said != wanted:
+            raise NotVerified(
+                f"the verdict beside {folder} is of {what} {said!r}, and only {wanted!r} counts here: this model was "
+                "judged for something else; do not serve it"
+            )
     found = artifact_digest(folder)
     if found != answer.verdict.artifact_digest:
         raise NotVerified(

@@ -198,7 +198,7 @@ def _recent(policy: Policy, facts: Facts) -> Check:
         return Check(
             "recent", "insufficient_data", silent, policy.fresh_seconds,
             f"The run has not ended, and nothing was heard from it {said}; the policy allows {policy.fresh_seconds:g} "
-            "s. Check that the trainer lives and that its sidecar reaches the service.",
+            "s. Check that the trainer lives, that its sidecar reaches the service, and that all clocks agree.",
         )  # fmt: skip
     return Check("recent", "pass", silent, policy.fresh_seconds, f"The run was heard from {silent:.0f} s ago.")
 

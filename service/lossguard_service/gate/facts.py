@@ -185,7 +185,7 @@ class Facts:
         spans: what is stored of every attempt.
         drops: every report of dropped frames.
         judged_step: the last step of the lineage that the detectors have seen.
-        silent_seconds: since anything arrived from the run; None if nothing ever did.
+        silent_seconds: since anything arrived from the run, or until then if clocks differ; None if nothing ever did.
         parameters_watched: share of the trained parameters, as the trainer said; None if it did not.
         tasks: name to "binary" or "regression"; empty if the trainer named none.
         incidents: those of the lineage that are not superseded.

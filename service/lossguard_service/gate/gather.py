@@ -193,7 +193,7 @@ def _with_evidence(facts: Facts, evidence: Evidence, first: int, now: float) -> 
         spans=evidence.spans,
         drops=evidence.drops,
         judged_step=evidence.run.judged_step,
-        silent_seconds=max(0.0, now - evidence.run.last_seen),
+        silent_seconds=abs(now - evidence.run.last_seen),  # from the future: a clock is wrong, and it may be silent
         parameters_watched=_share(config.get("parameters_watched")),
         tasks=_tasks(config.get("tasks")),
         incidents=evidence.incidents,
