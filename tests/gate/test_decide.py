@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gate_runs import BLOWUP, healthy, incident
+from gate_runs import BLOWUP, DIGEST, healthy, incident
 
 from lossguard.wire.incident import KINDS
-from lossguard.wire.numbers import to_json
-from lossguard.wire.verdict import Check, outcome_of
+from lossguard.wire.numbers import canonical_json, to_json
+from lossguard.wire.verdict import Check, Verdict, outcome_of
 from lossguard_service.gate.decide import decide
 from lossguard_service.gate.facts import Attempt, Canary, Drops, Facts, Previous, Scan, Span, Trial, Window
+from lossguard_service.gate.judge import verdict_of
 from lossguard_service.gate.policy import DEFAULT, STRICT, Policy, PolicyError
 from lossguard_service.gate.waive import FAMILIES, NAMES, NEVER
 
@@ -337,3 +338,28 @@ def test_a_policy_that_cannot_be_is_refused_with_its_field(change: dict[str, Any
 
 def test_a_policy_survives_json() -> None:
     assert Policy.from_json(json.loads(STRICT.dumps())) == STRICT
+
+
+def test_checks_say_where_their_evidence_can_be_looked_at() -> None:
+    facts = replace(
+        healthy(),
+        project="a b",
+        metrics={"auc/click": 0.6},
+        previous={"auc/click": Previous(0.7, "f" * 32, "older/one", 900)},
+        trials=tuple(Trial(f"t{n}", False, True, 400) for n in range(3)),
+    )
+    found = {one.name: one.evidence for one in verdict_of(DEFAULT, facts, verdict_id="1", now=1.0).checks}
+    assert found["no_open_incident"] == "/runs/a%20b/ranker#incidents"
+    assert found["batch_auc/click"] == "/runs/a%20b/ranker#tasks"
+    assert found["metric_not_worse:auc/click"] == f"/runs/a%20b/older%2Fone#verdict-{'f' * 32}"
+    assert found["trial_divergences"] == "/compare?run=a+b%2Ft0&run=a+b%2Ft1&run=a+b%2Ft2"
+    assert found["artifact_finite"] == ""
+    unknown = verdict_of(DEFAULT, replace(facts, run_known=False), verdict_id="1", now=1.0)
+    assert {one.evidence for one in unknown.checks} == {""}
+
+
+def test_a_verdict_that_was_signed_before_checks_had_evidence_has_the_bytes_that_were_signed() -> None:
+    check = {"name": "coverage", "status": "pass", "observed": 1, "limit": 0.9, "explanation": "All."}
+    document = {"id": "1", "project": "p", "run": "r", "step": 1, "artifact_digest": DIGEST, "policy": "default",
+                "policy_version": 1, "outcome": "pass", "checks": [check], "created": 1.0}  # fmt: skip
+    assert Verdict.from_json(document).canonical() == canonical_json(document)

@@ -101,7 +101,7 @@ def check(
             place = publish_export(
                 artifact, publish_to, answer.verdict, version, document=answer.document, keys=trusted
             )
-        _finish(answer, place, format)
+        _finish(answer, place, format, service)
 
 
 @app.command()
@@ -155,7 +155,7 @@ def explain(
         if format == "json":
             typer.echo(json.dumps(answer.document, indent=1, ensure_ascii=False))
         else:
-            show_verdict(Console(), answer.verdict)
+            show_verdict(Console(), answer.verdict, service=service)
 
 
 def _question(
@@ -222,7 +222,7 @@ def _ask(question: "Question", service: str, token: str | None, seconds: float, 
             return gate.wait(client, question, seconds, said=said)
 
 
-def _finish(answer: "Answer", place: Path | None, format: str) -> NoReturn:
+def _finish(answer: "Answer", place: Path | None, format: str, service: str) -> NoReturn:
     from rich.console import Console
 
     from lossguard.cli.gate_words import show_verdict
@@ -233,7 +233,7 @@ def _finish(answer: "Answer", place: Path | None, format: str) -> NoReturn:
         typer.echo(json.dumps(document, indent=1, ensure_ascii=False))
     else:
         console = Console()
-        show_verdict(console, answer.verdict)
+        show_verdict(console, answer.verdict, service=service)
         if place is not None:
             console.print(f"[green]published[/] {place}", highlight=False, soft_wrap=True)
     raise typer.Exit(EXIT_CODES[answer.verdict.outcome])

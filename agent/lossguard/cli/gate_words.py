@@ -15,8 +15,8 @@ _TIMES = ("created", "expires", "retired", "revoked")
 _WORDS = {"pass": "pass", "block": "BLOCK", "insufficient_data": "unknown"}
 
 
-def show_verdict(console: Console, verdict: Verdict, *, every_check: bool = True) -> None:
-    """Print a verdict: a table of its checks, then the reasons in words."""
+def show_verdict(console: Console, verdict: Verdict, *, every_check: bool = True, service: str = "") -> None:
+    """Print a verdict: a table of its checks, then the reasons in words, and where on `service` their evidence is."""
     colour = _COLOURS[verdict.outcome]
     export = escape(f"{verdict.project}/{verdict.run}")
     table = Table(
@@ -38,6 +38,9 @@ def show_verdict(console: Console, verdict: Verdict, *, every_check: bool = True
     for check in sorted(verdict.checks, key=_order):
         if check.status != "pass":
             console.print(f"[{_COLOURS[check.status]}]{escape(check.name)}[/]: {escape(check.explanation)}")
+            if check.evidence:
+                where = service.rstrip("/") + check.evidence
+                console.print(f"  evidence: {where}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"verdict {verdict.id} about {verdict.artifact_digest}", highlight=False, soft_wrap=True)
 
 

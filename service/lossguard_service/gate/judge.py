@@ -26,6 +26,7 @@ from lossguard_service.gate.gather import (
     snapshot_of,
     still_holds,
 )
+from lossguard_service.gate.links import evidence
 from lossguard_service.gate.policy import BUILT_IN, Policy, PolicyError
 from lossguard_service.gate.signing import new_key, sign
 from lossguard_service.gate.waive import checked, counts, waive
@@ -196,7 +197,8 @@ def _answer(project: str, document: Mapping[str, Any], signature: Mapping[str, A
 
 def verdict_of(policy: Policy, facts: Facts, *, verdict_id: str, now: float, waivers: Sequence[Waiver] = ()) -> Verdict:
     """The verdict that follows from the facts; `waivers` are those that count for this export."""
-    checks = tuple(_bounded(check) for check in waive(decide(policy, facts), waivers))
+    judged = waive(decide(policy, facts), waivers)
+    checks = tuple(replace(_bounded(check), evidence=evidence(check.name, facts)) for check in judged)
     return Verdict(
         id=verdict_id,
         project=facts.project,
