@@ -113,7 +113,7 @@ async def list_keys(request: Request) -> dict[str, Any]:
 @router.post("/keys/rotate", dependencies=[Depends(require("admin"))], responses=refusals(401, 403, 503))
 async def rotate_key(body: ActorBody, request: Request) -> dict[str, Any]:
     """Sign with a new key from now on; what the old ones signed stays valid."""
-    return _public(await gate(request).rotate_key(body.author))
+    return _public(await gate(request).rotate_key(body.author, body.reason))
 
 
 @router.post("/keys/{key_id}/revoke", dependencies=[Depends(require("admin"))], responses=refusals(401, 403, 404, 503))

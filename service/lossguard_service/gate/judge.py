@@ -178,9 +178,9 @@ class Gate:
         await self._first_key()
         return await keys.list_keys(self._database)
 
-    async def rotate_key(self, actor: str) -> SigningKey:
+    async def rotate_key(self, actor: str, reason: str) -> SigningKey:
         """Sign with a new key from now on; what the old ones signed stays valid."""
-        return await keys.active_key(self._database, new_key(self._clock()), rotate=True, actor=actor)
+        return await keys.active_key(self._database, new_key(self._clock()), rotate=True, actor=actor, reason=reason)
 
     async def revoke_key(self, key_id: str, actor: str, reason: str) -> bool:
         """What this key signed counts no more; False if there is no such key."""

@@ -35,14 +35,16 @@ async def list_keys(database: Database) -> list[SigningKey]:
     return await database.read(keys_of)
 
 
-async def active_key(database: Database, fresh: SigningKey, *, rotate: bool, actor: str) -> SigningKey:
+async def active_key(
+    database: Database, fresh: SigningKey, *, rotate: bool, actor: str, reason: str | None = None
+) -> SigningKey:
     """The key that signs.
 
     Args:
         database: where the keys are.
         fresh: stored and used if no key signs yet, or if `rotate`; then those before it are retired.
         rotate: True to sign with `fresh` from now on.
-        actor: who, for the audit log.
+        actor, reason: who and why, for the audit log.
     """
 
     def write(connection: Connection) -> SigningKey:
@@ -56,7 +58,8 @@ async def active_key(database: Database, fresh: SigningKey, *, rotate: bool, act
         retire = sa.update(table).where(table.c.private.is_not(None)).values(private=None, retired=fresh.created)
         connection.execute(retire)
         connection.execute(sa.insert(table).values(**_row(fresh)))
-        audit.append(connection, fresh.created, "key_created", None, actor, {"key": fresh.id, "public": fresh.public})
+        told = {"key": fresh.id, "public": fresh.public} | ({"reason": reason} if reason else {})
+        audit.append(connection, fresh.created, "key_created", None, actor, told)
         return fresh
 
     return await database.write(write)
