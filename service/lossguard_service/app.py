@@ -43,6 +43,8 @@ from lossguard_service.web import site
 from lossguard_service.webhooks import Webhooks, destinations
 
 log = logging.getLogger(__name__)
+REHEARSAL_SECONDS = 5.0
+"""A store of objects that does not answer must not keep the service from starting."""
 GOODBYE_SECONDS = 300.0
 """A run that ended stays so long in `/metrics`: a few scrapes."""
 
@@ -204,7 +206,8 @@ async def _warm(app: FastAPI) -> None:
     for route in app.router.routes:
         route.matches(scope)
     try:
-        await app.state.gate.rehearse()
+        async with asyncio.timeout(REHEARSAL_SECONDS):
+            await app.state.gate.rehearse()
     except Exception:
         # Whoever asks about this run will hear of it; the others must not go without a service.
         log.exception("the gate's rehearsal failed")
