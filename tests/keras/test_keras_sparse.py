@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from conftest import MemorySink
 from lossguard.keras import Watch
+from lossguard.keras.backends import backend
 from lossguard.keras.merge import leave_rows, merge_rows
 
 ROWS, STEPS = 6, 3
@@ -117,3 +118,25 @@ def test_a_watch_merges_rows_says_so_and_gives_the_bare_optimizer_back(
     assert "_backend_apply_gradients" not in optimizer.__dict__
     with pytest.raises(ValueError, match="dedupe_sparse: must be True or False"):
         watch(dedupe_sparse="yes")
+
+
+@pytest.mark.parametrize("form", ["eager", "graph", "XLA", "a branch under XLA"])
+def test_rows_are_added_up_the_same_wherever_the_step_is_compiled(form: str) -> None:
+    rows, values = slices(0)
+    oracle = np.zeros((ROWS, 2), "float32")
+    np.add.at(oracle, rows, values)
+    weight = tf.zeros([ROWS, 2])
+
+    def total(rows: Any, values: Any) -> Any:
+        return backend.dense(tf.IndexedSlices(values, rows), weight, plain=True)
+
+    def branching(rows: Any, values: Any) -> Any:
+        return tf.cond(rows[0] > 0, lambda: total(rows, values), lambda: weight)
+
+    how: dict[str, Callable[..., Any]] = {
+        "eager": total,
+        "graph": tf.function(total, autograph=False),
+        "XLA": tf.function(total, autograph=False, jit_compile=True),
+        "a branch under XLA": tf.function(branching, autograph=False, jit_compile=True),
+    }
+    np.testing.assert_allclose(how[form](tf.constant(rows), tf.constant(values)), oracle, rtol=1e-6)

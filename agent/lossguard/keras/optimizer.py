@@ -45,6 +45,7 @@ class Hook:
 
     Attributes:
         most_scalars: how many scalars there may be, where that must be known before the first step.
+        plain: whether XLA will surely not compile the step.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Hook:
         self._stretch: Any = None
         self._stretched = 1
         self.most_scalars = 16
+        self.plain = False
         self._scalars = scalars
         self._carried = carried
         self._caught_alone: set[int] = set()
@@ -170,9 +172,9 @@ class Hook:
         if len(writes) == 1:
             self._caught_alone.add(index)
             write, value = writes[0]
-            return Pending(index, gradient, weight, write, value)
+            return Pending(index, gradient, weight, write, value, plain=self.plain)
         # A custom optimizer that writes the variable itself: what it did is the difference, and is corrected after.
-        return Pending(index, gradient, weight, None, weight - backend.read(variable))
+        return Pending(index, gradient, weight, None, weight - backend.read(variable), plain=self.plain)
 
     def nothing(self, variable: Any, gradient: Any) -> Pending:
         """A proposal that changes nothing."""

@@ -64,13 +64,10 @@ def _seconds(function: Callable[[Any], Any], layers: list[Any]) -> float:
 
 
 def _cheap(layers: list[Any]) -> Any:
-    return ops.stack([value for _, gradient, _ in layers for value in list(measure.cheap(gradient, 1.0).values())[:1]])
+    return measure.norms([gradient for _, gradient, _ in layers])
 
 
 def _rest(layers: list[Any]) -> Any:
-    found = []
-    for weight, gradient, update in layers:
-        size = float(weight.shape[0])
-        stats = measure.rest(weight, gradient, update, size, measure.LAMBDA_REL, measure.LAMBDA_ABS)
-        found += [measure.norm(weight), *stats.values()]
-    return ops.stack(found)
+    looks = [measure.extremes(*layer, measure.LAMBDA_REL, measure.LAMBDA_ABS) for layer in layers]
+    norms = measure.norms([tensor for weight, _, update in layers for tensor in (weight, update)])
+    return ops.concatenate([norms, ops.stack([value for look in looks for value in look.values()])], 0)

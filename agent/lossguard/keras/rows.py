@@ -29,6 +29,7 @@ class Pending:
         factor: sigma; the number 1.0 if no treatment applies.
         dense: see `whole_gradient`.
         seen: see `proposal`.
+        plain: whether XLA will surely not compile the step.
     """
 
     index: int
@@ -39,11 +40,16 @@ class Pending:
     factor: Any = 1.0
     dense: Any = None
     seen: Proposal | None = None
+    plain: bool = False
 
     @property
     def treated(self) -> bool:
         """Whether a treatment has a say."""
         return not isinstance(self.factor, float)
+
+    def least(self, one: Any) -> Any:
+        """The smallest factor, float32; `one` itself if no treatment applies."""
+        return ops.min(ops.cast(self.factor, "float32")) if self.treated else one
 
     def proposal(self, learning_rate: Any) -> Proposal:
         """The proposal as dense float32 tensors, which the whole step may read."""
@@ -54,7 +60,7 @@ class Pending:
     def whole_gradient(self) -> Any:
         """The gradient as a dense float32 tensor, which the whole step may read."""
         if self.dense is None:
-            self.dense = ops.cast(backend.dense(self.gradient, self.weight), "float32")
+            self.dense = ops.cast(backend.dense(self.gradient, self.weight, self.plain), "float32")
         return self.dense
 
     def full(self, learning_rate: Any) -> Proposal:
@@ -63,7 +69,7 @@ class Pending:
             return self.seen
         weight = self.weight
         value = weight - self.value if self.write == "assign" else self.value
-        weight, value = (ops.cast(tensor, "float32") for tensor in (weight, backend.dense(value, weight)))
+        weight, value = (ops.cast(tensor, "float32") for tensor in (weight, backend.dense(value, weight, self.plain)))
         return Proposal(weight, self.whole_gradient(), -value if self.write == "assign_add" else value, learning_rate)
 
 
@@ -96,68 +102,55 @@ class RowMaker:
             stretch: of the cadence.
         """
         by_index = {one.index: one for one in pending}
-        cheap = [self._cheap(by_index.get(index)) for index in self.weights]
-        norms = ops.stack([one[stats.GRADIENT_NORM] for one in cheap])
+        layers = [(weight, by_index.get(index)) for index, weight in self.weights.items()]
+        zero, one = ops.zeros((), "float32"), ops.ones((), "float32")
+        norms = measure.norms([zero if layer is None else layer.whole_gradient() for _, layer in layers])
+        factors = ops.stack([one if layer is None else layer.least(one) for _, layer in layers])
+        cheap = {stats.GRADIENT_NORM: norms, stats.CLIPPING_FACTOR: factors}
         if self.every == 1:
-            state = cadence.State(ops.convert_to_tensor(1.0), ops.convert_to_tensor(0.0), ops.zeros_like(norms))
-            table = self._full(by_index, cheap, norms, learning_rate)
+            state = cadence.State(one, zero, ops.zeros_like(norms))
+            table = _table(cheap | self._full(layers, norms, learning_rate))
         else:
             state = cadence.advance(cadence.State.of(before), norms, position, self.every, stretch)
             table = backend.branch(
                 state.full > 0.0,
-                lambda: self._full(by_index, cheap, norms, learning_rate),
-                lambda: _table([{**dict.fromkeys(measure.REST, float("nan")), **one} for one in cheap]),
+                lambda: _table(cheap | self._full(layers, norms, learning_rate)),
+                lambda: _table(dict.fromkeys(stats.STAT_NAMES, ops.full_like(norms, float("nan"))) | cheap),
             )
         return ops.concatenate([state.columns(), scalars, ops.reshape(table, [-1])], 0)
 
-    def _cheap(self, one: Pending | None) -> dict[str, Any]:
-        if one is None:
-            return {stats.GRADIENT_NORM: 0.0, stats.CLIPPING_FACTOR: 1.0}
-        return measure.cheap(one.whole_gradient(), ops.min(ops.cast(one.factor, "float32")))
+    def _full(self, layers: list[tuple[Any, Pending | None]], norms: Any, learning_rate: Any) -> dict[str, Any]:
+        """All columns but the factor's; a layer that the loss does not reach has a gradient of zero."""
+        zero = ops.zeros((), "float32")
+        seen = [None if layer is None else layer.full(learning_rate) for _, layer in layers]
+        whole = [backend.read(weight) if layer is None else layer.weight for weight, layer in layers]
+        extremes = [
+            {stats.GRADIENT_ZERO_FRACTION: zero + 1.0}
+            if one is None
+            else measure.extremes(one.weight, one.gradient, one.update, self.lambda_rel, self.lambda_abs)
+            for one in seen
+        ]
+        columns = {name: ops.stack([one.get(name, zero) for one in extremes]) for name in measure.EXTREMES}
+        columns[stats.WEIGHT_NORM] = measure.norms([ops.cast(weight, "float32") for weight in whole])
+        plain = ops.stack([norms, measure.norms([zero if one is None else one.update for one in seen])])
+        lost = ops.logical_and(plain < measure.SAFE_NORM, columns[stats.GRADIENT_MAX] > 0.0)
+        doubtful = ops.any(ops.logical_or(ops.logical_not(ops.isfinite(plain)), lost))
 
-    def _full(self, by_index: dict[int, Pending], cheap: list[dict[str, Any]], norms: Any, learning_rate: Any) -> Any:
-        rows, robust = [], []
-        for place, (index, weight) in enumerate(self.weights.items()):
-            one = by_index.get(index)
-            # A layer that the loss does not reach has a gradient of zero.
-            found = {**dict.fromkeys(measure.REST, 0.0), stats.GRADIENT_ZERO_FRACTION: 1.0, **cheap[place]}
-            if one is not None:
-                seen = one.full(learning_rate)
-                size = float(_entries(one.weight))
-                rest = measure.rest(seen.weight, seen.gradient, seen.update, size, self.lambda_rel, self.lambda_abs)
-                found.update(rest)
-                robust.append((seen, found))
-            whole = backend.read(weight) if one is None else one.weight
-            found[stats.WEIGHT_NORM] = measure.norm(ops.cast(whole, "float32"))
-            rows.append(found)
-        updates = _column(rows, stats.UPDATE_NORM)
-        largest = ops.stack([ops.cast(found[stats.GRADIENT_MAX], "float32") for found in rows])
-        doubtful = [ops.logical_not(ops.isfinite(value)) | (value < measure.SAFE_NORM) for value in (norms, updates)]
-        needed = ops.any((doubtful[0] | doubtful[1]) & (largest > 0.0))
+        def exact() -> Any:
+            return ops.stack(
+                [
+                    ops.zeros((3,), "float32") if one is None else measure.exact(one.gradient, one.update)
+                    for one in seen
+                ],
+                1,
+            )
 
-        def scaled() -> Any:
-            for seen, found in robust:
-                found[stats.GRADIENT_NORM] = measure.scaled_norm(seen.gradient)
-                found[stats.UPDATE_NORM] = measure.scaled_norm(seen.update)
-            return ops.stack([_column(rows, stats.GRADIENT_NORM), _column(rows, stats.UPDATE_NORM)])
-
-        both = backend.branch(needed, scaled, lambda: ops.stack([norms, updates]))
-        for index, found in enumerate(rows):
-            found[stats.GRADIENT_NORM], found[stats.UPDATE_NORM] = both[0, index], both[1, index]
-        return _table(rows)
+        found = backend.branch(doubtful, exact, lambda: ops.concatenate([plain, ops.zeros_like(plain[:1])], 0))
+        for row, name in enumerate(measure.EXACT):
+            columns[name] = found[row]
+        return columns
 
 
-def _column(rows: list[dict[str, Any]], name: str) -> Any:
-    return ops.stack([ops.cast(row[name], "float32") for row in rows])
-
-
-def _table(rows: list[dict[str, Any]]) -> Any:
+def _table(columns: Mapping[str, Any]) -> Any:
     """[L, K] in the order of `STAT_NAMES`."""
-    return ops.stack([ops.stack([ops.cast(row[name], "float32") for name in stats.STAT_NAMES]) for row in rows])
-
-
-def _entries(tensor: Any) -> int:
-    entries = 1
-    for extent in tensor.shape:
-        entries *= int(extent)
-    return entries
+    return ops.stack([columns[name] for name in stats.STAT_NAMES], 1)

@@ -120,6 +120,7 @@ class Training:
         rows = _ring_rows(max(self._fetch_steps, int(model.steps_per_execution)))
         for hook in self.hooks:
             hook.rows = rows if hook.ring is None else hook.rows
+            hook.plain = not model.jit_compile
         return len(self.hooks) > known
 
     def coverage(self) -> Coverage:

@@ -96,14 +96,14 @@ class Backend(Protocol):
     def bits(self, values: Any) -> Any:
         """The bits of float32 values as int32. (`keras.ops.view` is newer than the oldest Keras that we support.)"""
 
-    def norm(self, values: Any) -> Any:
-        """The Euclidean norm over all entries."""
+    def norms(self, tensors: Sequence[Any]) -> Any:
+        """[L] the Euclidean norm of each tensor, over all its entries."""
 
     def branch(self, wanted: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
         """What one of two functions gives, both of the same shape; only that one is computed."""
 
-    def dense(self, tensor: Any, weight: Any) -> Any:
-        """A sparse gradient or update as the dense one it stands for."""
+    def dense(self, tensor: Any, weight: Any, plain: bool = False) -> Any:
+        """A sparse gradient or update as the dense one it stands for; `plain` if XLA will surely not compile it."""
 
     def scale(self, value: Any, factor: Any) -> Any:
         """An update, sparse or not, times a factor."""

@@ -40,8 +40,8 @@ def bits(values: Any) -> Any:
     return jax.lax.bitcast_convert_type(values, jnp.int32)
 
 
-def norm(values: Any) -> Any:
-    return jnp.sqrt(jnp.sum(jnp.square(values)))
+def norms(tensors: Sequence[Any]) -> Any:
+    return jnp.sqrt(jnp.stack([jnp.sum(jnp.square(one)) for one in tensors]))
 
 
 def branch(wanted: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
@@ -50,7 +50,7 @@ def branch(wanted: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     return yes() if wanted else no()
 
 
-def dense(tensor: Any, weight: Any) -> Any:
+def dense(tensor: Any, weight: Any, plain: bool = False) -> Any:
     # An update may be one of the optimizer's variables, such as a momentum.
     return ops.convert_to_tensor(tensor)
 

@@ -40,15 +40,16 @@ def bits(values: Any) -> Any:
     return values.view(torch.int32)
 
 
-def norm(values: Any) -> Any:
-    return torch.linalg.vector_norm(values)
+def norms(tensors: Sequence[Any]) -> Any:
+    # On an accelerator one launch for all layers.
+    return torch.stack(torch._foreach_norm(list(tensors)))
 
 
 def branch(wanted: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     return yes() if bool(wanted) else no()
 
 
-def dense(tensor: Any, weight: Any) -> Any:
+def dense(tensor: Any, weight: Any, plain: bool = False) -> Any:
     # An update may be one of the optimizer's variables, such as a momentum.
     tensor = ops.convert_to_tensor(tensor)
     return tensor.to_dense() if tensor.is_sparse else tensor
