@@ -29,7 +29,6 @@ import time
 import warnings
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -38,16 +37,15 @@ import numpy as np
 import tensorflow as tf
 
 from lossguard.demo import ranker as demo
-from lossguard.demo.features import TASKS
 from lossguard.keras import Clippy, Watch
 from lossguard.recorder import Recorder
 from lossguard.wire.frame import Frames
+from workloads import mlp, mlp_data, ranker, ranker_data
 
 BATCH = {"mlp-256": 256, "mlp-1024": 1024, "ranker": 4096, "ranker-sparse": 4096}
 ROUNDS = {"mlp-256": 4, "mlp-1024": 2, "ranker": 2, "ranker-sparse": 2}
 """With 8 steps each a multiple of 16 steps, in which every stat is measured once."""
 SLOW_ROWS, SLOW_ROUNDS = ("TensorBoard callback, histograms", "tf.summary per layer in train_step"), 1
-ROWS, COLUMNS, NUMBERS = 39_378, 28, 12
 RATE = 1e-6
 """So small that no gradient jumps and sets a burst of full steps off, as the first steps of a training do."""
 MEMORY_OF = "mlp-1024"
@@ -55,48 +53,6 @@ MEMORY_ROWS = ("bare", "Lossguard", "Lossguard every stat every step", "callback
 SPARSE_ROWS = ("bare", "Lossguard", "Lossguard without a budget", "Lossguard every stat every step")
 
 warnings.filterwarnings("ignore", message=".*shuffle=True.*")
-
-
-def mlp() -> keras.Model:
-    """4 x 1024, 3.4 million parameters."""
-    keras.utils.set_random_seed(1)
-    inputs = hidden = keras.Input((256,))
-    for _ in range(4):
-        hidden = keras.layers.Dense(1024, activation="relu")(hidden)
-    return keras.Model(inputs, keras.layers.Dense(1)(hidden))
-
-
-class SparseGradientEmbedding(demo.DenseGradientEmbedding):
-    """The demo's table with the gradient that Keras's own `Embedding` has."""
-
-    def call(self, codes: Any) -> Any:
-        return keras.ops.reshape(keras.ops.take(self.table, codes, axis=0), (-1, codes.shape[1] * self.width))
-
-
-def ranker(sparse: bool) -> keras.Model:
-    """The demo's: two cross layers, LayerNorm, 256 x 4, six heads; a table of 39,378 rows of 8."""
-    embedding = SparseGradientEmbedding if sparse else demo.DenseGradientEmbedding
-    with mock.patch.object(demo, "DenseGradientEmbedding", embedding):
-        return demo.build(ROWS, COLUMNS, NUMBERS, seed=1)
-
-
-def ranker_data(count: int) -> tuple[Any, Any]:
-    random = np.random.default_rng(0)
-    labels = {
-        name: (random.random((count, 1)) < 0.3 if kind == "binary" else random.normal(size=(count, 1))).astype(
-            "float32"
-        )
-        for name, kind in TASKS.items()
-    }
-    codes = random.integers(0, ROWS, (count, COLUMNS)).astype("int32")
-    return {"categorical": codes, "numeric": random.normal(size=(count, NUMBERS)).astype("float32")}, labels
-
-
-def mlp_data(count: int) -> tuple[Any, Any]:
-    """Labels with a mean: around 0 the head bias's gradient is noise, which jumps, and sets bursts off."""
-    random = np.random.default_rng(0)
-    labels = 3 + random.normal(size=(count, 1))
-    return random.normal(size=(count, 256)).astype("float32"), labels.astype("float32")
 
 
 class GetWeights(keras.callbacks.Callback):

@@ -68,6 +68,7 @@ def _cheap(layers: list[Any]) -> Any:
 
 
 def _rest(layers: list[Any]) -> Any:
-    looks = [measure.extremes(*layer, measure.LAMBDA_REL, measure.LAMBDA_ABS) for layer in layers]
+    limits = measure.LAMBDA_REL, measure.LAMBDA_ABS
+    looks = [measure.extremes(weight, gradient, update, *limits) for weight, gradient, update in layers]
     norms = measure.norms([tensor for weight, _, update in layers for tensor in (weight, update)])
     return ops.concatenate([norms, ops.stack([value for look in looks for value in look.values()])], 0)

@@ -161,6 +161,8 @@ class Watch(keras.callbacks.Callback):
             ValueError: not a Keras optimizer, or one that another Watch watches.
         """
         self._training.wrap(optimizer)
+        # As far as it is known already: on JAX a loop of one's own takes the optimizer's variables soon.
+        self._training.prepare()
         return optimizer
 
     def attach(self, model: keras.Model) -> Self:
