@@ -1,5 +1,7 @@
 """Laws of every treatment, and the worked numbers of their sources."""
 
+import itertools
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -7,10 +9,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lossguard.keras import LAMB, AdaptiveGradientClipping, Clippy, GradientClipping, SkipNonFinite
+from lossguard.keras import (
+    LAMB,
+    AdaptiveGradientClipping,
+    Clippy,
+    GradientClipping,
+    PolyakCap,
+    SkipNonFinite,
+    Watch,
+)
 from lossguard.keras.optimizer import Hook
 from lossguard.keras.ring import frames_of
-from lossguard.keras.treatments.base import Proposal
+from lossguard.keras.treatments.base import Proposal, StepTreatment
 
 # Each with a twin so loose that it never acts.
 BOUNDED = {
@@ -18,13 +28,21 @@ BOUNDED = {
     "GradientClipping": (GradientClipping(), GradientClipping(threshold=1e30)),
     "AGC by layer": (AdaptiveGradientClipping(), AdaptiveGradientClipping(threshold=1e30)),
     "AGC by unit": (AdaptiveGradientClipping(norms="unit"), AdaptiveGradientClipping(threshold=1e30, norms="unit")),
+    "Polyak": (PolyakCap(), PolyakCap(loss_floor=-1e30)),
 }
 ALL: dict[str, Any] = {name: pair[0] for name, pair in BOUNDED.items()} | {"LAMB": LAMB(), "skip": SkipNonFinite()}
 
 
 def factor(treatment: Any, weight: Any, gradient: Any, update: Any, rate: float = 0.1) -> np.ndarray:
+    proposal = proposed(weight, gradient, update, rate)
+    if isinstance(treatment, StepTreatment):
+        return np.asarray(treatment.step_factors([proposal], tf.constant(1.0))[0], "float64")
+    return np.asarray(treatment.factor(proposal), "float64")
+
+
+def proposed(weight: Any, gradient: Any, update: Any, rate: float = 0.1) -> Proposal:
     tensors = (tf.constant(value, tf.float32) for value in (weight, gradient, update))
-    return np.asarray(treatment.factor(Proposal(*tensors, tf.constant(rate))), "float64")
+    return Proposal(*tensors, tf.constant(rate))
 
 
 def drawn(shape: tuple[int, ...], scale: float = 1.0, seed: int = 0) -> np.ndarray:
@@ -88,11 +106,94 @@ def test_lamb_makes_the_update_mu_eta_times_the_weight() -> None:
     assert np.linalg.norm(sigma * update) == pytest.approx(0.01 * 0.5 * np.linalg.norm(weight), rel=1e-5)
 
 
+def capped(promises: list[float], loss: float, **settings: Any) -> list[float]:
+    """PolyakCap's factors of layers with one weight and a gradient of 1, whose update is what they promise."""
+    layers = [proposed([1.0], [1.0], [promise]) for promise in promises]
+    return [float(one) for one in PolyakCap(**settings).step_factors(layers, tf.constant(loss))]
+
+
+def test_the_cap_cuts_the_largest_promises_to_one_level_and_leaves_the_others_whole() -> None:
+    # A loss of 5 and promises of 10, 1 and 2: the first one may keep what the others leave, which is 2.
+    assert capped([10, 1, 2], 5) == pytest.approx([0.2, 1, 1])
+    assert capped([3, 10, 0], 5) == pytest.approx([2.5 / 3, 0.25, 1])
+    # What promises an ascent, as momentum may, earns nobody anything and is left alone.
+    assert capped([-100, 10], 5) == pytest.approx([1, 0.5])
+    assert capped([10, 1, 2], 5, loss_floor=2) == pytest.approx([0.1, 1, 0.5])
+    for promises, loss in (([3, 1, 1], 5.0), ([0.1, 0.7, 0.2], 1.0)):
+        assert capped(promises, loss) == [1.0] * 3
+    draw = np.random.default_rng(0)
+    for _ in range(50):
+        promises = draw.lognormal(sigma=3, size=7)
+        room = promises.sum() * draw.uniform(0.01, 1.2)
+        kept = promises * capped(list(promises), room)
+        assert kept.sum() == pytest.approx(min(room, promises.sum()), rel=1e-4)
+        cut = kept < promises * (1 - 1e-6)
+        assert not cut.any() or kept[cut] == pytest.approx(kept.max(), rel=1e-4)
+
+
+def test_the_cap_is_the_polyak_step_on_a_quadratic_and_stops_an_infinite_promise() -> None:
+    # L = h w^2 / 2 with h 8 and w 3: g = 24, and for the whole way to the minimum, u = 3, it is half of it.
+    assert factor_at_loss(36.0, [3.0], [24.0], [3.0]) == pytest.approx(0.5)
+    assert capped([np.inf, 1], 5) == [0, 1]
+    assert capped([2, 1], -1.0) == capped([2, 1], 0.0) == [1, 1]
+
+
+def factor_at_loss(loss: float, *layer: Any) -> float:
+    return float(PolyakCap().step_factors([proposed(*layer)], tf.constant(loss))[0])
+
+
+def test_with_the_cap_no_learning_rate_takes_a_convex_training_further_from_its_minimum() -> None:
+    # Polyak's theorem, on least squares that can be solved exactly, at 100 times the largest stable learning rate.
+    rows, truth = drawn((12, 5)), drawn((5, 1), seed=1)
+    rate = float(100 * 2 / np.linalg.eigvalsh(rows.T @ rows).max())
+
+    def distances(treatments: Any) -> list[float]:
+        optimizer, weight = keras.optimizers.SGD(rate), keras.Variable(np.zeros((5, 1), "float32"))
+        seen: dict[str, Any] = {}
+        Hook(optimizer, treatments, lambda eta: {"loss": seen["loss"]}, rows=16, full_every=4)
+        optimizer.build([weight])
+        found = []
+        for _ in range(12):
+            with tf.GradientTape() as tape:
+                seen["loss"] = tf.reduce_sum((rows @ (weight.value - truth)) ** 2) / 2
+            optimizer.apply([tape.gradient(seen["loss"], weight.value)], [weight])
+            found.append(float(np.linalg.norm(weight.numpy() - truth)))
+        return found
+
+    treated = [float(np.linalg.norm(truth)), *distances((PolyakCap(),))]
+    assert all(after <= before * (1 + 1e-6) for before, after in itertools.pairwise(treated))
+    assert treated[-1] < 0.5 * treated[0]
+    assert distances(())[-1] > 1e20
+
+
+def test_a_treatment_of_the_whole_step_sees_what_the_ones_before_it_left() -> None:
+    gradients = [tf.constant(drawn((4, 3), 10.0))]
+    bare, _, _ = run((), gradients, lambda: keras.optimizers.SGD(0.1))
+    alone, _, _ = run((PolyakCap(),), gradients, lambda: keras.optimizers.SGD(0.1))
+    half, _, _ = run((GradientClipping(0.1), PolyakCap()), gradients, lambda: keras.optimizers.SGD(0.1))
+    start, squares = drawn((4, 3)), float(np.sum(np.square(gradients[0])))
+    np.testing.assert_allclose(start - alone, (start - bare) / (0.1 * squares), rtol=1e-3, atol=1e-6)
+    # Clipped, the step promises 0.1 * 0.1 * ‖g‖, which is below the loss of 1.
+    np.testing.assert_allclose(start - half, (start - bare) * 0.1 / np.sqrt(squares), rtol=1e-3, atol=1e-6)
+
+
+def test_a_treatment_of_the_whole_step_needs_the_loss_and_one_optimizer(tmp_path: Path) -> None:
+    optimizer, variable = keras.optimizers.SGD(0.1), keras.Variable([1.0])
+    watch = Watch("ads", "ranker", treatment=PolyakCap(), journal=tmp_path)
+    watch.wrap(optimizer)
+    optimizer.build([variable])
+    with pytest.raises(ValueError, match=r"PolyakCap needs the loss of the step.*watch\.observe"):
+        optimizer.apply([tf.constant([1.0])], [variable])
+    both = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1), {".*head.*": keras.optimizers.Adam(0.01)})
+    with pytest.raises(ValueError, match="PolyakCap looks at the whole step"):
+        Watch("ads", "ranker", treatment=PolyakCap(), journal=tmp_path).wrap(keras.optimizers.MultiOptimizer(both))
+
+
 def run(treatments: Any, gradients: list[Any], make: Any = None, *, jit: bool = False) -> tuple[Any, Any, Any]:
     """Weights, slots and frames after one update per gradient; one layer `dense/kernel`, [4, 3]."""
     optimizer = make() if make else keras.optimizers.Adam(0.1)
     variable = keras.Variable(drawn((4, 3)), name="kernel")
-    hook = Hook(optimizer, treatments, lambda eta: {"learning_rate": eta}, rows=16, full_every=4)
+    hook = Hook(optimizer, treatments, lambda eta: {"loss": 1.0, "learning_rate": eta}, rows=16, full_every=4)
     optimizer.build([variable])
     step = tf.function(lambda given: optimizer.apply([given], [variable]), jit_compile=jit)
     for gradient in gradients:
@@ -193,6 +294,7 @@ def test_a_sparse_gradient_is_measured_as_the_dense_one_it_stands_for(jit: bool)
         (lambda: GradientClipping(0.0), "threshold"),
         (lambda: AdaptiveGradientClipping(norms="row"), "norms"),
         (lambda: LAMB(float("nan")), "mu"),
+        (lambda: PolyakCap(loss_floor=float("inf")), "loss_floor"),
     ],
 )
 def test_wrong_settings_raise_with_their_name(make: Any, sentence: str) -> None:

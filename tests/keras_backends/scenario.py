@@ -24,6 +24,7 @@ from lossguard.keras import (
     AdaptiveGradientClipping,
     Clippy,
     GradientClipping,
+    PolyakCap,
     Rollback,
     SkipNonFinite,
     TrainingStopped,
@@ -163,6 +164,7 @@ TREATMENTS: dict[str, Any] = {
     "units": lambda: AdaptiveGradientClipping(threshold=1e-2, norms="unit"),
     "LAMB": lambda: LAMB(mu=1e-2),
     "several": lambda: [SkipNonFinite(), Clippy(exclude=())],
+    "PolyakCap": lambda: [AdaptiveGradientClipping(threshold=0.1, norms="unit"), PolyakCap(loss_floor=1.5)],
 }
 
 

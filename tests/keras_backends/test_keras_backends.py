@@ -23,7 +23,7 @@ RUN = (
     "import runpy, sys\nfor name in {others}: sys.modules[name] = None\nrunpy.run_path({script!r}, run_name='__main__')"
 )
 
-TREATMENTS = ("Clippy", "GradientClipping", "AdaptiveGradientClipping", "units", "LAMB", "several")
+TREATMENTS = ("Clippy", "GradientClipping", "AdaptiveGradientClipping", "units", "LAMB", "several", "PolyakCap")
 OPTIMIZERS = (
     "SGD momentum", "Adagrad", "Adam", "AdamW", "RMSprop", "Nadam", "Ftrl", "Lamb", "ScheduleFreeAdamW",
     "moving average", "accumulation",

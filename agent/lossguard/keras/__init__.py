@@ -12,6 +12,7 @@ from lossguard.keras.sharpness import Sharpness
 from lossguard.keras.treatments.clipping import AdaptiveGradientClipping, GradientClipping
 from lossguard.keras.treatments.clippy import Clippy
 from lossguard.keras.treatments.lamb import LAMB
+from lossguard.keras.treatments.polyak import PolyakCap
 from lossguard.keras.treatments.skip import SkipNonFinite
 from lossguard.keras.watch import Watch
 
@@ -20,6 +21,7 @@ __all__ = [
     "AdaptiveGradientClipping",
     "Clippy",
     "GradientClipping",
+    "PolyakCap",
     "Rollback",
     "Sharpness",
     "SkipNonFinite",

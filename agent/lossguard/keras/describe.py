@@ -113,6 +113,7 @@ def checked_treatments(treatment: Treatment | Sequence[Treatment] | None) -> tup
     """
     several = [] if treatment is None else list(treatment) if isinstance(treatment, Sequence) else [treatment]
     for one in several:
-        if isinstance(one, type) or not all(hasattr(one, name) for name in ("applies_to", "factor", "describe")):
+        known = all(hasattr(one, name) for name in ("applies_to", "describe"))
+        if isinstance(one, type) or not known or not (hasattr(one, "factor") or hasattr(one, "step_factors")):
             raise ValueError(f"treatment: {one!r} is not a treatment; did you mean Clippy()?")
     return tuple(several)

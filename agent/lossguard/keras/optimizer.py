@@ -24,7 +24,7 @@ from lossguard.guard import guarded
 from lossguard.keras.backends import backend
 from lossguard.keras.ring import Layout, Ring
 from lossguard.keras.rows import Pending, RowMaker
-from lossguard.keras.treatments.base import Treatment
+from lossguard.keras.treatments.base import StepTreatment, Treatment
 from lossguard.keras.treatments.clippy import Clippy
 from lossguard.wire import stats
 
@@ -207,13 +207,32 @@ class Hook:
             for name, value in writes:
                 bare[name](variable, value)
 
-    def decide(self, pending: list[Pending], learning_rate: Any) -> None:
-        """Ask the treatments."""
+    def decide(self, pending: list[Pending], learning_rate: Any, scalars: Any) -> None:
+        """Ask the treatments.
+
+        Raises:
+            ValueError: one needs the loss, and it was not observed.
+        """
         names = self.layers
-        for one in pending:
-            for treatment in self.treatments:
-                if treatment.applies_to(names[one.index]):
-                    one.factor = one.factor * treatment.factor(one.proposal(learning_rate))
+        for treatment in self.treatments:
+            treated = [one for one in pending if treatment.applies_to(names[one.index])]
+            if not treated:
+                continue
+            if isinstance(treatment, StepTreatment):
+                left = [one.left(learning_rate) for one in treated]
+                factors = treatment.step_factors(left, self._loss(treatment, scalars))
+            else:
+                factors = [treatment.factor(one.proposal(learning_rate)) for one in treated]
+            for one, factor in zip(treated, factors, strict=True):
+                one.factor = one.factor * factor
+
+    def _loss(self, treatment: StepTreatment, scalars: Any) -> Any:
+        if "loss" not in self._scalar_names:
+            raise ValueError(
+                f"treatment: {type(treatment).__name__} needs the loss of the step; in a loop of your own call "
+                "watch.observe(loss, ...) in the step, before optimizer.apply"
+            )
+        return scalars[self._scalar_names.index("loss")]
 
     @guarded("Hook.record", None)
     def record(

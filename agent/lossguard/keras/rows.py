@@ -5,7 +5,7 @@ marked by the row's `full` column, so that it comes out as absent.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keras import ops
@@ -56,6 +56,11 @@ class Pending:
         if self.seen is None:
             self.seen = self.full(learning_rate)
         return self.seen
+
+    def left(self, learning_rate: Any) -> Proposal:
+        """The proposal with what the treatments so far leave of its update."""
+        seen = self.proposal(learning_rate)
+        return replace(seen, update=seen.update * self.factor) if self.treated else seen
 
     def whole_gradient(self) -> Any:
         """The gradient as a dense float32 tensor, which the whole step may read."""

@@ -16,7 +16,7 @@ from lossguard.keras.distribution import refuse
 from lossguard.keras.merge import leave_rows, merge_rows
 from lossguard.keras.optimizer import Hook, leaves
 from lossguard.keras.scalars import StepScalars
-from lossguard.keras.treatments.base import Treatment
+from lossguard.keras.treatments.base import StepTreatment, Treatment
 
 _log = logging.getLogger("lossguard")
 
@@ -89,6 +89,12 @@ class Training:
                 raise ValueError(f"optimizer: {leaf.name} is watched by another Watch; detach() that one first")
             refuse(leaf, acts=self._acts)
             first = not self.hooks
+            whole = next((one for one in self._treatments if isinstance(one, StepTreatment)), None)
+            if whole is not None and not first:
+                raise ValueError(
+                    f"treatment: {type(whole).__name__} looks at the whole step, of which each of several optimizers "
+                    "sees a part; give it to a training with one optimizer"
+                )
             hook = Hook(
                 leaf,
                 self._treatments,

@@ -50,7 +50,7 @@ class Hooked(Protocol):
     def nothing(self, variable: Any, gradient: Any) -> Any:
         """A proposal that changes nothing."""
 
-    def decide(self, pending: list[Any], learning_rate: Any) -> None:
+    def decide(self, pending: list[Any], learning_rate: Any, scalars: Any) -> None:
         """Ask the treatments."""
 
     def record(self, ring: Any, copy: Any, pending: list[Any], scalars: Any, position: Any, learning_rate: Any) -> Any:

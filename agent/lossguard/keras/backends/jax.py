@@ -157,7 +157,7 @@ class Placement:
         else:
             made = calls(hook.optimizer, self._bare_update, grads, variables, learning_rate)
             pending = [hook.propose(one, gradient, rate) for gradient, one, rate in made]
-        hook.decide(pending, learning_rate)
+        hook.decide(pending, learning_rate, scalars)
         hook.record(ring, ring.variable, pending, scalars, position, learning_rate)
         if leave_out:
             return

@@ -163,7 +163,7 @@ class Placement:
 
         def decide(copy: Any, learning_rate: Any, scalars: Any, position: Any) -> None:
             replica = count.next()
-            hook.decide(replicas[replica], learning_rate)
+            hook.decide(replicas[replica], learning_rate, scalars)
             measured[replica] = hook.record(ring, copy, replicas[replica], scalars, position, learning_rate)
 
         count.reset()

@@ -105,7 +105,7 @@ class Placement:
             pending = [hook.propose(variable, gradient, rate) for gradient, variable, rate in made]
         else:
             pending = [hook.nothing(one, gradient) for gradient, one in zip(grads, trainable_variables, strict=True)]
-        hook.decide(pending, learning_rate)
+        hook.decide(pending, learning_rate, scalars)
         hook.record(ring, ring.variable, pending, scalars, position, learning_rate)
         for variable, one in zip(trainable_variables, pending, strict=True):
             if finite:

@@ -1,4 +1,4 @@
-"""What every treatment is: a factor sigma for the update of one layer.
+"""What every treatment is: a factor sigma for the update of one layer, from that layer or from the whole step.
 
 The update that reaches the weight is sigma * u, with u = eta * r as the inner optimizer proposes it from the original
 gradient, which its slots accumulate unclipped (arXiv 2302.09178, section 4.3.1, table of clipping factors). A factor
@@ -8,7 +8,7 @@ of exactly 1 leaves the update bit-identical.
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 EMBEDDINGS = ("embedding",)
 """The paper treats no embedding tables (section 5.1.3); this pattern finds Keras's."""
@@ -31,8 +31,8 @@ class Proposal:
     learning_rate: Any
 
 
-class Treatment(Protocol):
-    """One way to scale updates.
+class LayerTreatment(Protocol):
+    """One way to scale updates, layer by layer.
 
     One with a true attribute `skips_nonfinite` also has steps with non-finite gradients left out (`SkipNonFinite`).
     """
@@ -45,6 +45,28 @@ class Treatment(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Name and settings, JSON-like, for the run's config."""
+
+
+@runtime_checkable
+class StepTreatment(Protocol):
+    """One way to scale updates that looks at the step as a whole, and at its loss."""
+
+    def applies_to(self, layer: str) -> bool:
+        """Whether the layer of this path is treated; others get a factor of 1 and are not looked at."""
+
+    def step_factors(self, proposals: Sequence[Proposal], loss: Any) -> Sequence[Any]:
+        """sigma of each layer.
+
+        Args:
+            proposals: of the treated layers, one or more; `update` is what the treatments before this one left.
+            loss: the total that is minimised, a scalar.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """Name and settings, JSON-like, for the run's config."""
+
+
+Treatment: TypeAlias = LayerTreatment | StepTreatment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
