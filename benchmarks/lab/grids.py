@@ -9,6 +9,7 @@ MAKERS: Mapping[str, tuple[str, str]] = {
     "agc": ("lossguard.keras.treatments.clipping", "AdaptiveGradientClipping"),
     "lamb": ("lossguard.keras.treatments.lamb", "LAMB"),
     "clippy": ("lossguard.keras.treatments.clippy", "Clippy"),
+    "polyak": ("lossguard.keras.treatments.polyak", "PolyakCap"),
 }
 """Module and class. A run's numbers depend on the code of its own treatment's module alone."""
 

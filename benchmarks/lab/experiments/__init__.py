@@ -3,7 +3,7 @@
 Each module is a `lab.lab.Experiment`.
 """
 
-from lab.experiments import table2
+from lab.experiments import beyond, table2
 from lab.lab import Experiment
 
-ALL: tuple[Experiment, ...] = (table2,)
+ALL: tuple[Experiment, ...] = (table2, beyond)

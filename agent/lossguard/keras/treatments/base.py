@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+from keras import ops
+
 EMBEDDINGS = ("embedding",)
 """The paper treats no embedding tables (section 5.1.3); this pattern finds Keras's."""
 
@@ -112,3 +114,9 @@ def check_positive(name: str, value: float, *, zero: bool = False) -> None:
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
     if not good or (value == 0 and not zero):
         raise ValueError(f"{name}: must be a finite number {'of at least' if zero else 'above'} 0, got {value!r}")
+
+
+def at_most_one(allowed: Any, size: Any) -> Any:
+    """min(1, allowed / size), 1 for size 0; exactly 1 up to size = allowed; NaN for NaN."""
+    within = ops.less_equal(size, allowed)
+    return ops.where(within, 1.0, allowed / ops.where(within, 1.0, size))

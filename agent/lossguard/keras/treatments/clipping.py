@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from keras import ops
 
 from lossguard.keras import measure
-from lossguard.keras.treatments.base import ByLayer, Proposal, check_positive
+from lossguard.keras.treatments.base import ByLayer, Proposal, at_most_one, check_positive
 
 _UNIT_AXES: Final = {2: (0,), 3: (0,), 4: (0, 1, 2)}
 
@@ -61,9 +61,3 @@ class AdaptiveGradientClipping(ByLayer):
         axes = _UNIT_AXES.get(len(proposal.weight.shape)) if self.norms == "unit" else None
         weight, gradient = measure.norm(proposal.weight, axes), measure.norm(proposal.gradient, axes)
         return at_most_one(self.threshold * ops.maximum(weight, self.epsilon), gradient)
-
-
-def at_most_one(allowed: Any, size: Any) -> Any:
-    """min(1, allowed / size), 1 for size 0; exactly 1 up to size = allowed; NaN for NaN."""
-    within = ops.less_equal(size, allowed)
-    return ops.where(within, 1.0, allowed / ops.where(within, 1.0, size))

@@ -24,8 +24,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from lossguard.keras.treatments.base import ByLayer, Proposal
-from lossguard.keras.treatments.clipping import at_most_one
+from lossguard.keras.treatments.base import ByLayer, Proposal, at_most_one
 
 
 @dataclass(frozen=True, slots=True)
