@@ -157,7 +157,7 @@ def test_with_the_cap_no_learning_rate_takes_a_convex_training_further_from_its_
             with tf.GradientTape() as tape:
                 seen["loss"] = tf.reduce_sum((rows @ (weight.value - truth)) ** 2) / 2
             optimizer.apply([tape.gradient(seen["loss"], weight.value)], [weight])
-            found.append(float(np.linalg.norm(weight.numpy() - truth)))
+            found.append(float(np.linalg.norm(weight.numpy().astype("float64") - truth)))
         return found
 
     treated = [float(np.linalg.norm(truth)), *distances((PolyakCap(),))]
