@@ -206,3 +206,16 @@ def test_boxes_hold_every_number_once_and_no_part_of_a_chunk(data: st.DataObject
         numbers = int(np.prod([part.stop - part.start for part in box]))
         assert numbers <= max(most, int(np.prod(np.minimum(chunk, shape))))
     assert (seen == 1).all()
+
+
+def test_an_array_whose_name_holds_a_slash_is_found_without_a_database(tmp_path: Path) -> None:
+    item = tmp_path / "checkpoint" / "state"
+    tree = {}
+    for name, values in (("mlp/linear", np.ones(3, np.float32)), ("opt_state.0", np.array([np.nan], np.float32))):
+        spec = {"driver": "zarr", "kvstore": f"file://{item}/{name}/"}
+        tensorstore.open(spec, create=True, dtype="float32", shape=values.shape).result().write(values).result()
+        tree[f"('{name}',)"] = {"key_metadata": [{"key": name}], "value_metadata": {"value_type": "jax.Array"}}
+    (item / "_METADATA").write_text(json.dumps({"tree_metadata": tree}))
+    (tmp_path / "checkpoint" / "_CHECKPOINT_METADATA").write_text("{}")
+    scan = scan_artifact(tmp_path / "checkpoint")
+    assert (scan.complete, scan.tensors, scan.nonfinite_slots) == (True, 2, {"state/opt_state.0": 1})

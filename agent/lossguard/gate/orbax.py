@@ -108,8 +108,9 @@ def _arrays(folder: Path, merged: bool, tensorstore: Any) -> dict[str, dict[str,
 
 
 def _files(folder: Path) -> list[str]:
-    """The files of an item that is no database, but for those of the items below it."""
-    return [str(file.relative_to(folder)) for name in _DRIVERS for file in folder.glob(f"*/{name}")]
+    """The files of an item that is no database, but for those of the items below it; a name may hold slashes."""
+    found = [file.relative_to(folder) for name in _DRIVERS for file in folder.rglob(name)]
+    return [str(file) for file in found if not any((folder / one / "_METADATA").is_file() for one in file.parents[:-1])]
 
 
 def _finite(found: Mapping[str, dict[str, Any]], tensorstore: Any, context: Any) -> dict[str, int]:
