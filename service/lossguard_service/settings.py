@@ -43,7 +43,12 @@ class Settings(BaseSettings):
     admin_token: SecretStr | None = Field(
         default=None, description="A token with every scope on every project; with it, every request needs a token."
     )
-    connections: int = Field(default=8, ge=1, le=256, description="Connections to PostgreSQL per replica.")
+    connections: int = Field(
+        default=8,
+        ge=1,
+        le=256,
+        description="Connections to PostgreSQL per replica, and two more for repeated questions to the gate.",
+    )
     max_chunk_bytes: int = Field(default=64 << 20, ge=1 << 10, description="Largest chunk that is accepted, in bytes.")
     token_chunks_per_second: float | None = Field(
         default=None,

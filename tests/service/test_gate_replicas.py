@@ -1,5 +1,6 @@
 """A remembered answer is never a stale one: two replicas over one database, and what one stores the other knows of."""
 
+import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from postgres import psql
 from services import Clock, Service, run, service
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gate"))
@@ -221,5 +224,25 @@ def test_starting_rehearses_a_verdict_and_stores_nothing(
         async with service(database_url, clock) as three:
             assert (await ask(three))["outcome"] == "pass"
         assert "the gate's rehearsal failed" in caplog.text
+
+    run(story())
+
+
+def test_a_connection_that_postgresql_ended_is_opened_again(postgres_url: str) -> None:
+    async def story() -> None:
+        async with service(postgres_url, Clock()) as one:
+            await train(one, "a", 0, STEPS)
+            await ask(one)
+            held = await ask(one)
+            assert await ask(one) == held
+            await asyncio.to_thread(
+                psql,
+                sa.make_url(postgres_url),
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'lossguard'",
+            )
+            for _ in range(2):
+                assert await ask(one) == held
+            parallel = await asyncio.gather(*(ask(one) for _ in range(12)))
+            assert {answer["id"] for answer in parallel} == {held["id"]}
 
     run(story())

@@ -5,6 +5,7 @@ digest and policy. No answer, a late one, a redirect, a half one or one about so
 Every wait is bounded.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -129,7 +130,7 @@ def question_about(
 def open_client(
     service: str, *, token: str | None = None, transport: httpx.BaseTransport | None = None
 ) -> httpx.Client:
-    """A client of the service at a URL; close it after use.
+    """A client of the service at a URL; close it after use. Without `token` it sends `LOSSGUARD_TOKEN`, if that is set.
 
     Raises:
         GateRefused: the URL is not one.
@@ -138,6 +139,7 @@ def open_client(
     if not url.startswith(("http://", "https://")) or not httpx.URL(url).host:
         raise GateRefused(f"--service: {service!r} is not a URL; write for example http://127.0.0.1:8080")
     headers = {"accept": "application/json"}
+    token = token or os.environ.get("LOSSGUARD_TOKEN")
     if token:
         headers["authorization"] = f"Bearer {token}"
     return httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT, follow_redirects=False, transport=transport)

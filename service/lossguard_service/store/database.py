@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
 
 from lossguard_service.store.bytes import ByteStore
+from lossguard_service.store.glances import Glances, NoGlance
 from lossguard_service.store.hot import Hot
 
 T = TypeVar("T")
@@ -325,6 +326,9 @@ def _switch_to_wal(connection: Any) -> None:
         time.sleep(0.01)
 
 
+_POSTGRES: Final = {"server_settings": {"application_name": "lossguard", "jit": "off"}}
+
+
 class PostgresDatabase:
     """PostgreSQL through asyncpg; see the module."""
 
@@ -338,8 +342,9 @@ class PostgresDatabase:
             max_overflow=0,
             pool_pre_ping=True,
             execution_options={_BYTES: bytes},
-            connect_args={"server_settings": {"application_name": "lossguard", "jit": "off"}},
+            connect_args=_POSTGRES,
         )
+        self._glances = Glances({**self.engine.dialect.create_connect_args(self.engine.url)[1], **_POSTGRES})
 
     async def read(self, function: Callable[[Connection], T]) -> T:
         """See `Database`."""
@@ -349,6 +354,10 @@ class PostgresDatabase:
 
     async def glance(self, select: Hot, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """See `Database`; without BEGIN and ROLLBACK, each of which would be a way there and back."""
+        try:
+            return await self._glances.rows(*select.plain(self.engine.dialect, values))
+        except NoGlance:
+            pass
         async with self.engine.connect() as connection:
             await connection.execution_options(isolation_level="AUTOCOMMIT")
             return await connection.run_sync(lambda one: select.run(one, values))
@@ -363,4 +372,5 @@ class PostgresDatabase:
 
     async def close(self) -> None:
         """See `Database`."""
+        await self._glances.close()
         await self.engine.dispose()

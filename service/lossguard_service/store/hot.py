@@ -40,6 +40,13 @@ class Hot:
         if connection.dialect.name not in self._ready:
             self._ready[connection.dialect.name] = self._compile(connection.dialect)
 
+    def plain(self, dialect: Dialect, values: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
+        """The one statement and its values, as the database's own driver takes them."""
+        compiled = self._ready.get(dialect.name)
+        if compiled is None:
+            compiled = self._ready[dialect.name] = self._compile(dialect)
+        return compiled[0].text, compiled[0].bind(values)
+
     def _run(self, connection: Connection, values: Mapping[str, Any], *, typed: bool) -> list[tuple[Any, ...]]:
         compiled = self._ready.get(connection.dialect.name)
         if compiled is None:
