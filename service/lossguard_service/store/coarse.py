@@ -32,10 +32,12 @@ def build(frames: Frames) -> dict[int, bytes]:
     head = scalars.first.astype("<i8").tobytes() + scalars.last.astype("<i8").tobytes()
     parts = {SCALARS: head + _stacked(scalars, "<f8").tobytes()}
     t, layers, stats = frames.stats.shape
-    here = np.broadcast_to(frames.stats_present[:, None, :], frames.stats.shape).reshape(t, -1)
-    columns = _stacked(bucket(frames.steps, frames.stats.reshape(t, -1), here, edges), "<f4")
+    columns = np.empty((layers, stats, 5, len(edges)), "<f4")
+    for k in range(stats):  # one by one: all at once, as float64, are a few hundred megabytes
+        here = np.broadcast_to(frames.stats_present[:, k : k + 1], (t, layers))
+        columns[:, k] = _stacked(bucket(frames.steps, frames.stats[:, :, k], here, edges), "<f4")
     for layer in range(layers):
-        parts[LAYER - layer] = head + columns[layer * stats : (layer + 1) * stats].tobytes()
+        parts[LAYER - layer] = head + columns[layer].tobytes()
     return parts
 
 
