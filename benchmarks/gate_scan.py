@@ -39,7 +39,7 @@ def make(folder: Path, megabytes: int) -> None:
     layers = {f"layer_{n}": weights[n::LAYERS] for n in range(LAYERS)}
     variables = folder / "SavedModel" / "variables"
     variables.mkdir(parents=True)
-    (folder / "SavedModel" / "saved_model.pb").write_bytes(b"x")
+    (folder / "SavedModel" / "saved_model.pb").write_bytes(b"\x08\x01")
     write_bundle(variables, layers)
     make_hdf5(folder, layers)
     make_orbax(folder / "Orbax", layers)

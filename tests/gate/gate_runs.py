@@ -151,11 +151,35 @@ def make_model(folder: Path, tensors: dict[str, np.ndarray] | None = None) -> Pa
     """A folder that is a SavedModel but for its graph."""
     (folder / "variables").mkdir(parents=True)
     (folder / "assets").mkdir()
-    (folder / "saved_model.pb").write_bytes(b"\x08\x01graph")
+    (folder / "saved_model.pb").write_bytes(b"\x08\x01")
     (folder / "fingerprint.pb").write_bytes(b"fp")
     kernel = np.random.default_rng(5).normal(size=(50, 60)).astype(np.float32)
     write_bundle(folder / "variables", {"kernel": kernel, "step": np.int64(7)} if tensors is None else tensors)
     return folder
+
+
+def message(*fields: tuple[int, int | bytes]) -> bytes:
+    """A protocol buffer of numbers and bytes."""
+    parts = (
+        varint(number << 3) + varint(value)
+        if isinstance(value, int)
+        else varint(number << 3 | 2) + varint(len(value)) + value
+        for number, value in fields
+    )
+    return b"".join(parts)
+
+
+def graph_with(constant: bytes, *, in_function: bool = False) -> bytes:
+    """A SavedModel's graph of one node, `frozen`, that holds a tensor."""
+    node = message((1, b"frozen"), (2, b"Const"), (5, message((1, b"value"), (2, message((8, constant))))))
+    graph = message((2, message((1, message((3, node)))))) if in_function else message((1, node))
+    return message((1, 1), (2, message((2, graph))))
+
+
+def constant_of(values: np.ndarray, code: int = 1, *, field: int = 4, raw: bytes | None = None) -> bytes:
+    """A tensor as a graph holds it."""
+    shape = message(*((2, message((1, extent))) for extent in values.shape))
+    return message((1, code), (2, shape), (field, values.tobytes() if raw is None else raw))
 
 
 DTYPES = {"float32": 1, "float64": 2, "int32": 3, "complex64": 8, "int64": 9, "float16": 19}

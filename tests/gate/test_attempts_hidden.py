@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 from attempts import STEPS, Attempts, Stage
-from gate_runs import Service, make_model, write_bundle
+from gate_runs import Service, constant_of, graph_with, make_model, write_bundle
 from typer.testing import Result
 
 from lossguard.gate.client import ask, open_client, question_about
@@ -166,6 +166,19 @@ def number_of_a_type_that_is_not_known(stage: Stage) -> object:
     model = make_model(stage.tmp / "new")
     write_bundle(model / "variables", {"kernel": np.array([0x80], np.uint8), "bias": GOOD}, {"kernel": 26})
     return of_a_good_run(stage, model)
+
+
+@attempt
+def weights_frozen_into_the_graph_with_a_nan(stage: Stage) -> object:
+    (stage.model / "saved_model.pb").write_bytes(graph_with(constant_of(BAD), in_function=True))
+    return of_a_good_run(stage, stage.model)
+
+
+@attempt
+def graph_with_a_part_that_is_passed_over(stage: Stage) -> object:
+    group = b"\x7b\x7c"  # field 15 of a kind that protocol buffers had once, and that parsers still skip
+    (stage.model / "saved_model.pb").write_bytes(group + graph_with(constant_of(BAD)))
+    return of_a_good_run(stage, stage.model)
 
 
 @attempt

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gate_runs import make_model, write_bundle
+from gate_runs import constant_of, graph_with, make_model, write_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -84,7 +84,7 @@ def test_missing_cut_or_wrong_data_makes_the_scan_incomplete(model: Path) -> Non
 
 def test_a_model_without_variables_or_of_another_kind_is_not_called_finite(tmp_path: Path) -> None:
     (tmp_path / "frozen").mkdir()
-    (tmp_path / "frozen" / "saved_model.pb").write_bytes(b"x")
+    (tmp_path / "frozen" / "saved_model.pb").write_bytes(b"\x08\x01")
     assert "constants" in scan_artifact(tmp_path / "frozen").note
     (tmp_path / "orbax").mkdir()
     (tmp_path / "orbax" / "_CHECKPOINT_METADATA").write_text("{}")
@@ -166,3 +166,40 @@ def test_an_export_that_changes_between_scan_and_digest_is_noticed(
     monkeypatch.setattr(client, "scan_artifact", scan_then_change)
     with pytest.raises(ArtifactChanged):
         question_about(model, "default", "ranker", 300)
+
+
+@pytest.mark.parametrize("in_function", [False, True])
+@pytest.mark.parametrize(
+    ("constant", "bad"),
+    [
+        (constant_of(np.array([1, np.nan, 3], np.float32)), 1),
+        (constant_of(np.array([1, np.nan, np.nan])[None], 2), 2),
+        (constant_of(np.array([1, np.nan], np.float16), 19), 1),
+        (constant_of(np.array([0x3F80, 0xFFC0], np.uint16), 14), 1),
+        (constant_of(np.array([0x3F80, 0xFF80], np.uint16), 14), 0),
+        (constant_of(np.array([1, complex(0, np.nan)], np.complex64), 8), 1),
+        # One number stands for all of the shape.
+        (constant_of(np.zeros(5, np.float32), field=5, raw=np.float32(np.nan).tobytes()), 1),
+        (constant_of(np.zeros(2, np.float32), 14, field=13, raw=b"\xc0\xff\x01\x00"), 1),
+        (constant_of(np.zeros(2, np.float32), 19, field=13, raw=b"\x80\xf8\x01\x00"), 0),
+        # Masks are of infinities, and graphs compare with a NaN.
+        (constant_of(np.array([0, -np.inf], np.float32)), 0),
+        (constant_of(np.array(np.nan, np.float32)), 0),
+        (constant_of(np.array([0x7FC00000, 1], np.int32), 3), 0),
+    ],
+)
+def test_constants_of_the_graph_are_looked_through_for_nan(
+    tmp_path: Path, constant: bytes, bad: int, in_function: bool
+) -> None:
+    model = make_model(tmp_path / "export")
+    (model / "saved_model.pb").write_bytes(graph_with(constant, in_function=in_function))
+    scan = scan_artifact(model)
+    assert (scan.complete, scan.nonfinite) == (True, {"constant frozen": bad} if bad else {})
+
+
+def test_a_graph_that_cannot_be_read_makes_the_scan_incomplete(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "export")
+    whole = graph_with(constant_of(np.ones(9, np.float32)))
+    for data in (whole[:-5], b"graph", b"\x7b\x7c" + whole):
+        (model / "saved_model.pb").write_bytes(data)
+        assert not scan_artifact(model).complete

@@ -4,9 +4,9 @@ Guarantees. Streaming, with bounded memory. `complete` only if every tensor of f
 cannot be read here, a missing data file or a cut one makes the scan incomplete, with a note that says why, and an
 incomplete scan never passes.
 
-SavedModels are read as tensor bundles (`lossguard.gate.bundle`), `.keras` and `.weights.h5` files by
-`lossguard.gate.hdf5`, Orbax checkpoints by `lossguard.gate.orbax`. Constants inside a SavedModel's graph are not
-weights and are not looked at: masks of -Inf are common there.
+SavedModels are read as tensor bundles (`lossguard.gate.bundle`) and the constants of their graphs by
+`lossguard.gate.graph`, `.keras` and `.weights.h5` files by `lossguard.gate.hdf5`, Orbax checkpoints by
+`lossguard.gate.orbax`.
 """
 
 import io
@@ -19,6 +19,7 @@ import numpy as np
 from lossguard.gate.artifact import model_kind
 from lossguard.gate.bundle import BundleError, Entry, read_index, shard_path
 from lossguard.gate.findings import BLOCK_BYTES, Scan, count_nonfinite
+from lossguard.gate.graph import broken_constants
 from lossguard.gate.hdf5 import scan_hdf5
 from lossguard.gate.orbax import scan_orbax
 
@@ -70,6 +71,12 @@ def _savedmodel(path: Path, scan: Scan) -> None:
         scan.incomplete(
             "beside the SavedModel lies model.tflite, which a server may prefer and no scan reads: remove it"
         )
+    graph = path / "saved_model.pb"
+    if graph.is_file():
+        for name, count, bad in broken_constants(graph):
+            scan.found(f"constant {name}", count, bad)
+    else:
+        scan.incomplete("its graph is in another form than saved_model.pb, and its constants cannot be read")
     shards, entries = read_index(index)
     buffer = bytearray(BLOCK_BYTES)
     for shard in range(shards):
