@@ -182,6 +182,23 @@ def graph_with_a_part_that_is_passed_over(stage: Stage) -> object:
 
 
 @attempt
+def blocked_bytes_passed_off_as_a_good_runs(stage: Stage) -> object:
+    rules = {"name": f"policy-{stage.name}", "attribution_required": True}
+    stage.service.client.post("/v1/policies", json={"author": "ann", "rules": rules})
+    (stage.model / "assets" / "own").write_text("bytes of its own")
+    good = stage.service.trainer(f"{stage.name}-good").train(STEPS)
+    with open_client(stage.service.url) as client:
+        question = question_about(stage.model, "default", good.run, STEPS, policy=rules["name"])
+        for _ in range(2):
+            assert ask(client, question).verdict.outcome == "pass"  # which is remembered
+    stage.trainer().train(STEPS, collapsed_from=100)
+    assert stage.publish().exit_code == 1
+    done = stage.publish(good.run, STEPS, None, "--policy", rules["name"])
+    assert "attribution" in done.output
+    return done
+
+
+@attempt
 def link_turned_to_another_model_after_the_verdict(stage: Stage) -> object:
     (stage.tmp / "newest").symlink_to(stage.model)
     named = replace(stage, model=stage.tmp / "newest")

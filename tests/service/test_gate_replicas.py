@@ -246,3 +246,22 @@ def test_a_connection_that_postgresql_ended_is_opened_again(postgres_url: str) -
             assert {answer["id"] for answer in parallel} == {held["id"]}
 
     run(story())
+
+
+def test_bytes_that_were_blocked_as_another_export_end_an_answer_and_a_block_stays_the_same(database_url: str) -> None:
+    async def story() -> None:
+        async with service(database_url, Clock()) as one:
+            await train(one, "a", 0, STEPS)
+            rules = {"name": "mine", "attribution_required": True}
+            await one.client.post("/v1/policies", json={"author": "ann", "rules": rules})
+            asked = {"policy": "mine"}
+            await ask(one, **asked)
+            held = await ask(one, **asked)
+            assert (held["outcome"], await ask(one, **asked)) == ("pass", held)
+            blocked = await ask(one, step=STEPS - 1, canary={"rows": 3, "nonfinite": 1, "spread": 0.1})
+            assert blocked["outcome"] == "block"
+            after = await ask(one, **asked)
+            assert [check["name"] for check in after["checks"] if check["status"] != "pass"] == ["attribution"]
+            assert await ask(one, **asked) == after
+
+    run(story())

@@ -154,6 +154,20 @@ class Previous:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocked:
+    """A verdict that blocked the same bytes as another export.
+
+    Attributes:
+        run, step: whose it was said to be.
+        verdict: its id.
+    """
+
+    run: str
+    step: int
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """A training of the same configuration.
 
@@ -194,6 +208,7 @@ class Facts:
         model: what the run's config calls its model; empty if it names none.
         metrics: supplied by the release pipeline from held-out data.
         previous: for each metric, the newest version of the model that passed with it.
+        blocked_as: verdicts of the project that blocked the same bytes as another run's or step's, the newest first.
         trials: the runs of the project that trained this configuration, this run among them; empty if there is none.
         scan: see `Scan`; None if the agent sent none.
         canary: see `Canary`; None if the agent sent none.
@@ -219,6 +234,7 @@ class Facts:
     metrics: Mapping[str, float] = field(default_factory=dict)
     model: str = ""
     previous: Mapping[str, Previous] = field(default_factory=dict)
+    blocked_as: tuple[Blocked, ...] = ()
     trials: tuple[Trial, ...] = ()
     scan: Scan | None = None
     canary: Canary | None = None

@@ -17,7 +17,7 @@ import numpy as np
 from sqlalchemy.engine import Connection
 
 from lossguard.wire.numbers import to_json
-from lossguard_service.gate.facts import Attempt, Canary, Facts, Previous, Scan, Trial, Window, window_of
+from lossguard_service.gate.facts import Attempt, Blocked, Canary, Facts, Previous, Scan, Trial, Window, window_of
 from lossguard_service.gate.policy import BUILT_IN, Policy
 from lossguard_service.gate.recovery import is_off, past_of, steps_before
 from lossguard_service.store.checkpoints import rollback_target
@@ -28,7 +28,7 @@ from lossguard_service.store.keys import SigningKey, keys_of
 from lossguard_service.store.runs import attempts_of
 from lossguard_service.store.stamp import about, glance_at, stamp_of
 from lossguard_service.store.trials import MOST_TRIALS, Group, Member, group_of, is_as_it_was
-from lossguard_service.store.verdicts import Passed, StoredPolicy, passed_of, policies_of
+from lossguard_service.store.verdicts import Passed, StoredPolicy, blocked_of, passed_of, policies_of
 from lossguard_service.store.waivers import Waiver, waivers_of
 
 Stamp = tuple[Any, ...]
@@ -131,13 +131,22 @@ def snapshot_of(connection: Connection, question: Question, now: float, remember
         canary=question.canary,
         model=model,
         previous=_previous(passed_of(connection, question.project, model, question.artifact_digest)),
+        blocked_as=_blocked(connection, question) if policy.attribution_required else (),
         trials=tuple(_trial(connection, one, remembered) for one in group.members[:MOST_TRIALS]),
     )
     if evidence is not None:
         facts = replace(
             _with_evidence(facts, evidence, first, now), before=_before(connection, evidence, policy, question.step)
         )
-    asked = about(question.project, question.run, question.policy, model, question.artifact_digest, group)
+    asked = about(
+        question.project,
+        question.run,
+        question.policy,
+        model,
+        question.artifact_digest,
+        group,
+        blocked_as=question.step if policy.attribution_required else None,
+    )
     return Snapshot(
         facts=facts,
         policy=policy,
@@ -231,6 +240,11 @@ def _medians(window: Window) -> Iterator[tuple[str, float]]:
             values = values[np.isfinite(values)]
             if len(values):
                 yield name, float(np.median(values))
+
+
+def _blocked(connection: Connection, question: Question) -> tuple[Blocked, ...]:
+    of_bytes = blocked_of(connection, question.project, question.artifact_digest, question.run, question.step)
+    return tuple(Blocked(*one) for one in of_bytes)
 
 
 def _previous(passed: Sequence[Passed]) -> dict[str, Previous]:

@@ -28,6 +28,9 @@ def evidence(name: str, facts: Facts) -> str:
     if name.startswith(_BEFORE):
         before = facts.previous.get(name.removeprefix(_BEFORE))
         return "" if before is None else f"{_run(facts.project, before.run)}#verdict-{before.verdict}"
+    if name == "attribution" and facts.blocked_as:
+        blocked = facts.blocked_as[0]
+        return f"{_run(facts.project, blocked.run)}#verdict-{blocked.verdict}"
     if name.startswith("trial"):
         runs = [("run", f"{facts.project}/{one.run}") for one in facts.trials[:MOST_SIDE_BY_SIDE]]
         return f"/compare?{urlencode(runs)}" if len(runs) > 1 else ""

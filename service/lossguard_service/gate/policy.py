@@ -55,6 +55,7 @@ class Policy:
         trial_spread_limit: how far their final values may spread, likewise: the standard deviation of a batch AUC, or
             of an RMSE as a share of its mean.
         canary_required: True if the exported model must have answered on canary rows.
+        attribution_required: True if the same bytes must not have been blocked as another run's or step's export.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Policy:
     trial_divergence_limit: float = 0.3
     trial_spread_limit: float = 0.02
     canary_required: bool = False
+    attribution_required: bool = False
 
     def __post_init__(self) -> None:
         if not self.name or len(self.name) > 100 or not all(c.isalnum() or c in "-_." for c in self.name):
@@ -146,6 +148,7 @@ _FLAGS = (
     "scan_required",
     "slots_required",
     "canary_required",
+    "attribution_required",
 )
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("version", 1, 1_000_000_000),
@@ -177,7 +180,7 @@ DEFAULT = Policy(
 )
 STRICT = Policy(
     name="strict",
-    version=2,
+    version=3,
     description="For exports that nobody looks at: no recovered divergence, held-out metrics, a settled end.",
     minimum_coverage=0.99,
     fresh_seconds=300.0,
@@ -198,6 +201,7 @@ STRICT = Policy(
     error_tolerance=0.02,
     trial_divergence_limit=0.1,
     trial_spread_limit=0.01,
+    attribution_required=True,
 )
 
 BUILT_IN: Mapping[str, Policy] = MappingProxyType({policy.name: policy for policy in (DEFAULT, STRICT)})

@@ -18,7 +18,7 @@ NEVER: Final = ("artifact_digest", "run_known", "step_reached", "signature")
 NAMES: Final = (
     "telemetry_complete", "judged", "recent", "coverage", "no_open_incident", "recovered_divergences", "quiet_period",
     "quality_window", "tasks_known", "finite", "artifact_finite", "slots_finite", "canary", "trials",
-    "trial_divergences",
+    "trial_divergences", "attribution",
 )  # fmt: skip
 FAMILIES: Final = (
     "batch_auc/", "normalized_entropy/", "calibration/", "prediction_spread/", "error_ratio/", "quality/", "metric:",

@@ -37,6 +37,12 @@ _NEWEST: Final = (
 """When the versions were given that the next one is compared with: another one among them makes another sum."""
 _PARTS: Final = (
     sa.select(sa.func.max(_policy.version)).where(_policy.name == sa.bindparam("policy")),
+    sa.select(sa.func.count(_verdict.id)).where(
+        _verdict.artifact_digest == sa.bindparam("bytes"),
+        _verdict.project == _PROJECT,
+        _verdict.outcome == "block",
+        sa.or_(_verdict.run != _RUN, _verdict.step != sa.bindparam("step")),
+    ),
     sa.select(sa.func.max(_key.id)).where(_key.private.is_not(None)),
     sa.select(sa.func.count(_key.revoked)),
     # Each is revoked once, so their sum rises whenever one is added or revoked.
@@ -57,12 +63,21 @@ _STAMP: Final = Hot(
 )
 
 
-def about(project: str, run: str, policy: str, model: str, digest: str, group: Group) -> dict[str, Any]:
-    """What is asked about: an export of these bytes, of a run whose config names this model, and of its trials."""
+def about(
+    project: str, run: str, policy: str, model: str, digest: str, group: Group, *, blocked_as: int | None
+) -> dict[str, Any]:
+    """What is asked about: an export of these bytes, of a run whose config names this model, and of its trials.
+
+    `blocked_as` is the export's step if it matters that the same bytes were blocked as another export; else None.
+    """
     found = {"project": project, "run": run, "policy": policy, "model": model, "digest": digest}
     trials = [one.id for one in group.members[:MOST_TRIALS]]
     held = dict.fromkeys(_TRIALS) | dict(zip(_TRIALS, trials, strict=False))
-    return found | held | {"group": project if trials else None}
+    return (
+        found
+        | held
+        | {"group": project if trials else None, "bytes": "" if blocked_as is None else digest, "step": blocked_as}
+    )
 
 
 def stamp_of(connection: Connection, asked: Mapping[str, Any]) -> tuple[Any, ...]:

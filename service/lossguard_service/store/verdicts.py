@@ -147,6 +147,25 @@ def passed_of(connection: Connection, project: str, model: str, digest: str) -> 
     return tuple(Passed(*row) for row in _PASSED.rows(connection, place))
 
 
+_BLOCKED = Hot(
+    sa.select(_TABLE.c.run, _TABLE.c.step, _TABLE.c.id)
+    .where(_TABLE.c.artifact_digest == sa.bindparam("digest"), _TABLE.c.project == sa.bindparam("project"))
+    .where(_TABLE.c.outcome == "block")
+    .where(sa.or_(_TABLE.c.run != sa.bindparam("run"), _TABLE.c.step != sa.bindparam("step")))
+    .order_by(_TABLE.c.created.desc(), _TABLE.c.id)
+    .limit(1)
+)
+
+
+def blocked_of(connection: Connection, project: str, digest: str, run: str, step: int) -> list[tuple[str, int, str]]:
+    """Run, step and id of the newest verdict that blocked these bytes as another run's or step's export, if any."""
+    return [tuple(row) for row in _BLOCKED.run(connection, _place(project, digest, run, step))]
+
+
+def _place(project: str, digest: str, run: str, step: int) -> dict[str, Any]:
+    return {"project": project, "digest": digest, "run": run, "step": step}
+
+
 async def add_policy(database: Database, policy: StoredPolicy, *, actor: str) -> bool:
     """Store a version of a policy; a version that is there stays as it is, and the answer is False."""
 
