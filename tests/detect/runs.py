@@ -1,5 +1,7 @@
 """Small synthetic runs for the detectors' tests: what they look like is in the argument names."""
 
+import dataclasses
+
 import numpy as np
 
 from lossguard.wire.frame import Frames, Schema
@@ -41,6 +43,16 @@ def ranker(
         stats[nan_at + 1 :, 0, STATS.index("weight_norm")] = np.nan
     columns = [click + play, np.full(frames, 0.1), click, play, auc, np.full(frames, 0.442)]
     return Frames.of(Schema(SCALARS, LAYERS, STATS), t + 1, np.stack(columns, 1), stats)
+
+
+def rarely(frames: Frames, every: int = 16, phase: int = 0, always: tuple[str, ...] = ("gradient_norm",)) -> Frames:
+    """The same run, most stats measured every so many steps only, as the agent does by default."""
+    present = np.ones(frames.stats_present.shape, bool)
+    for k, name in enumerate(frames.schema.stats):
+        if name not in always:
+            present[:, k] = np.arange(len(frames)) % every == phase
+    stats = np.where(present[:, None], frames.stats, np.float32(np.nan))
+    return dataclasses.replace(frames, stats=stats, stats_present=present)
 
 
 def curve(values: np.ndarray) -> Frames:

@@ -9,7 +9,7 @@ from lossguard.detect import monitor, period
 from lossguard.wire.frame import Frames, Schema
 from lossguard.wire.incident import Incident
 
-from .runs import SCALARS, STATS, curve, decay, ranker
+from .runs import SCALARS, STATS, curve, decay, ranker, rarely
 
 
 def incidents(frames: Frames, kind: str) -> list[Incident]:
@@ -60,6 +60,19 @@ def test_updates_far_below_their_own_past_are_no_updates() -> None:
     updates[200:] *= 1e-4
     (found,) = incidents(with_stat(frames, "update_norm", updates), "no_update")
     assert found.end_step is None
+
+
+@pytest.mark.parametrize("phase", [0, 5, 15])
+@pytest.mark.parametrize("factor", [0.0, 1e-4])
+def test_updates_that_are_measured_every_16th_step_only_are_missed_all_the_same(phase: int, factor: float) -> None:
+    frames = ranker(400)
+    updates = frames.stats[:, :, STATS.index("update_norm")].copy()
+    updates[150:300] *= factor
+    (found,) = incidents(rarely(with_stat(frames, "update_norm", updates), phase=phase), "no_update")
+    assert found.detected_step <= 220
+    assert found.end_step is not None
+    assert 300 < found.end_step <= 340
+    assert not incidents(rarely(frames, phase=phase), "no_update")
 
 
 def test_updates_that_follow_the_learning_rate_down_are_fine() -> None:

@@ -10,7 +10,7 @@ from lossguard.detect import layers, monitor, ranking
 from lossguard.wire.frame import Frames
 from lossguard.wire.incident import Incident
 
-from .runs import LAYERS, ranker
+from .runs import LAYERS, STATS, ranker, rarely
 
 NAMES = ("a/kernel", "b/bias", "c/kernel")
 ONSET = 15
@@ -25,10 +25,10 @@ def only(frames: Frames, kind: str = "full_divergence") -> Incident:
 
 def named(moved: dict[int, list[int]], since: int = 4) -> list[tuple[str, int]]:
     """The ranking for layers that moved at these places."""
-    tall = np.zeros((20, len(NAMES)), np.float16)
-    for i, at in moved.items():
-        tall[at, i] = 9 + i
-    return [(name, ago) for name, ago, _ in layers.movers(layers.Layers(names=NAMES, tall=tall), 20, since)]
+    places = sorted((at, i) for i, ats in moved.items() for at in ats)
+    frame, layer = np.array(places, np.int64).reshape(-1, 2).T
+    state = layers.Layers(NAMES, seen=20, kept=20, moved_frame=frame, moved_layer=layer, moved_height=9.0 + layer)
+    return [(name, ago) for name, ago, _ in layers.movers(state, 20, since)]
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,17 @@ def test_the_examples_of_the_ranking_hold() -> None:
     assert doctest.testmod(ranking).failed == 0
     many = ranking.add((), [("layer", f"l{i}", i, 7.0) for i in range(50)])
     assert [name for _, name, _, _ in many] == [f"l{i}" for i in range(ranking.KEPT)]
+
+
+def test_a_stat_that_is_measured_every_16th_step_is_judged_by_its_own_frames() -> None:
+    noise = np.exp(0.4 * np.random.default_rng(5).standard_normal((3000, len(LAYERS)))).astype(np.float32)
+    frames = ranker(3000)
+    frames.stats[:, :, STATS.index("update_norm")] *= noise
+    state, moved = monitor.init(), 0
+    for start in range(0, len(frames), 40):
+        state = monitor.update(state, rarely(frames)[start : start + 40])
+        moved += len(layers.movers(state.layers, 40))
+    assert moved <= 1
+    scales = {memory.signals: memory.scale for memory in state.layers.memories}
+    assert set(scales) == {("gradient_norm",), ("update_over_weight", "clippy_ratio")}
+    assert 0.2 < float(np.median(scales["update_over_weight", "clippy_ratio"][0])) < 0.6

@@ -48,7 +48,7 @@ from the attempt's first frame: a block of frames can be judged at once, whereve
 
 @dataclass(slots=True)
 class Baseline:
-    """The baselines of V voices.
+    """The baselines of V voices. The arrays are replaced, never written to: states may share them.
 
     Attributes:
         values: the last accepted values, newest last; NaN where there is none yet [V, 32].
@@ -89,29 +89,31 @@ def extend(base: Baseline, voices: int) -> Baseline:
 
 def forget(base: Baseline, voice: int) -> None:
     """One voice's level is no longer known; how much it strays from frame to frame still is."""
-    base.values[voice] = np.nan
-    base.accepted[voice] = base.fall[voice] = 0
-    base.centre[voice] = base.scale[voice] = np.nan
+    for name, unknown in (("values", np.nan), ("accepted", 0), ("fall", 0), ("centre", np.nan), ("scale", np.nan)):
+        array = getattr(base, name).copy()
+        array[voice] = unknown
+        setattr(base, name, array)
 
 
 def due(frame: int) -> bool:
     """Whether centre and scale are renewed before this frame (0, 1, 2, ... of the attempt)."""
-    return frame < SETTLED_FRAMES or frame % _every(frame) == 0
+    return frame < SETTLED_FRAMES or frame % every(frame) == 0
 
 
 def until_due(frame: int) -> int:
     """How many frames from this one on are judged by the same centre and scale."""
-    return 1 if frame < SETTLED_FRAMES else _every(frame) - frame % _every(frame)
+    return 1 if frame < SETTLED_FRAMES else every(frame) - frame % every(frame)
 
 
-def _every(frame: int) -> int:
+def every(frame: int) -> int:
+    """Frames from one renewal to the next, after the first 128."""
     return REFRESH_FRAMES if frame < LONG_FRAMES else LONG_REFRESH_FRAMES
 
 
 def refresh(base: Baseline, caution: float) -> None:
     """Renew centre and scale from what was accepted; the scale is multiplied by `caution`."""
-    if base.accepted.min(initial=np.inf) >= VALUE_FRAMES and not math.isnan(base.residuals.sum()):
-        _refresh_full(base, caution)
+    if is_full(base):
+        base.centre, base.scale = measure(base.values, base.residuals, caution)
         return
     # Sorting puts NaN last, so quantiles are read off at positions that depend on how many values there are.
     upward = np.sort(base.residuals, axis=1)
@@ -136,51 +138,42 @@ def refresh(base: Baseline, caution: float) -> None:
     base.scale = np.where(judged, caution * scale, np.nan)
 
 
-def _refresh_full(base: Baseline, caution: float) -> None:
-    """The same where nothing is missing: the positions are the same for all voices."""
-    recent = np.sort(base.values[:, -CENTRE_FRAMES:], axis=1)
-    ordered = np.sort(base.values, axis=1)
-    upward = np.partition(base.residuals, int(TAIL_QUANTILE * (RESIDUAL_FRAMES - 1)), axis=1)
-    absolute = np.partition(np.abs(base.residuals), (RESIDUAL_FRAMES - 1) // 2, axis=1)
-    centre = 0.5 * recent[:, (CENTRE_FRAMES - 1) // 2] + 0.5 * recent[:, CENTRE_FRAMES // 2]
+def is_full(base: Baseline) -> bool:
+    """Whether nothing is missing in any window, so that `measure` may be asked."""
+    return bool(base.accepted.min(initial=np.inf) >= VALUE_FRAMES) and not math.isnan(base.residuals.sum())
+
+
+def measure(values: Floats64, residuals: Floats64, caution: float) -> tuple[Floats64, Floats64]:
+    """Centre and scale from full windows: the quantiles stand at the same positions for all voices [..., V].
+
+    Args:
+        values: the last accepted values [..., V, 32].
+        residuals: the last residuals [..., V, 128].
+        caution: factor on the scale.
+    """
+    recent = np.sort(values[..., -CENTRE_FRAMES:], axis=-1)
+    ordered = np.sort(values, axis=-1)
+    upward = np.partition(residuals, int(TAIL_QUANTILE * (RESIDUAL_FRAMES - 1)), axis=-1)
+    absolute = np.partition(np.abs(residuals), (RESIDUAL_FRAMES - 1) // 2, axis=-1)
+    centre = 0.5 * recent[..., (CENTRE_FRAMES - 1) // 2] + 0.5 * recent[..., CENTRE_FRAMES // 2]
     top, bottom = int((1 - RANGE_TRIM) * (VALUE_FRAMES - 1)), int(RANGE_TRIM * (VALUE_FRAMES - 1))
-    scale = np.maximum(1.4826 * absolute[:, (RESIDUAL_FRAMES - 1) // 2],
-                       upward[:, int(TAIL_QUANTILE * (RESIDUAL_FRAMES - 1))] / TAIL_SCALE)  # fmt: skip
-    scale = np.maximum(scale, RANGE_FLOOR * (ordered[:, top] - ordered[:, bottom]))
+    scale = np.maximum(1.4826 * absolute[..., (RESIDUAL_FRAMES - 1) // 2],
+                       upward[..., int(TAIL_QUANTILE * (RESIDUAL_FRAMES - 1))] / TAIL_SCALE)  # fmt: skip
+    scale = np.maximum(scale, RANGE_FLOOR * (ordered[..., top] - ordered[..., bottom]))
     scale = np.maximum(np.maximum(scale, LEVEL_FLOOR * np.abs(centre)), 1e-300)
-    base.centre, base.scale = centre, caution * scale
-
-
-def accept(base: Baseline, rows: Floats64) -> None:
-    """Take frames in which every voice is finite and none is far from its centre [n, V]."""
-    n = len(rows)
-    columns = rows.T
-    history = np.concatenate([base.values, columns], axis=1)
-    middle = _median_of_five(history[:, VALUE_FRAMES - STEP_FRAMES : -1], n)
-    residuals = np.minimum(columns - middle, CLIP_SCALES * base.scale[:, None])
-    base.values = history[:, -VALUE_FRAMES:].copy()
-    base.residuals = np.concatenate([base.residuals[:, n:], residuals], axis=1)[:, -RESIDUAL_FRAMES:]
-    base.accepted = base.accepted + n
-    base.fall = np.zeros_like(base.fall)
-
-
-def _median_of_five(history: Floats64, n: int) -> Floats64:
-    """The median of each value's five predecessors; NaN where one of them is NaN [V, n]."""
-    a, b, c, d, e = (history[:, i : i + n] for i in range(STEP_FRAMES))
-    # The middle one of the third and of what is neither the least nor the largest of two pairs.
-    low = np.maximum(np.minimum(a, b), np.minimum(d, e))
-    high = np.minimum(np.maximum(a, b), np.maximum(d, e))
-    return np.maximum(np.minimum(low, high), np.minimum(np.maximum(low, high), c))
+    return centre, caution * scale
 
 
 def accept_one(base: Baseline, row: Floats64, z: Floats64) -> None:
     """Take one frame: absent and non-finite voices are passed over, high ones enter clipped, low ones move the level.
 
     Args:
-        base: the baselines, changed in place.
+        base: the baselines.
         row: the values [V].
         z: how many scales each lies above its centre, NaN where it is not judged [V].
     """
+    base.values, base.residuals = base.values.copy(), base.residuals.copy()
+    base.accepted, base.fall = base.accepted.copy(), base.fall.copy()
     for i in np.flatnonzero(np.isfinite(row)):
         value = float(row[i])
         before = np.sort(base.values[i, -STEP_FRAMES:])

@@ -1,9 +1,9 @@
 """One block of frames on its way through the detectors.
 
-The columns are found once; frames are judged in groups between two renewals of the baselines. Ordinary frames (nothing
-open, everything measured, no loss high) pass together, all others one by one; both ways leave the same state to the
-bit, which is why the answer does not depend on how frames are cut into blocks. What only looks back, the layers' own
-baselines and the search for a period, is handed its frames when somebody asks, and at the end of the block.
+The columns are found once. Ordinary frames (nothing open, everything measured, no loss high) pass together, many at a
+time, all others one by one; both ways leave the same state to the bit, which is why the answer does not depend on how
+frames are cut into blocks. What only looks back, the layers' own baselines and the search for a period, is handed its
+frames when somebody asks, and at the end of the block.
 """
 
 import math
@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from lossguard.detect import (
+    ahead,
     baseline,
     course,
     drift,
@@ -26,109 +27,81 @@ from lossguard.detect import (
     trigger,
     voices,
 )
-from lossguard.detect.columns import columns as columns_of
+from lossguard.detect.columns import columns
+from lossguard.detect.scalars import Scalars
 from lossguard.detect.state import MonitorState
-from lossguard.wire.frame import Floats64, Frames
+from lossguard.wire.frame import Frames
 
 JUDGE_FRAMES = 60
 """AUC values in a task's baseline: its mean is then known to 0.003 at a batch of 512."""
 
 
 class Block:
-    """One block on its way through the detectors: the columns found once, the frames judged one group at a time."""
+    """One block on its way through the detectors: the columns found once, the frames judged one stretch at a time."""
 
     def __init__(self, state: MonitorState, frames: Frames) -> None:
         self.state, self.frames = state, frames
         schema = frames.schema
         found = voices.roles(schema.scalars)
-        fresh = tuple(name for name in found.voices if name not in state.names)
-        if fresh:
-            if state.frame >= baseline.MINIMUM_FRAMES:
-                slow.new_tasks(state, int(frames.steps[0]), fresh)
-            state.names = state.names + fresh
-            state.base = baseline.extend(state.base, len(state.names))
-            state.trigger = trigger.extend(state.trigger, len(state.names))
-            state.first = np.concatenate([state.first, np.full(len(fresh), np.nan)])
-            if state.open is not None:
-                episode.widen(state.open, state.names)
+        self._widen(tuple(name for name in found.voices if name not in state.names))
         for name in found.judges:
             state.judges.setdefault(name, [])
             state.recent.setdefault(name, [])
-        columns = {name: i for i, name in enumerate(schema.scalars)}
-        present = frames.scalars_present
-        self.known = frames.scalars if present.all() else np.where(present, frames.scalars, np.nan)
-        places = [columns[name] for name in state.names if name in columns]
-        self.rows, self.here = self.known[:, places], present[:, places]
-        if len(places) < len(state.names):
-            of = [v for v, name in enumerate(state.names) if name in columns]
-            rows, here = self.rows, self.here
-            self.rows = np.full((len(frames), len(state.names)), np.nan)
-            self.here = np.zeros(self.rows.shape, np.bool_)
-            self.rows[:, of], self.here[:, of] = rows, here
-        self.whole = np.isfinite(self.rows).all(axis=1)
-        self.main = self.rows[:, 0] if state.names else np.full(len(frames), np.nan)
-        self.judged = {name: self._judged(name) for name in found.judges}
-        self.judged_values = {name: column.tolist() for name, column in self.judged.items()}
-        self.judged_whole = all(math.isfinite(sum(values)) for values in self.judged_values.values())
-        self.label_columns = {task: columns[name] for task, name in found.labels.items()}
-        self.label_means = {task: frames.scalars[:, i].tolist() for task, i in self.label_columns.items()
-                            if present[:, i].all()}  # fmt: skip
-        self.rates = self._column("learning_rate")
-        self.spreads = {task: self._known(name).tolist() for task, name in found.spreads.items()}
+        self.scalars = Scalars(frames, state.names)
+        self.rows = self.scalars.rows
         self.binary = voices.binary_tasks(state.tasks, schema.scalars)
-        stats = columns_of(frames)
-        self.broken = nonfinite.scan(frames, self.rows, self.here, stats)
-        signals, self.logs = layers.logs(stats, len(frames), len(schema.layers))
-        if signals:
-            layers.fit(state.layers, schema.layers, signals)
-        else:
-            layers.fit_none(state.layers)
+        stats = columns(frames)
+        self.broken = nonfinite.scan(self.rows, self.scalars.here, stats)
+        self.logs = layers.logs(stats, len(frames), len(schema.layers))
+        layers.fit(state.layers, schema.layers, self.logs.signals)
         kept = state.habits.count if schema.layers == state.habits.names else 0
-        self.habits = habits.Columns(stats, len(frames), kept)
+        self.habits = habits.Watched(frames, stats, self.logs, kept)
         if self.habits:
             habits.fit(state.habits, schema.layers)
         self.gaps = np.empty(len(frames))
         self.gaps[0] = frames.times[0] - state.time
         np.subtract(frames.times[1:], frames.times[:-1], out=self.gaps[1:])
         self.gapped = (self.gaps > slow.STALL_SECONDS) & np.isfinite(self.gaps)
-        self.odd = ~self.whole | self.broken | self.gapped
-        self.any_odd = bool(self.odd.any())
+        odd = self.broken | self.gapped
+        if self.scalars.whole is not None:
+            odd |= ~self.scalars.whole
+        self.odd = odd if odd.any() else None
         self.steps: list[int] = frames.steps.tolist()
-        self.behind = 0
-        self.motion = signals.index(layers.MOTION) if layers.MOTION in signals else None
+        self.behind, self.stale = 0, False
 
-    def _column(self, name: str) -> Floats64 | None:
-        return self._known(name) if name in self.frames.schema.scalars else None
-
-    def _known(self, name: str) -> Floats64:
-        return self.known[:, self.frames.schema.scalars.index(name)]
-
-    def _judged(self, name: str) -> Floats64:
-        """A task's metric; a regression's on the scale of an AUC."""
-        if name.startswith(voices.AUC):
-            return self._known(name)
-        task = name[len(voices.RMSE) :]
-        return voices.error_skill(self._known(name), self._known(voices.DEVIATION + task))
+    def _widen(self, fresh: tuple[str, ...]) -> None:
+        """Make room for losses that the run did not have."""
+        if not fresh:
+            return
+        state = self.state
+        if state.frame >= baseline.MINIMUM_FRAMES:
+            slow.new_tasks(state, int(self.frames.steps[0]), fresh)
+        state.names = state.names + fresh
+        state.base = baseline.extend(state.base, len(state.names))
+        state.trigger = trigger.extend(state.trigger, len(state.names))
+        state.first = np.concatenate([state.first, np.full(len(fresh), np.nan)])
+        if state.open is not None:
+            episode.widen(state.open, state.names)
 
     def run(self) -> None:
         """Judge all frames."""
         state, t, total = self.state, 0, len(self.frames)
+        hits: dict[int, int] | None = None
         while t < total:
             if baseline.due(state.frame):
-                if state.open is None:
-                    baseline.refresh(state.base, state.caution)
+                self.stale = state.open is None
                 self._watch(t)
             if state.frame and state.frame % period.every(state.frame) == 0:
                 self._catch_up(t)
                 slow.once(state, self.steps[t])
-            n = min(baseline.until_due(state.frame), habits.room(state.habits), total - t)
-            n = min(n, spread.room(state.frame)) if self.spreads else n
-            passed, hits = self._ordinary(t, n)
+            passed = 0
+            if hits is None:
+                passed, hits = self._ordinary(t)
             if passed:
-                self._pass(t, passed)
-            for k in range(passed, n):
-                self._frame(t + k, hits if k == passed else None)
-            t += n
+                t += passed
+            else:
+                self._frame(t, hits)
+                t, hits = t + 1, None
         self._catch_up(total)
         state.last_step = self.steps[-1]
         if math.isfinite(self.frames.times[-1]):
@@ -141,49 +114,92 @@ class Block:
         fallen = slow.fallen(state)
         if fallen is not None:
             self._catch_up(t)
+            self._renew()
             slow.collapse(state, step, fallen, self.binary)
+
+    def _renew(self) -> None:
+        """Renew the baselines where that is due and was not done yet."""
+        if self.stale:
+            baseline.refresh(self.state.base, self.state.caution)
+            self.stale = False
 
     def _catch_up(self, t: int) -> None:
         """Hand the frames before the t-th to what looks back: all that are left are of the run's usual state."""
         if self.behind < t:
-            layers.advance(self.state.layers, self.logs[self.behind : t])
-            period.extend(self.state.period, self.main[self.behind : t])
+            layers.advance(self.state.layers, self.logs, self.behind, t)
+            period.extend(self.state.period, self.scalars.main[self.behind : t])
             self.behind = t
 
-    def _ordinary(self, t: int, n: int) -> tuple[int, dict[int, int] | None]:
-        """How many of the next frames are ordinary, and what flags the one after them, if that was found here.
+    def _ordinary(self, t: int) -> tuple[int, dict[int, int] | None]:
+        """Take the next frames as far as they are ordinary: how many, and what flags the one after them.
 
         Ordinary: nothing open, everything measured and finite, no loss falling to a new level, no test flagging.
         """
         state = self.state
         if state.open is not None or state.probations or state.ruined or state.frame < course.FIRST_FRAMES:
             return 0, None
-        if nonfinite.watching(state.nonfinite) or (self.any_odd and self.odd[t : t + n].any()):
+        if nonfinite.watching(state.nonfinite):
             return 0, None
-        z = (self.rows[t : t + n] - state.base.centre) / state.base.scale
-        if not (z > -baseline.FALL_SCALES).all():
+        n = min(len(self.frames) - t, ahead.room(state.frame), period.until_search(state.frame))
+        if not state.judges:
+            n = min(n, baseline.until_due(state.frame))  # the slow watch takes its turn at each renewal
+        if self.odd is not None:
+            odd = self.odd[t : t + n]
+            n = int(np.argmax(odd)) if odd.any() else n
+        if not n:
             return 0, None
-        passed, hits = trigger.until_hit(state.trigger, state.frame, z)
+        coming = ahead.Ahead(state.base, state.frame, self.rows[t : t + n], state.caution, self.stale)
+        sure = self._standing(t, coming)
+        passed, hits = trigger.until_hit(state.trigger, state.frame, coming.z[:sure])
+        if passed:
+            coming.take(state.base, passed)
+            self.stale = False
+            self._pass(t, passed)
         return passed, hits or None
 
+    def _standing(self, t: int, coming: ahead.Ahead) -> int:
+        """For how many frames what lies ahead is right: no AUC has to be asked whether it collapsed before that."""
+        state, sure = self.state, coming.sure
+        renewals = [k for k in coming.renewals if 0 < k < sure]
+        if not renewals:
+            return sure
+        watched = []
+        for name, values in state.judges.items():
+            recent, counts = state.recent[name], None
+            if name in self.scalars.judges:
+                series = self.scalars.judges[name]
+                fresh, counts = series.finite(t, t + sure), series.counts(t, t + sure)
+                values, recent = [*values, *fresh], [*recent, *fresh]
+            watched.append((values, len(state.judges[name]), recent, len(state.recent[name]), counts))
+        for k in renewals:
+            for values, held, recent, late, counts in watched:
+                more = counts[k] if counts else 0
+                if slow.may_have_fallen(
+                    values[max(held + more - JUDGE_FRAMES, 0) : held + more],
+                    recent[max(late + more - slow.COLLAPSE_FRAMES, 0) : late + more],
+                ):
+                    return k
+        return sure
+
     def _pass(self, t: int, n: int) -> None:
-        """Take n ordinary frames at once."""
+        """Take n ordinary frames, whose losses the baselines have taken."""
         state = self.state
-        baseline.accept(state.base, self.rows[t : t + n])
-        for name, column in self.judged_values.items():
-            values = column[t : t + n]
-            if not self.judged_whole:
-                values = [value for value in values if math.isfinite(value)]
+        for name, series in self.scalars.judges.items():
+            values = series.finite(t, t + n)
             state.judges[name] = [*state.judges[name], *values][-JUDGE_FRAMES:]
             state.recent[name] = [*state.recent[name], *values][-episode.KEPT_FRAMES :]
-        steps = self.steps[t : t + n]
-        self._rates_and_labels(t, steps)
-        slide.extend(state.slide, self.main[t : t + n])
-        state.steps = [*state.steps, *steps][-course.STEPS_KEPT :]
-        state.frame += n - 1
-        self._spreads(t, n)
-        state.frame += 1
-        self._habits(t, n)
+        slide.extend(state.slide, self.scalars.main[t : t + n])
+        stop = t + n
+        while t < stop:  # what tells at the last frame of a group: group by group, in the order of the frames
+            m = min(stop - t, habits.room(state.habits), spread.room(state.frame) if self.scalars.spreads else stop)
+            steps = self.steps[t : t + m]
+            self._rates_and_labels(t, steps)
+            state.steps = [*state.steps, *steps][-course.STEPS_KEPT :]
+            state.frame += m - 1
+            self._spreads(t, m)
+            state.frame += 1
+            self._habits(t, m)
+            t += m
 
     def _habits(self, t: int, n: int) -> None:
         """The watch over habits, after the frames were counted."""
@@ -196,7 +212,7 @@ class Block:
         """The watch over the predictions' deviations, at the last of n frames."""
         state = self.state
         ends = spread.room(state.frame) == 1
-        for task, column in self.spreads.items():
+        for task, column in self.scalars.spreads.items():
             watch = state.spreads.setdefault(task, spread.Spread())
             label = self._label_deviation(task, t + n - 1) if ends else math.nan
             found = spread.take(watch, column[t : t + n], ends, label, slow.is_sound(state))
@@ -209,17 +225,16 @@ class Block:
         if task in self.binary:
             mean = self.state.labels.get(task, math.nan)
             return math.sqrt(mean * (1 - mean)) if 0 < mean < 1 else math.nan
-        column = self._column(voices.DEVIATION + task)
+        column = self.scalars.deviations.get(task)
         return math.nan if column is None else float(column[t])
 
     def _rates(self, t: int, n: int) -> None:
         """The learning rates of n frames; what they say is told at its frame."""
-        state = self.state
-        told = state.regime
-        if self.rates is None or (told.rises < 0 and (self.rates[t : t + n] == told.rate).all()):
+        state, rates = self.state, self.scalars.rates
+        if rates is None or (state.regime.rises < 0 and self.scalars.rate == state.regime.rate):
             return
         for k in range(t, t + n):
-            rate, old = float(self.rates[k]), state.regime.rate
+            rate, old = float(rates[k]), state.regime.rate
             if rate > 0 and math.isfinite(rate):
                 frame = state.frame + k - t
                 if rate > old * 1.2:
@@ -249,54 +264,50 @@ class Block:
 
     def _label_group(self, t: int, n: int) -> int:
         """Take the label means of up to n ordinary frames at once; how many of them were taken."""
-        if len(self.label_means) < len(self.label_columns):
-            return 0
-        found = {}
-        for task, means in self.label_means.items():
-            watch = self.state.drifts.get(task)
-            n = 0 if watch is None else min(n, drift.room(watch))
-            if not n:
-                return 0
-            found[task] = means[t : t + n]
-            if not math.isfinite(sum(found[task])):
-                return 0
-        for task, means in found.items():
-            drift.add(self.state.drifts[task], means[:n])
-            self.state.labels[task] = means[n - 1]
+        state = self.state
+        for task, series in self.scalars.labels.items():
+            watch = state.drifts.get(task)
+            n = min(n, drift.room(watch)) if watch is not None and series.whole else 0
+        if n:
+            for task, series in self.scalars.labels.items():
+                means = series.values[t : t + n]
+                drift.add(state.drifts[task], means)
+                state.labels[task] = means[-1]
         return n
 
     def _labels(self, t: int) -> None:
-        for task, column in self.label_columns.items():
-            if self.frames.scalars_present[t, column]:
-                mean = float(self.frames.scalars[t, column])
+        for task, series in self.scalars.labels.items():
+            mean = series.values[t]
+            if math.isfinite(mean):
                 self.state.labels[task] = mean
-                if math.isfinite(mean):
-                    slow.label(self.state, int(self.frames.steps[t]), task, mean)
+                slow.label(self.state, self.steps[t], task, mean)
 
     def _frame(self, t: int, hits: dict[int, int] | None) -> None:
         """Judge one frame with everything; the tests are not run again where they flagged it already."""
+        self._renew()
         state, step, row = self.state, self.steps[t], self.rows[t]
         state.steps = [*state.steps, step][-course.STEPS_KEPT :]
         self._rates(t, 1)
         self._labels(t)
         z = (row - state.base.centre) / state.base.scale
-        judged = {name: column[t] for name, column in self.judged_values.items() if math.isfinite(column[t])}
+        judged = {name: series.values[t] for name, series in self.scalars.judges.items()}
+        judged = {name: value for name, value in judged.items() if math.isfinite(value)}
         for name, value in judged.items():
             state.recent[name] = [*state.recent[name], value][-episode.KEPT_FRAMES :]
         watched = bool(self.broken[t]) or nonfinite.watching(state.nonfinite)
         if state.open is None and hits is None:
-            hits = course.first_hits(state, row) or trigger.test(state.trigger, state.frame, z)
+            hits = course.first_hits(state, row) or trigger.test(state.trigger, state.frame, z.tolist())
         unusual = watched or state.open is not None or bool(hits)
         if unusual:
             self._catch_up(t)
-            layers.look(state.layers, self.logs[t : t + 1])
-            period.extend(state.period, self.main[t : t + 1])
+            layers.look(state.layers, self.logs, t)
+            period.extend(state.period, self.scalars.main[t : t + 1])
             self.behind = t + 1
         if watched:
             self._nonfinite(t)
         if self.gapped[t]:
             slow.gap(state, step, float(self.gaps[t]))
-        slide.extend(state.slide, self.main[t : t + 1])
+        slide.extend(state.slide, self.scalars.main[t : t + 1])
         if state.open is not None:
             course.follow(state, step, row, judged, self.binary)
         elif hits:
@@ -307,7 +318,7 @@ class Block:
                 state.judges[name] = [*state.judges[name], value][-JUDGE_FRAMES:]
             state.first = np.where(np.isnan(state.first) & np.isfinite(row), row, state.first)
         if unusual and state.open is None and not nonfinite.watching(state.nonfinite):
-            layers.learn(state.layers, self.logs[t : t + 1])
+            layers.learn(state.layers, self.logs, t, t + 1)
         slow.probations(state, step)
         self._spreads(t, 1)
         state.frame += 1
@@ -315,9 +326,8 @@ class Block:
 
     def _nonfinite(self, t: int) -> None:
         """Judge one frame that holds a NaN or Inf, or that comes after one that did."""
-        state, usual, moves = self.state, np.empty(0), np.empty(0)
-        if self.motion is not None:
-            usual, moves = state.layers.centre[self.motion], self.logs[t, self.motion].astype(np.float64)
-        found = nonfinite.judge(state.nonfinite, self.frames, t, bool(self.broken[t]), usual, moves)
+        state, motion = self.state, self.logs.of(layers.MOTION, t)
+        usual = layers.centre_of(state.layers, layers.MOTION) if len(motion) else motion
+        found = nonfinite.judge(state.nonfinite, self.frames, t, bool(self.broken[t]), usual, motion)
         if found is not None:
             slow.broken(state, self.steps[t], found)

@@ -1,41 +1,62 @@
 """The stats that detectors look at, each as one array: a block's frames hold them side by side, which is slow to read.
 
-Only values are laid out anew; what was not measured is NaN here, whatever the block holds in its place.
+Only values are laid out anew; what was not measured is NaN here, whatever the block holds in its place. The least and
+the largest value come with each, because most questions (is everything finite, is anything zero) end there.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 
-from lossguard.wire.frame import Floats32, Frames
+from lossguard.wire.frame import Bits, Floats32, Frames
 from lossguard.wire.stats import (
-    CLIPPING_FACTOR,
     CLIPPY_RATIO,
     GRADIENT_NORM,
-    GRADIENT_ZERO_FRACTION,
     NONFINITE_COUNT,
     UPDATE_NORM,
     WEIGHT_NORM,
 )
 
-WATCHED = (
-    WEIGHT_NORM, GRADIENT_NORM, UPDATE_NORM, CLIPPY_RATIO, CLIPPING_FACTOR, GRADIENT_ZERO_FRACTION, NONFINITE_COUNT,
-    "dead_fraction",
-)  # fmt: skip
-"""What any detector asks for; `dead_fraction` stands in recorded runs."""
+WATCHED = frozenset({WEIGHT_NORM, GRADIENT_NORM, UPDATE_NORM, CLIPPY_RATIO, NONFINITE_COUNT})
+"""What is looked at in every frame."""
 
 
-def columns(frames: Frames) -> dict[str, Floats32]:
-    """The watched stats of a block by name, those that it has; each row lies in one piece [T, L]."""
-    if not frames.schema.layers:
-        return {}
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One stat of a block.
+
+    Attributes:
+        values: NaN where not measured, each row in one piece [T, L].
+        here: whether each frame has it; None where all have [T].
+        low: the least value; NaN where any is.
+        high: the largest; NaN where any is.
+    """
+
+    values: Floats32
+    here: Bits | None
+    low: float
+    high: float
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every value was measured and is finite."""
+        return self.low > -np.inf and self.high < np.inf
+
+
+def columns(frames: Frames) -> dict[str, Column]:
+    """The watched stats of a block by name, those that it has."""
     places = {name: k for k, name in enumerate(frames.schema.stats) if name in WATCHED}
-    if not places:
+    if not (frames.schema.layers and places):
         return {}
-    first, last = min(places.values()), max(places.values())
-    # One copy of the whole range reads each cache line once; the stats of a recorder lie next to each other.
-    laid = np.ascontiguousarray(frames.stats[:, :, first : last + 1].transpose(0, 2, 1))
-    found = {name: laid[:, k - first] for name, k in places.items()}
+    values = np.empty((len(places), len(frames), len(frames.schema.layers)), np.float32)
+    for column, k in zip(values, places.values(), strict=True):
+        column[:] = frames.stats[:, :, k]
+    here: dict[str, Bits] = {}
     if not frames.stats_present.all():
-        for name, k in places.items():
+        for column, (name, k) in zip(values, places.items(), strict=True):
             if not frames.stats_present[:, k].all():
-                found[name] = np.where(frames.stats_present[:, k, None], found[name], np.float32(np.nan))
-    return found
+                here[name] = frames.stats_present[:, k]
+                column[~here[name]] = np.nan
+    flat = values.reshape(len(values), -1)
+    low, high = np.minimum.reduce(flat, axis=1).tolist(), np.maximum.reduce(flat, axis=1).tolist()
+    return {name: Column(values[i], here.get(name), low[i], high[i]) for i, name in enumerate(places)}

@@ -149,7 +149,7 @@ def follow(
     since = {i: step_of(state, at) for i, at in (hits or {}).items()}
     found = ranking.tasks(opened.voices, opened.hit, height, since, step)
     if opened.age <= layers.LOOK_AHEAD:
-        found += [("layer", name, step, tall) for name, tall in layers.tall_now(state.layers)]
+        found += [("layer", name, step, tall) for name, tall in layers.moving_now(state.layers)]
     if found:
         record.movers = ranking.add(record.movers, found)
     if record.kind == "loss_spike" and any(episode.dropped(judge) for judge in opened.judges.values()):

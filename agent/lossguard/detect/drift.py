@@ -55,9 +55,12 @@ def take(drift: Drift, value: float) -> float | None:
         drift.means = [*drift.means, mean]
         return None
     middle = _median(drift.means)
-    scale = max(1.4826 * _median([abs(past - middle) for past in drift.means]), 1e-3 * abs(middle), 1e-12)
     moved = abs(mean - middle)
-    if moved > MOVED_SCALES * scale and moved > MOVED_SHARE * abs(middle):
+    if not moved > MOVED_SHARE * abs(middle):  # which needs no scale, and is nearly always the case
+        drift.means = [*drift.means, mean][-KEPT:]
+        return 0.0
+    scale = max(1.4826 * _median([abs(past - middle) for past in drift.means]), 1e-3 * abs(middle), 1e-12)
+    if moved > MOVED_SCALES * scale:
         return (mean - middle) / middle if middle else float("inf")
     drift.means = [*drift.means, mean][-KEPT:]
     return 0.0

@@ -8,16 +8,20 @@ written to: states may share them.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Self
 
 import numpy as np
 
-from lossguard.wire.frame import Bits, Floats32, Floats64
-from lossguard.wire.stats import CLIPPING_FACTOR, GRADIENT_ZERO_FRACTION, UPDATE_NORM, WEIGHT_NORM
+from lossguard.detect.columns import Column
+from lossguard.detect.layers import MOTION, Logs
+from lossguard.wire.frame import Bits, Floats32, Floats64, Frames
+from lossguard.wire.stats import CLIPPING_FACTOR, GRADIENT_ZERO_FRACTION, UPDATE_NORM
 
 GROUP_FRAMES = 16
-SAMPLED = (3, 8, 13)
-"""A group is judged on the median of these three of its frames: sorting all 16 cost more than all other detectors."""
+SLOTS = ((0, 6), (6, 11), (11, GROUP_FRAMES))
+"""A group is judged on the median of three of its frames, the first of each third in which the stat was measured:
+sorting all 16 cost more than all other detectors, and a stat that is measured every 16th step is there once."""
+STATS = 3
+"""What is looked at: the log of update over weight, the clipping factor, and the dead share."""
 HABIT_GROUPS = 8
 """128 frames: longer than the transients of warm-up and of the recorded micro-divergences."""
 STILL_GROUPS = 3
@@ -44,12 +48,13 @@ class Habits:
 
     Attributes:
         names: the layers.
-        pending: update norm, weight norm, clipping factor and dead share of the group's sampled frames so far; NaN
-            where not measured [n, 4, L].
+        pending: log update over weight, clipping factor and dead share of the group's three frames so far; NaN where
+            not measured; empty before the first [0 or 3, 3, L].
+        taken: which of them were measured [3, 3].
         count: frames of the group so far.
-        sound: whether all its update norms were measured and finite.
+        sound: whether all its update norms that were measured are finite.
         moved: whether any was not 0.
-        groups: how many groups were judged.
+        groups: how many groups were judged: those in which anything but the clipping factor was measured.
         first: dead share and log update over weight of the first groups [L, 2].
         usual: the usual log update over weight [L].
         rate: the usual learning rate; NaN while unknown.
@@ -61,13 +66,14 @@ class Habits:
     """
 
     names: tuple[str, ...] = ()
-    pending: Floats32 = field(default_factory=lambda: np.empty((0, 4, 0), np.float32))
+    pending: Floats32 = field(default_factory=lambda: np.empty((0, STATS, 0), np.float32))
+    taken: Bits = field(default_factory=lambda: np.zeros((len(SLOTS), STATS), np.bool_))
     count: int = 0
     sound: bool = True
     moved: bool = False
     groups: int = 0
-    first: Floats64 = field(default_factory=lambda: np.empty((0, 2)))
-    usual: Floats64 = field(default_factory=lambda: np.empty(0))
+    first: Floats32 = field(default_factory=lambda: np.empty((0, 2), np.float32))
+    usual: Floats32 = field(default_factory=lambda: np.empty(0, np.float32))
     rate: float = float("nan")
     still: int = 0
     clipped: Floats64 = field(default_factory=lambda: np.empty(0))
@@ -78,32 +84,45 @@ class Habits:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What a group of frames comes to; of several groups, with one more axis in front.
+    """What a group of frames comes to.
 
     Attributes:
-        middle: the medians of update norm, weight norm, clipping factor and dead share; NaN where one is missing
-            [4, L].
-        motion: the log of the first over the second [L].
+        motion: log update over weight; NaN where unknown [L].
+        factor: clipping factor [L].
+        share: dead share [L].
         low: whether any layer is clipped low.
         dead: whether any layer's dead share is high.
+        measured: whether updates were measured.
+        known: whether anything but the clipping factor was.
     """
 
-    middle: Floats64
-    motion: Floats64
-    low: Bits
-    dead: Bits
+    motion: Floats32
+    factor: Floats32
+    share: Floats32
+    low: bool
+    dead: bool
+    measured: bool
+    known: bool
 
-    @classmethod
-    def of(cls, one: Floats32, two: Floats32, three: Floats32) -> Self:
-        """The medians of three frames [..., 4, L]."""
-        middle = np.maximum(np.minimum(one, two), np.minimum(np.maximum(one, two), three)).astype(np.float64)
-        motion = np.log(np.maximum(middle[..., 0, :] / middle[..., 1, :], 1e-30))
-        low, dead = middle[..., 2, :] < CLIPPED, middle[..., 3, :] >= DEAD_SHARE
-        return cls(middle, motion, np.asarray(low.any(axis=-1)), np.asarray(dead.any(axis=-1)))
 
-    def one(self, g: int) -> Self:
-        """One of several groups."""
-        return type(self)(self.middle[g], self.motion[g], self.low[g], self.dead[g])
+def _groups(rows: Floats32, taken: Bits) -> list[Group]:
+    """Groups from three frames each.
+
+    Args:
+        rows: log update over weight, clipping factor and dead share [3, G, 3, L].
+        taken: which were measured [3, 3].
+    """
+    one, two, three = rows
+    middle = np.maximum(np.minimum(one, two), np.minimum(np.maximum(one, two), three))
+    if not taken.all():  # of two their mean, of one itself
+        for j in np.flatnonzero(~taken.all(axis=0)).tolist():
+            middle[:, j] = rows[taken[:, j], :, j].mean(axis=0) if taken[:, j].any() else np.nan
+    low, dead = (middle[:, 1] < CLIPPED).any(axis=1), (middle[:, 2] >= DEAD_SHARE).any(axis=1)
+    measured, known = bool(taken[:, 0].any()), bool(taken[:, ::2].any())
+    return [
+        Group(motion, factor, share, is_low, is_dead, measured, known)
+        for (motion, factor, share), is_low, is_dead in zip(middle, low.tolist(), dead.tolist(), strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,50 +135,75 @@ class Finding:
     ended: bool = False
 
 
-class Columns:
+class Watched:
     """What this watch looks at, of a block.
 
     Attributes:
-        columns: update norm, weight norm, clipping factor and dead share; None where there is none [4] of [T, L].
-        sound: whether every layer's update norm was measured and is finite, for each frame.
-        moved: whether any layer's is not 0, for each frame.
-        groups: the groups that lie in this block as a whole, by their first frame: see `Group`.
+        stats: log update over weight, clipping factor and dead share; None where there is none [3] of [T, L].
+        here: in which frames each was measured; None where in all [3] of [T].
+        groups: the groups that lie in this block as a whole, by their first frame.
     """
 
-    def __init__(self, columns: Mapping[str, Floats32], frames: int, count: int) -> None:
-        dead = GRADIENT_ZERO_FRACTION if GRADIENT_ZERO_FRACTION in columns else "dead_fraction"
-        wanted = (UPDATE_NORM, WEIGHT_NORM, CLIPPING_FACTOR, dead)
-        self.columns = tuple(columns.get(name) for name in wanted)
-        self.layers = max((column.shape[1] for column in columns.values()), default=0)
-        self.sound: list[bool] = [False] * frames
-        self.moved: list[bool] = [False] * frames
+    def __init__(self, frames: Frames, columns: Mapping[str, Column], logs: Logs, count: int) -> None:
+        """Look at a block; `count` frames of a group came before it."""
+        names = frames.schema.stats if frames.schema.layers else ()
+        complete = bool(frames.stats_present.all())
+        dead = GRADIENT_ZERO_FRACTION if GRADIENT_ZERO_FRACTION in names else "dead_fraction"
+        self.stats: list[Floats32 | None] = [None] * STATS
+        self.here: list[Bits | None] = [None] * STATS
+        if MOTION in logs.signals:
+            j = logs.signals.index(MOTION)
+            self.stats[0], self.here[0] = logs.values[:, j], None if logs.here is None else logs.here[j]
+        for j, name in ((1, CLIPPING_FACTOR), (2, dead)):
+            if name in names:
+                k = names.index(name)
+                present = frames.stats_present[:, k]
+                self.stats[j], self.here[j] = frames.stats[:, :, k], None if complete or present.all() else present
+        self._updates = columns.get(UPDATE_NORM)
+        # Update norms of which none is 0 and none is not finite: there is nothing to ask of any frame.
+        self._plain = self._updates is not None and self._updates.is_finite and self._updates.low > 0
         self.groups: dict[int, Group] = {}
-        updates = self.columns[0]
-        if updates is not None:
-            total = updates.sum(axis=1)
-            plain = np.isfinite(total) & (total > 0)
-            if plain.all():  # sums overflow and cancel: only a plain one says what its addends are
-                self.sound, self.moved = [True] * frames, [True] * frames
-            else:
-                self.sound = [bool(row.all()) for row in np.isfinite(updates)]
-                self.moved = [bool(row.any()) for row in updates]
-        starts = range(-count % GROUP_FRAMES, frames - GROUP_FRAMES + 1, GROUP_FRAMES)
-        if starts and self:
-            sampled = self.rows([start + at for at in SAMPLED for start in starts])
-            groups = Group.of(*sampled.reshape(len(SAMPLED), len(starts), 4, -1))
-            self.groups = {start: groups.one(g) for g, start in enumerate(starts)}
+        starts = range(-count % GROUP_FRAMES, len(frames) - GROUP_FRAMES + 1, GROUP_FRAMES)
+        if starts and self and all(here is None for here in self.here):
+            rows = np.full((len(SLOTS), len(starts), STATS, len(frames.schema.layers)), np.nan, np.float32)
+            for part, (first, _) in zip(rows, SLOTS, strict=True):
+                for j, stat in enumerate(self.stats):
+                    if stat is not None:
+                        part[:, j] = stat[starts[0] + first : starts[-1] + first + 1 : GROUP_FRAMES]
+            taken = np.array([[stat is not None for stat in self.stats]] * len(SLOTS))
+            self.groups = dict(zip(starts, _groups(rows, taken), strict=True))
 
     def __bool__(self) -> bool:
         """Whether there is anything to look at."""
-        return any(column is not None for column in self.columns)
+        return any(stat is not None for stat in self.stats)
 
-    def rows(self, at: list[int]) -> Floats32:
-        """Some frames; NaN where not measured [n, 4, L]."""
-        out = np.full((len(at), 4, self.layers), np.nan, np.float32)
-        for j, column in enumerate(self.columns):
-            if column is not None:
-                out[:, j] = column[at]
-        return out
+    def is_sound(self, t: int, n: int) -> bool:
+        """Whether the update norms of some frames are finite, where they were measured."""
+        if self._plain or self._updates is None:
+            return True
+        part = self._updates.values[t : t + n]
+        part = part if self._updates.here is None else part[self._updates.here[t : t + n]]
+        return bool(np.isfinite(part).all())
+
+    def has_moved(self, t: int, n: int) -> bool:
+        """Whether any update norm of some frames is not 0."""
+        if self._plain or self._updates is None:
+            return self._plain
+        part = self._updates.values[t : t + n]
+        part = part if self._updates.here is None else part[self._updates.here[t : t + n]]
+        return bool(part.any())
+
+    def fill(self, pending: Floats32, taken: Bits, t: int, first: int, stop: int) -> None:
+        """Take what frames give to a group: those from the t-th on are its `first` to `stop`."""
+        for slot, (begin, end) in enumerate(SLOTS):
+            low, high = max(begin, first), min(end, stop)
+            for j, (stat, here) in enumerate(zip(self.stats, self.here, strict=True)):
+                if low >= high or stat is None or taken[slot, j]:
+                    continue
+                start = t + low - first
+                at = 0 if here is None else int(np.argmax(here[start : start + high - low]))
+                if here is None or here[start + at]:
+                    pending[slot, j], taken[slot, j] = stat[start + at], True
 
 
 def fit(habits: Habits, names: tuple[str, ...]) -> None:
@@ -168,10 +212,17 @@ def fit(habits: Habits, names: tuple[str, ...]) -> None:
         return
     n = len(names)
     habits.names, habits.groups, habits.still = names, 0, 0
-    habits.pending, habits.count = np.empty((0, 4, n), np.float32), 0
-    habits.sound, habits.moved = True, False
-    habits.first, habits.usual = np.full((n, 2), np.nan), np.full(n, np.nan)
+    _begin(habits)
+    habits.first, habits.usual = np.full((n, 2), np.nan, np.float32), np.full(n, np.nan, np.float32)
     habits.clipped, habits.dead = np.empty(0), np.empty(0)
+
+
+def _begin(habits: Habits) -> None:
+    """A group begins."""
+    if len(habits.pending) or habits.pending.shape[2] != len(habits.names):
+        habits.pending = np.empty((0, STATS, len(habits.names)), np.float32)
+        habits.taken = np.zeros((len(SLOTS), STATS), np.bool_)
+    habits.count, habits.sound, habits.moved = 0, True, False
 
 
 def room(habits: Habits) -> int:
@@ -179,40 +230,42 @@ def room(habits: Habits) -> int:
     return GROUP_FRAMES - habits.count
 
 
-def take(habits: Habits, columns: Columns, t: int, n: int, rate: float, usual: bool) -> list[Finding]:
+def take(habits: Habits, block: Watched, t: int, n: int, rate: float, usual: bool) -> list[Finding]:
     """Take n frames from the t-th of a block on, at most `room` of them.
 
     Args:
         habits: the memory, changed in place.
-        columns: of the block.
+        block: what there is to see.
         t: the first of the frames.
         n: how many.
         rate: the learning rate now; NaN where it is unknown.
         usual: whether the run is in its usual state, so that the past may learn from it.
     """
-    if not columns:
+    if not block:
         return []
-    habits.sound = habits.sound and all(columns.sound[t : t + n])
-    habits.moved = habits.moved or any(columns.moved[t : t + n])
-    group = columns.groups.get(t - habits.count)
+    habits.sound = habits.sound and block.is_sound(t, n)
+    habits.moved = habits.moved or block.has_moved(t, n)
+    group = block.groups.get(t - habits.count)
     if group is None:
-        for at in SAMPLED:
-            if habits.count <= at < habits.count + n:
-                habits.pending = np.concatenate([habits.pending, columns.rows([t + at - habits.count])])
+        pending = np.full((len(SLOTS), STATS, len(habits.names)), np.nan, np.float32)
+        pending[: len(habits.pending)] = habits.pending
+        habits.pending, habits.taken = pending, habits.taken.copy()
+        block.fill(pending, habits.taken, t, habits.count, habits.count + n)
     habits.count += n
     if habits.count < GROUP_FRAMES:
         return []
     if group is None:
-        group = Group.of(*habits.pending)
-        habits.pending = habits.pending[:0].copy()
+        (group,) = _groups(habits.pending[:, None], habits.taken)
     sound, moved, motion = habits.sound, habits.moved, group.motion
-    habits.count, habits.sound, habits.moved = 0, True, False
-    habits.groups += 1
-    if habits.groups <= 2:
-        habits.first = np.stack([group.middle[3], motion], axis=1)
-    found = [*_still(habits, sound, moved, motion, rate), *_chronic(habits, group)]
-    if usual and not habits.still:
-        moved_on = habits.usual + 0.2 * (motion - habits.usual)
+    _begin(habits)
+    if group.known:
+        habits.groups += 1
+        if habits.groups <= 2:
+            habits.first = np.stack([group.share, motion], axis=1)
+    found = _still(habits, sound, moved, motion, rate) if group.measured else []
+    found += _chronic(habits, group)
+    if usual and not habits.still and group.measured:
+        moved_on = habits.usual + np.float32(0.2) * (motion - habits.usual)
         is_known = math.isfinite(moved_on.sum())
         habits.usual = moved_on if is_known else np.where(np.isfinite(habits.usual), moved_on, motion)
         habits.rate = rate if habits.rate != habits.rate else habits.rate + 0.2 * (rate - habits.rate)
@@ -221,11 +274,11 @@ def take(habits: Habits, columns: Columns, t: int, n: int, rate: float, usual: b
 
 def rescale(habits: Habits, factor: float) -> None:
     """The learning rate made a step, and the updates with it."""
-    habits.usual = habits.usual + math.log(factor)
+    habits.usual = habits.usual + np.float32(math.log(factor))
     habits.rate = habits.rate * factor
 
 
-def _still(habits: Habits, sound: bool, moved: bool, motion: Floats64, rate: float) -> list[Finding]:
+def _still(habits: Habits, sound: bool, moved: bool, motion: Floats32, rate: float) -> list[Finding]:
     """No update at all, or next to none."""
     learning = rate != 0 and not (rate < RATE_SHARE * habits.rate)
     low = np.count_nonzero(motion < habits.usual + math.log(STILL_SHARE))
@@ -242,18 +295,21 @@ def _still(habits: Habits, sound: bool, moved: bool, motion: Floats64, rate: flo
 def _chronic(habits: Habits, group: Group) -> list[Finding]:
     """Habits that are told once."""
     found: list[Finding] = []
-    middle, motion = group.middle, group.motion
-    habits.clipped = _count(habits.clipped, middle[2] < CLIPPED, CLIPPED_LAYERS) if group.low else np.empty(0)
+    motion = group.motion
+    habits.clipped = _count(habits.clipped, group.factor < CLIPPED, CLIPPED_LAYERS) if group.low else np.empty(0)
     if group.dead:
-        dying = (middle[3] >= DEAD_SHARE) & (middle[3] >= habits.first[:, 0] + DEAD_RISE)
+        dying = (group.share >= DEAD_SHARE) & (group.share >= habits.first[:, 0] + DEAD_RISE)
         habits.dead = _count(habits.dead, dying, 0.0)
     else:
         habits.dead = np.empty(0)
-    for kind, counts, column in (("overclipped", habits.clipped, 2), ("dead_units", habits.dead, 3)):
+    for kind, counts, column in (
+        ("overclipped", habits.clipped, group.factor),
+        ("dead_units", habits.dead, group.share),
+    ):
         if len(counts) and kind not in habits.told and (counts >= HABIT_GROUPS).any():
             i = int(np.argmax(counts))
             habits.told = [*habits.told, kind]
-            found.append(Finding(kind, habits.names[i], float(middle[column, i])))
+            found.append(Finding(kind, habits.names[i], float(column[i])))
     late = habits.groups >= LAG_GROUPS and habits.groups % HABIT_GROUPS == 0
     if late and "unconverged_layer" not in habits.told and np.isfinite(motion).all():
         usual = _median(motion)
@@ -266,7 +322,7 @@ def _chronic(habits: Habits, group: Group) -> list[Finding]:
     return found
 
 
-def _median(values: Floats64) -> float:
+def _median(values: Floats32) -> float:
     """Of the layers: NumPy's own costs ten times the sorting. NaN where one of them is."""
     ordered, half = np.sort(values), len(values) // 2
     if ordered[-1] != ordered[-1]:

@@ -59,9 +59,9 @@ def update(state: MonitorState, frames: Frames) -> MonitorState:
     return state
 
 
-_WRITTEN = ("base", "trigger", "open", "probations", "slide", "nonfinite", "drifts", "spreads", "regime")
+_WRITTEN = ("trigger", "open", "probations", "slide", "nonfinite", "drifts", "spreads", "regime")
 """Parts that are written to as they stand."""
-_REPLACED = ("layers", "habits", "period")
+_REPLACED = ("base", "layers", "habits", "period")
 """Parts whose arrays and lists are replaced and never written to: a copy may share them."""
 _FIELDS = tuple(field.name for field in fields(MonitorState))
 

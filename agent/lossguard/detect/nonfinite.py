@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lossguard.detect.columns import Column
 from lossguard.detect.voices import task_of
 from lossguard.wire.frame import Bits, Floats32, Floats64, Frames
 from lossguard.wire.stats import GRADIENT_NORM, NONFINITE_COUNT, UPDATE_NORM, WEIGHT_NORM
@@ -61,25 +62,35 @@ def watching(watch: Nonfinite) -> bool:
     return watch.number is not None
 
 
-def _layers(frames: Frames) -> Bits:
-    """Where a layer holds NaN or Inf [T, L]."""
-    bad = np.zeros(frames.stats.shape[:2], np.bool_)
-    for k, name in enumerate(frames.schema.stats):
-        here = frames.stats_present[:, k, None]
-        if name == NONFINITE_COUNT:
-            bad |= here & (frames.stats[:, :, k] != 0)
-        elif name in _WATCHED:
-            bad |= here & ~np.isfinite(frames.stats[:, :, k])
+def scan(rows: Floats64, here: Bits, columns: Mapping[str, Column]) -> Bits:
+    """The frames of a block that hold a NaN or Inf: in a loss or in a layer [T].
+
+    Args:
+        rows: the losses [T, V].
+        here: which of them were measured [T, V].
+        columns: the block's stats.
+    """
+    bad = np.asarray((here & ~np.isfinite(rows)).any(axis=1))
+    for name, column in columns.items():
+        if (name == NONFINITE_COUNT and column.low == 0 == column.high) or (name in _WATCHED and column.is_finite):
+            continue
+        if name == NONFINITE_COUNT or name in _WATCHED:
+            bad |= _bad(name, column.values).any(axis=1) & (True if column.here is None else column.here)
     return bad
 
 
-def scan(frames: Frames, rows: Floats64, here: Bits, columns: Mapping[str, Floats32]) -> Bits:
-    """The frames of a block that hold a NaN or Inf: in a loss or in a layer [T]."""
-    losses = np.asarray((here & ~np.isfinite(rows)).any(axis=1))
-    # One pass; only where a sum fails it is asked which and where.
-    sound = all(math.isfinite(columns[name].sum()) for name in _WATCHED if name in columns)
-    counted = NONFINITE_COUNT in columns and bool(columns[NONFINITE_COUNT].any())
-    return losses if sound and not counted else np.asarray(losses | _layers(frames).any(axis=1))
+def _bad(name: str, values: Floats32) -> Bits:
+    """Where a stat says that a layer holds NaN or Inf."""
+    return values != 0 if name == NONFINITE_COUNT else ~np.isfinite(values)
+
+
+def _first_layer(frames: Frames, t: int) -> str | None:
+    """The first layer that holds NaN or Inf in a frame."""
+    bad = np.zeros(len(frames.schema.layers), np.bool_)
+    for k, name in enumerate(frames.schema.stats):
+        if (name == NONFINITE_COUNT or name in _WATCHED) and frames.stats_present[t, k]:
+            bad |= _bad(name, frames.stats[t, :, k])
+    return frames.schema.layers[int(np.argmax(bad))] if bad.any() else None
 
 
 def judge(watch: Nonfinite, frames: Frames, t: int, broken: bool, usual: Floats64, motion: Floats64) -> Finding | None:
@@ -107,9 +118,7 @@ def judge(watch: Nonfinite, frames: Frames, t: int, broken: bool, usual: Floats6
     watch.clean, watch.now = 0, np.empty(0)
     if watch.number is not None:
         return None
-    hit = np.flatnonzero(_layers(frames[t : t + 1])[0])
-    layer = frames.schema.layers[int(hit[0])] if len(hit) else None
-    names = _bad_losses(frames, t)
+    layer, names = _first_layer(frames, t), _bad_losses(frames, t)
     tasks = tuple(task for name in names if (task := task_of(name)))
     return Finding(ended=False, subject=", ".join(names) or "a layer", layer=layer, tasks=tasks)
 

@@ -55,6 +55,11 @@ def every(frame: int) -> int:
     return max(EVERY_FRAMES, 1 << max(frame.bit_length() - 3, 0))
 
 
+def until_search(frame: int) -> int:
+    """How many frames from this one on are taken before the next search; this one's own does not count."""
+    return every(frame) - frame % every(frame)
+
+
 def extend(period: Period, values: Floats64) -> None:
     """Take values of the total loss, the non-finite ones as well."""
     while len(values):

@@ -87,19 +87,24 @@ def fallen(state: MonitorState) -> str | None:
         return None
     for name, values in state.judges.items():
         recent = state.recent[name][-COLLAPSE_FRAMES:]
-        if len(values) < COLLAPSE_HISTORY or len(recent) < COLLAPSE_FRAMES:
+        if not may_have_fallen(values, recent):
             continue
-        mean = sum(recent) / len(recent)
-        if mean - voices.CHANCE > 0.5 * (sum(values) / len(values) - voices.CHANCE):
-            continue  # the cheap half of the test below, for every ordinary frame
         # The frames of the fall are among the values, because nothing was open: they are not what was usual.
         judge = course.judge_of(values[:-COLLAPSE_FRAMES])
         judge.recent = recent
         error = judge.scale * math.sqrt(1 / len(recent) + 1 / judge.frames)
-        fell = judge.centre - mean > COLLAPSE_ERRORS * error
-        if fell and judge.centre - voices.CHANCE > 0.04 and episode.skill(judge, 15) < COLLAPSE_SKILL:
+        fell = judge.centre - sum(recent) / len(recent) > COLLAPSE_ERRORS * error
+        if fell and judge.centre - voices.CHANCE > 0.04 and episode.skill(judge, COLLAPSE_FRAMES) < COLLAPSE_SKILL:
             return name
     return None
+
+
+def may_have_fallen(values: list[float], recent: list[float]) -> bool:
+    """The cheap half of the test, for every ordinary frame: whether the last 15 values have lost half of the skill."""
+    if len(values) < COLLAPSE_HISTORY or len(recent) < COLLAPSE_FRAMES:
+        return False
+    lately, usual = sum(recent) / len(recent), sum(values) / len(values)
+    return not lately - voices.CHANCE > 0.5 * (usual - voices.CHANCE)
 
 
 def collapse(state: MonitorState, step: int, name: str, binary: frozenset[str]) -> None:

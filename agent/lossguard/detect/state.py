@@ -14,7 +14,7 @@ from lossguard.detect.baseline import Baseline
 from lossguard.detect.drift import Drift
 from lossguard.detect.episode import Episode, Judge
 from lossguard.detect.habits import Habits
-from lossguard.detect.layers import Layers
+from lossguard.detect.layers import Layers, Memory
 from lossguard.detect.nonfinite import Nonfinite
 from lossguard.detect.period import Period
 from lossguard.detect.record import Record
@@ -24,7 +24,7 @@ from lossguard.detect.spread import Spread
 from lossguard.detect.trigger import Trigger
 from lossguard.wire.frame import Floats64
 
-STATE_VERSION = 10
+STATE_VERSION = 11
 RATE_FRAMES = 30
 """A rise of the learning rate is named as the likely cause for 30 frames."""
 
@@ -119,6 +119,7 @@ CLASSES = (
     Slide,
     Nonfinite,
     Layers,
+    Memory,
     Habits,
     Period,
     Drift,

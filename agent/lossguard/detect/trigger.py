@@ -5,7 +5,7 @@ the run's own isolated spikes, so that a heavy-tailed run teaches us to be quiet
 high: a jump that decays, or a ramp, none of whose frames need be tall.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,24 +40,20 @@ class Trigger:
         spikes: per voice, frame and height of remembered isolated spikes, oldest first.
     """
 
-    sums: Floats64
-    since: Floats64
-    spikes: list[list[tuple[int, float]]] = field(default_factory=list)
+    sums: list[float]
+    since: list[int]
+    spikes: list[list[tuple[int, float]]]
 
 
 def init(voices: int) -> Trigger:
     """No memory yet."""
-    return Trigger(np.zeros(voices), np.zeros(voices), [[] for _ in range(voices)])
+    return Trigger([0.0] * voices, [0] * voices, [[] for _ in range(voices)])
 
 
 def extend(trigger: Trigger, voices: int) -> Trigger:
     """The same with so many voices in all."""
     fresh = init(voices - len(trigger.sums))
-    return Trigger(
-        np.concatenate([trigger.sums, fresh.sums]),
-        np.concatenate([trigger.since, fresh.since]),
-        trigger.spikes + fresh.spikes,
-    )
+    return Trigger(trigger.sums + fresh.sums, trigger.since + fresh.since, trigger.spikes + fresh.spikes)
 
 
 def until_hit(trigger: Trigger, frame: int, z: Floats64) -> tuple[int, dict[int, int]]:
@@ -66,30 +62,28 @@ def until_hit(trigger: Trigger, frame: int, z: Floats64) -> tuple[int, dict[int,
     Returns:
         How many frames did not flag, and what `test` said of the one that did; empty if none did.
     """
-    loud = np.asarray((z >= DRIFT_SCALES).any(axis=1))
-    up = bool(trigger.sums.any())
-    if not up and not loud.any():
-        return len(z), {}
-    for k in range(len(z)):
-        if up or loud[k]:
-            hits = test(trigger, frame + k, z[k])
-            if hits:
-                return k, hits
-            up = bool(trigger.sums.any())
+    loud = np.flatnonzero((z >= DRIFT_SCALES).any(axis=1)).tolist()
+    k = 0 if any(trigger.sums) else loud[0] if loud else len(z)
+    while k < len(z):
+        hits = test(trigger, frame + k, z[k].tolist())
+        if hits:
+            return k, hits
+        k += 1
+        if not any(trigger.sums):  # until the next frame that is loud, nothing can happen
+            k = next((at for at in loud if at >= k), len(z))
     return len(z), {}
 
 
-def test(trigger: Trigger, frame: int, z: Floats64) -> dict[int, int]:
+def test(trigger: Trigger, frame: int, z: list[float]) -> dict[int, int]:
     """One frame: voice to the frame at which its excursion began, for the voices that flag.
 
     A voice that is not judged or absent (z is NaN) keeps its sum.
     """
     hits: dict[int, int] = {}
-    for i in range(len(z)):
-        height = float(z[i])
+    for i, height in enumerate(z):
         if height != height:
             continue
-        total = float(trigger.sums[i])
+        total = trigger.sums[i]
         if total <= 0:
             if height < DRIFT_SCALES:
                 continue
@@ -97,7 +91,7 @@ def test(trigger: Trigger, frame: int, z: Floats64) -> dict[int, int]:
         total = max(0.0, total + min(height, SUM_CAP) - DRIFT_SCALES)
         trigger.sums[i] = total
         if total > SUM_LIMIT:
-            hits[i] = int(trigger.since[i])
+            hits[i] = trigger.since[i]
         elif height > TALL_SCALES and height > TALL_RATIO * habit(trigger, frame, i):
             hits[i] = frame
         if height > SPIKE_SCALES:
@@ -125,4 +119,4 @@ def remember(trigger: Trigger, frame: int, voice: int, height: float) -> None:
 
 def clear(trigger: Trigger) -> None:
     """An episode opened or ended: the sums begin anew, the spikes stay."""
-    trigger.sums[:] = 0
+    trigger.sums = [0.0] * len(trigger.sums)
