@@ -50,8 +50,7 @@ def lab(
         page.write(out)
         return
     source = Source(days=4, rows_per_day=3000) if quick else Source(None if data is None else str(data))
-    begin = time.monotonic()
-    deadline = None if minutes is None else begin + 60 * minutes
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
     try:
         work = Lab(source, cache, workers=workers, quick=quick, deadline=deadline)
         if plan:
@@ -59,8 +58,11 @@ def lab(
             return
         with _Progress(work, chosen) as progress:
             work.done = progress.done
-            work.complete(chosen)
-        written = page.collect(work, chosen, out, time.monotonic() - begin)
+            try:
+                work.complete(chosen)
+            finally:
+                work.close()
+        written = page.collect(work, chosen, out)
     except (DataError, PoolError) as error:
         print(f"lossguard-lab: {error}", file=sys.stderr)
         raise typer.Exit(2) from None

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from lab import pool
 from lab.cache import Cache
 from lab.config import Config, Outcome
 from lab.data import Source, read
+from lab.pool import Pool
 from lossguard.trace.trace import Trace
 
-QUICK_STEPS = 48
+QUICK_STEPS, QUICK_BATCH = 48, 128
 
 
 class Missing(Exception):
@@ -72,6 +72,13 @@ class Lab:
     asked: dict[Config, None] = field(default_factory=dict)
     _cache: Cache | None = None
     _known: dict[Config, Outcome] = field(default_factory=dict)
+    _pool: Pool | None = None
+
+    def close(self) -> None:
+        """End the worker processes, if any; what they finished is kept."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
 
     @property
     def cache(self) -> Cache:
@@ -86,7 +93,9 @@ class Lab:
 
     def small(self, config: Config) -> Config:
         """The configuration, in a smoke run as short as one can be judged."""
-        return config.but(steps=min(config.steps, QUICK_STEPS), evaluations=2) if self.quick else config
+        if not self.quick:
+            return config
+        return config.but(steps=min(config.steps, QUICK_STEPS), batch=QUICK_BATCH, evaluations=2)
 
     def known(self, config: Config) -> Outcome | None:
         """The outcome, or None."""
@@ -115,17 +124,19 @@ class Lab:
         """Train what is not there; the outcomes in the order of the configurations, None after the deadline."""
         missing = [config for config in dict.fromkeys(configs) if self.known(config) is None]
         if missing:
-            self.cache.folder.mkdir(parents=True, exist_ok=True)
-            pool.run(missing, self.source, self.folder, workers=self.workers, done=self.done, deadline=self.deadline)
+            if self._pool is None:
+                self._pool = Pool(self.source, self.folder, self.workers, self.done)
+            self._pool.run(missing, self.deadline)
         return [self.known(config) for config in configs]
 
     def complete(self, experiments: Sequence[Experiment]) -> None:
-        """Run every plan to its end, the earlier ones first; what follows a search comes in a later round."""
+        """Run every plan to its end, one after the other; what follows a search comes in a round of its own."""
         tried: set[Config] = set()
-        while self.deadline is None or time.monotonic() < self.deadline:
-            wanted = [config for one in experiments for config in one.plan(self)]
-            new = [config for config in dict.fromkeys(wanted) if self.known(config) is None and config not in tried]
-            if not new:
-                return
-            tried.update(new)
-            self.run(new)
+        for one in experiments:
+            while self.deadline is None or time.monotonic() < self.deadline:
+                wanted = dict.fromkeys(one.plan(self))
+                new = [config for config in wanted if self.known(config) is None and config not in tried]
+                if not new:
+                    break
+                tried.update(new)
+                self.run(new)

@@ -37,63 +37,72 @@ def chunks(configs: Sequence[Config], workers: int) -> list[list[Config]]:
     return cut
 
 
-def run(
-    configs: Sequence[Config],
-    source: Source,
-    folder: Path,
-    *,
-    workers: int,
-    done: Callable[[str, float], None],
-    deadline: float | None = None,
-) -> None:
-    """Train what is not in the cache.
+class Pool:
+    """Worker processes; they live from their first run to `close`, with what they have compiled.
 
     Args:
-        configs: in the order of their importance.
         source: of the rows.
         folder: of the cache.
         workers: processes.
         done: called with the name and the CPU seconds of each finished run.
-        deadline: of `time.monotonic`, after which no further group begins; None for none.
-
-    Raises:
-        PoolError: a worker died.
     """
-    by_threads: dict[int, list[Config]] = {}
-    for config in configs:
-        by_threads.setdefault(config.threads, []).append(config)
-    for threads, part in by_threads.items():
-        _run(chunks(part, workers), source, folder, workers if threads == 1 else 1, threads, done, deadline)
 
+    def __init__(self, source: Source, folder: Path, workers: int, done: Callable[[str, float], None]) -> None:
+        self._source, self._folder, self._workers, self._done = source, folder, workers, done
+        self._context = multiprocessing.get_context("spawn")
+        self._says = self._context.SimpleQueue()
+        self._executors: dict[int, ProcessPoolExecutor] = {}
 
-def _run(
-    tasks: list[list[Config]],
-    source: Source,
-    folder: Path,
-    workers: int,
-    threads: int,
-    done: Callable[[str, float], None],
-    deadline: float | None,
-) -> None:
-    context = multiprocessing.get_context("spawn")
-    says = context.SimpleQueue()
-    waiting = list(tasks)
-    running: set[Future[int]] = set()
-    with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=worker.begin, initargs=(source, folder, threads, says)
-    ) as pool:
-        try:
-            while waiting or running:
-                if deadline is not None and time.monotonic() > deadline:
-                    waiting = []
-                while waiting and len(running) < workers:
-                    running.add(pool.submit(worker.train, waiting.pop(0)))
-                finished, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-                while not says.empty():
-                    done(*says.get())
-                for future in finished:
-                    future.result()
-        except BrokenProcessPool:
-            raise PoolError(
-                "a worker process died (out of memory?); finished runs are kept, run the lab again to go on"
-            ) from None
+    def run(self, configs: Sequence[Config], deadline: float | None = None) -> None:
+        """Train what is not in the cache.
+
+        Args:
+            configs: in the order of their importance.
+            deadline: of `time.monotonic`, after which no further group begins; None for none.
+
+        Raises:
+            PoolError: a worker died.
+        """
+        by_threads: dict[int, list[Config]] = {}
+        for config in configs:
+            by_threads.setdefault(config.threads, []).append(config)
+        for threads, part in by_threads.items():
+            # Two threads are not shared out: TensorFlow may use a process's threads for one run alone.
+            workers = self._workers if threads == 1 else 1
+            try:
+                self._run(chunks(part, workers), self._executor(threads, workers), workers, deadline)
+            except BrokenProcessPool:
+                raise PoolError(
+                    "a worker process died (out of memory?); finished runs are kept, run the lab again to go on"
+                ) from None
+
+    def close(self) -> None:
+        """End the workers."""
+        for executor in self._executors.values():
+            executor.shutdown(cancel_futures=True)
+        self._executors.clear()
+
+    def _executor(self, threads: int, workers: int) -> ProcessPoolExecutor:
+        if threads not in self._executors:
+            self._executors[threads] = ProcessPoolExecutor(
+                workers,
+                mp_context=self._context,
+                initializer=worker.begin,
+                initargs=(self._source, self._folder, threads, self._says),
+            )
+        return self._executors[threads]
+
+    def _run(
+        self, waiting: list[list[Config]], executor: ProcessPoolExecutor, workers: int, deadline: float | None
+    ) -> None:
+        running: set[Future[int]] = set()
+        while waiting or running:
+            if deadline is not None and time.monotonic() > deadline:
+                waiting = []
+            while waiting and len(running) < workers:
+                running.add(executor.submit(worker.train, waiting.pop(0)))
+            finished, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            while not self._says.empty():
+                self._done(*self._says.get())
+            for future in finished:
+                future.result()

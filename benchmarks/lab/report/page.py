@@ -23,14 +23,13 @@ RESULTS = Path("lab") / "results.json"
 PAGE = Path("lab.md")
 
 
-def collect(lab: Lab, chosen: Sequence[Experiment], out: Path, wall_seconds: float) -> list[str]:
+def collect(lab: Lab, chosen: Sequence[Experiment], out: Path) -> list[str]:
     """Measure, write the results file, the figures and the page; what to tell the user.
 
     Args:
         lab: that ran.
         chosen: the experiments to measure.
         out: folder of the documents.
-        wall_seconds: of this lab.
     """
     place = out / RESULTS
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +38,6 @@ def collect(lab: Lab, chosen: Sequence[Experiment], out: Path, wall_seconds: flo
     old = results.get("about", {})
     if {name: old.get(name) for name in ("data", "code")} != {name: about[name] for name in ("data", "code")}:
         results = {}
-        old = {}
     experiments: dict[str, Any] = results.get("experiments", {})
     notes = []
     counted: set[Config] = set()
@@ -51,7 +49,6 @@ def collect(lab: Lab, chosen: Sequence[Experiment], out: Path, wall_seconds: flo
             notes.append(f"{one.NAME}: not complete ({missing})")
             continue
         experiments[one.NAME] = to_json({"title": one.TITLE, "cost": _cost(lab, counted), "found": found})
-    about["wall_seconds"] = round(old.get("wall_seconds", 0.0) + wall_seconds, 1)
     results = {"about": about, "experiments": experiments}
     place.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
     write(out)
@@ -74,12 +71,14 @@ def _about(lab: Lab) -> dict[str, Any]:
 
 
 def _cost(lab: Lab, counted: set[Config]) -> dict[str, Any]:
-    """Runs and CPU seconds of what was asked for and not counted before."""
-    outcomes = [lab.outcome(one) for one in lab.asked if one not in counted]
+    """Runs and seconds of what was asked for and not counted before."""
+    known = [lab.known(one) for one in tuple(lab.asked) if one not in counted]
+    outcomes = [one for one in known if one is not None]
     counted.update(lab.asked)
     return {
         "runs": len(outcomes),
         "cpu_seconds": round(sum(one.cpu_seconds + one.compile_seconds for one in outcomes), 1),
+        "wall_seconds": round(sum(one.wall_seconds for one in outcomes), 1),
     }
 
 
@@ -129,12 +128,13 @@ def render(results: dict[str, Any]) -> str:
 
 def _commands(results: dict[str, Any]) -> list[str]:
     about, costs = results["about"], [one["cost"] for one in results["experiments"].values()]
-    runs, cpu = sum(one["runs"] for one in costs), sum(one["cpu_seconds"] for one in costs)
+    runs, cpu, wall = (sum(one[name] for one in costs) for name in ("runs", "cpu_seconds", "wall_seconds"))
     return [
         f"On {about['data']}, {about['date']}, with TensorFlow {about['tensorflow']}, Keras {about['keras']} and "
         f"Python {about['python']}, {about['workers']} processes of one thread on {about['cores']} cores: {runs} runs, "
-        f"{cpu:.0f} CPU seconds, which is {cpu / 60 / about['workers']:.0f} minutes of {about['workers']} cores that "
-        f"do nothing else; by the clock {about['wall_seconds'] / 60:.0f} minutes, on a machine that others used.",
+        f"{cpu:.0f} CPU seconds with their compilations, or {cpu / 60 / about['workers']:.0f} minutes of "
+        f"{about['workers']} cores that do nothing else. The machine was shared and the lab had a low priority: by the "
+        f"clock its runs took {wall / 60 / about['workers']:.0f} minutes.",
         "",
         '    make lab ARGS="--data KuaiRand-Pure/data"    # docs/demo.md says how to get the data',
         '    make lab ARGS="--quick"                      # a smoke run on a generated stream',
