@@ -47,6 +47,9 @@ class Experiment(Protocol):
     def text(self, found: dict[str, Any]) -> list[str]:
         """The section's Markdown lines, of `measure`'s document alone."""
 
+    def headline(self, found: dict[str, Any]) -> str:
+        """What it comes to, in a few sentences; of the same document."""
+
 
 @dataclass(slots=True)
 class Lab:

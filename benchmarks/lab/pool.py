@@ -51,6 +51,7 @@ class Pool:
         self._source, self._folder, self._workers, self._done = source, folder, workers, done
         self._context = multiprocessing.get_context("spawn")
         self._says = self._context.SimpleQueue()
+        self._stop = self._context.Event()
         self._executors: dict[int, ProcessPoolExecutor] = {}
 
     def run(self, configs: Sequence[Config], deadline: float | None = None) -> None:
@@ -77,7 +78,8 @@ class Pool:
                 ) from None
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers, each after the run that it is at."""
+        self._stop.set()
         for executor in self._executors.values():
             executor.shutdown(cancel_futures=True)
         self._executors.clear()
@@ -88,7 +90,7 @@ class Pool:
                 workers,
                 mp_context=self._context,
                 initializer=worker.begin,
-                initargs=(self._source, self._folder, threads, self._says),
+                initargs=(self._source, self._folder, threads, self._says, self._stop),
             )
         return self._executors[threads]
 

@@ -3,8 +3,10 @@
 It keeps the compiled steps of its last groups, so that configurations that share one cost their steps alone.
 """
 
+import multiprocessing
 import os
 import signal
+import threading
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,13 +24,14 @@ class _State:
     cache: Any
     data: LabData
     says: Any
+    stop: Any
     trainers: "OrderedDict[tuple[Any, ...], Any]"
 
 
 _state: _State | None = None
 
 
-def begin(source: Source, folder: Path, threads: int, says: Any) -> None:
+def begin(source: Source, folder: Path, threads: int, says: Any, stop: Any) -> None:
     """Make the process ready; called once in it.
 
     Args:
@@ -36,10 +39,12 @@ def begin(source: Source, folder: Path, threads: int, says: Any) -> None:
         folder: of the cache.
         threads: that TensorFlow may use.
         says: a queue; each finished run is told there.
+        stop: an event; once it is set no further run begins.
     """
     global _state
-    # Ctrl-C ends the parent, which ends its workers.
+    # Ctrl-C ends the parent, which ends its workers; a killed one cannot, and they would wait for work for ever.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -56,7 +61,7 @@ def begin(source: Source, folder: Path, threads: int, says: Any) -> None:
     os.dup2(kept, 2)
     from lab.cache import Cache
 
-    _state = _State(source, Cache(folder, data.fingerprint, source.reference), data, says, OrderedDict())
+    _state = _State(source, Cache(folder, data.fingerprint, source.reference), data, says, stop, OrderedDict())
 
 
 def train(configs: list[Config]) -> int:
@@ -66,6 +71,8 @@ def train(configs: list[Config]) -> int:
 
     assert _state is not None
     for config in configs:
+        if _state.stop.is_set():
+            break
         if _state.cache.load(config) is not None:
             continue
         trainer = _state.trainers.pop(config.compiled, None)
@@ -93,6 +100,13 @@ def train(configs: list[Config]) -> int:
         _state.cache.store(outcome, trained.frames, meta | {"labels": labels})
         _state.says.put((name(config), trained.cpu_seconds + compile_seconds))
     return len(configs)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def name(config: Config) -> str:

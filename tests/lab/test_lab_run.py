@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("tensorflow")
-pytestmark = pytest.mark.tensorflow
+# The smoke run is a minute of CPU, which a busy machine may stretch.
+pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(900)]
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 

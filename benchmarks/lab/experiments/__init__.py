@@ -11,6 +11,7 @@ from lab.experiments import (
     fluctuation,
     incremental,
     optimizers,
+    setup,
     sharpness,
     table2,
     table3,
@@ -18,6 +19,7 @@ from lab.experiments import (
 from lab.lab import Experiment
 
 ALL: tuple[Experiment, ...] = (
+    setup,
     table2,
     table3,
     figures,

@@ -102,3 +102,12 @@ def text(found: dict[str, Any]) -> list[str]:
         if rest:
             lines += ["", f"and {rest} more in the results file."]
     return lines
+
+
+def headline(found: dict[str, Any]) -> str:
+    """How often Lossguard is right."""
+    return (
+        f"Over {found['runs']} runs Lossguard calls {interval(found['found'])} of the lost ones diverged, and "
+        f"{interval(found['false'])} of the others; {len(found['disagreements'])} runs are listed on which it and "
+        "hindsight disagree."
+    )

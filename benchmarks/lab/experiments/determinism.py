@@ -71,3 +71,13 @@ def text(found: dict[str, Any]) -> list[str]:
         "",
         *table(head, rows),
     ]
+
+
+def headline(found: dict[str, Any]) -> str:
+    """What is equal and what breaks it."""
+    equal = [row["change"].split(":")[0] for row in found["rows"] if row["equal"]]
+    differ = [row["change"] for row in found["rows"] if not row["equal"]]
+    return (
+        f"Runs stay equal to the bit when this changes: {'; '.join(equal) or 'nothing at all'}. They differ with "
+        f"{'; '.join(differ) or 'nothing'}."
+    )

@@ -18,6 +18,7 @@ from lab.report import svg
 from lab.report.markdown import number, table
 from lossguard.wire import stats
 from lossguard.wire.frame import Frames
+from lossguard.wire.numbers import from_json_number
 
 NAME = "figures"
 TITLE = "Figures 1, 3, 4, 5, 6 and 7"
@@ -299,3 +300,21 @@ def _grouped(lines: dict[str, Any]) -> dict[str, list[svg.Line]]:
         group = "heads" if layer.startswith("head") else "bottom and shared layers"
         groups[group].append(svg.Line(layer.removesuffix("/kernel"), points))
     return groups
+
+
+def headline(found: dict[str, Any]) -> str:
+    """What figures 4 and 6 show."""
+    followed, medians = found["followed"], found["clippy"]["medians"]
+    low = min(medians, key=lambda layer: medians[layer])
+    layer = followed["rows"][0]["layer"]
+    grown = {row["method"]: _times(row["measured"]) for row in followed["rows"] if row["layer"] == layer}
+    said = ", ".join(f"{method} {number(times, 2)}" for method, times in grown.items())
+    return (
+        f"From the last calm step to the onset the measures of `{layer}` grew by these factors: {said}. Clippy clips "
+        f"`{low}` most (median factor {number(medians[low], 2)})."
+    )
+
+
+def _times(measured: dict[str, Any]) -> float:
+    before, after = from_json_number(measured["a"]), from_json_number(measured["b"])
+    return after / before if before else float("nan")

@@ -158,14 +158,13 @@ def text(found: dict[str, Any]) -> list[str]:
         "",
         *table(head, rows),
         "",
-        *_words(found),
-        "",
         "![The loss over six epochs, and the norms of weights and gradients of every layer](lab/convergence.svg)",
     ]
     return lines
 
 
-def _words(found: dict[str, Any]) -> list[str]:
+def headline(found: dict[str, Any]) -> str:
+    """What of the report shows."""
     rows = {row["change"]: row for row in found["rows"]}
     dated = [row for name, row in rows.items() if "shuffled" not in name]
     shuffled = [row for name, row in rows.items() if "shuffled" in name]
@@ -180,7 +179,18 @@ def _words(found: dict[str, Any]) -> list[str]:
     if "dates, wide alone" in rows:
         simple = [rows[name] for name in ("dates, wide alone", "dates, wide & deep", "dates, full model (Large+DCN)")]
         lines.append(f"Simpler models do not take the fluctuation away: it is found in {hits(simple)} of their trials.")
-    return [" ".join(lines)]
+    for name, other in (
+        ("in the order of dates", "dates, decay to 1 %"),
+        ("in the order of dates", "dates, doubled batch"),
+    ):
+        if other in rows:
+            sd, less = (100 * from_json_number(rows[one]["auc"]["sd"]) for one in (name, other))
+            auc, changed = (100 * from_json_number(rows[one]["auc"]["mean"]) for one in (name, other))
+            what = other.removeprefix("dates, ")
+            lines.append(
+                f"With {what} trials spread by {less:.2f} points (without: {sd:.2f}), AUC {changed:.2f} ({auc:.2f})."
+            )
+    return " ".join(lines)
 
 
 def figures(found: dict[str, Any]) -> dict[str, str]:

@@ -65,3 +65,18 @@ def text(found: dict[str, Any]) -> list[str]:
         "",
         *table(head, rows),
     ]
+
+
+def headline(found: dict[str, Any]) -> str:
+    """Where Clippy helps."""
+    said = []
+    for optimizer in dict.fromkeys(row["optimizer"] for row in found["rows"]):
+        rows = [row for row in found["rows"] if row["optimizer"] == optimizer]
+        of = {row["method"]: row for row in rows if row["rate"] == max(one["rate"] for one in rows)}
+        naive, clippy = of["naive"], of["clippy"]
+        diverged = [f"{row['diverged']['hits']}/{row['diverged']['trials']}" for row in (naive, clippy)]
+        said.append(
+            f"{optimizer} at {naive['rate']:g}: diverged {diverged[0]} naive, {diverged[1]} with Clippy (AUC "
+            f"{percent(clippy['auc'])} %)"
+        )
+    return f"{'; '.join(said)}."

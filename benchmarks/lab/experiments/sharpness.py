@@ -101,3 +101,13 @@ def figures(found: dict[str, Any]) -> dict[str, str]:
             "step",
         )
     }
+
+
+def headline(found: dict[str, Any]) -> str:
+    """How near they come to the edge."""
+    said = [
+        f"{run['method']}, seed {run['seed']} ({run['hindsight']}): median {number(run['median_before'])}, largest "
+        f"{number(run['largest'])}"
+        for run in found["runs"]
+    ]
+    return f"The sharpness ratio before an onset: {'; '.join(said)}."

@@ -143,7 +143,7 @@ def text(found: dict[str, Any]) -> list[str]:
         "",
         *table(head, rows),
         "",
-        *_words(found),
+        *_beside(found),
     ]
     if found["mixture"]:
         rows = [
@@ -160,7 +160,7 @@ def text(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _words(found: dict[str, Any]) -> list[str]:
+def _beside(found: dict[str, Any]) -> list[str]:
     rows = found["rows"]
     names = list(dict.fromkeys(row["bottom"] for row in rows))
     best_of: dict[tuple[str, str], dict[str, Any]] = {}
@@ -182,3 +182,36 @@ def _words(found: dict[str, Any]) -> list[str]:
         "",
         *table(["model", *METHODS, "paper: " + " / ".join(METHODS)], shown),
     ]
+
+
+def headline(found: dict[str, Any]) -> str:
+    """What it comes to."""
+    rows = found["rows"]
+    names = list(dict.fromkeys(row["bottom"] for row in rows))
+    naive = [
+        f"{name} in {_hits([r for r in rows if r['bottom'] == name and r['method'] == 'naive'])}" for name in names
+    ]
+    said = [
+        f"Without a treatment {', '.join(naive)} runs diverged; with one of the four "
+        f"{_hits([row for row in rows if row['method'] != 'naive'])}."
+    ]
+    wins: dict[str, list[str]] = {}
+    for name in names:
+        for rate in found["rates"]:
+            cell = [row for row in rows if row["bottom"] == name and row["rate"] == rate]
+            won = max(cell, key=lambda row: row["auc"]["mean"])
+            wins.setdefault(won["method"], []).append(f"{name} {rate}")
+    best = "; ".join(f"{method} on {', '.join(cells)}" for method, cells in wins.items())
+    said.append(f"Highest mean AUC: {best}.")
+    hard = [row for row in rows if row["bottom"] == names[-1] and row["rate"] == "2x"]
+    of = {row["method"]: row for row in hard}
+    gc, clippy = of["gc"], of["clippy"]
+    said.append(
+        f"That GC fails on {names[-1]} at 2x {'shows' if gc['diverged']['hits'] else 'does not show'}: {_hits([gc])} "
+        f"diverged, AUC {percent(gc['auc'])} against Clippy's {percent(clippy['auc'])}."
+    )
+    return " ".join(said)
+
+
+def _hits(rows: list[dict[str, Any]]) -> str:
+    return f"{sum(row['diverged']['hits'] for row in rows)} of {sum(row['diverged']['trials'] for row in rows)}"

@@ -82,19 +82,24 @@ def text(found: dict[str, Any]) -> list[str]:
         "does not say, the table does not. The paper's figures are quoted from a public summary of it.",
         "",
         *table(head, rows),
-        "",
-        *_words(found),
     ]
 
 
-def _words(found: dict[str, Any]) -> list[str]:
+def headline(found: dict[str, Any]) -> str:
     """Which rows differ from the clean one by more than chance: their intervals do not touch."""
     clean = found["rows"][0]["diverged"]
-    less = [row["change"] for row in found["rows"] if row["diverged"]["high"] < clean["low"]]
-    more = [row["change"] for row in found["rows"] if row["diverged"]["low"] > clean["high"]]
-    rest = [row["change"] for row in found["rows"][1:] if row["change"] not in (*less, *more)]
-    said = [f"Fewer divergences than the clean row, the intervals apart: {', '.join(less) or 'none'}."]
+
+    def named(rows: list[dict[str, Any]]) -> str:
+        return ", ".join(f"{row['change']} ({row['diverged']['hits']}/{row['diverged']['trials']})" for row in rows)
+
+    less = [row for row in found["rows"] if row["diverged"]["high"] < clean["low"]]
+    more = [row for row in found["rows"] if row["diverged"]["low"] > clean["high"]]
+    rest = [row for row in found["rows"][1:] if row not in less and row not in more]
+    said = [f"The clean model at the edge diverged in {interval(clean)}."]
+    if less:
+        said.append(f"Fewer divergences, the intervals apart: {named(less)}.")
     if more:
-        said.append(f"More: {', '.join(more)}.")
-    said.append(f"Not told apart from it with so many seeds: {', '.join(rest) or 'none'}.")
-    return [" ".join(said)]
+        said.append(f"More, the intervals apart: {named(more)}.")
+    if rest:
+        said.append(f"Not told apart with so many seeds: {named(rest)}.")
+    return " ".join(said)

@@ -8,6 +8,7 @@ nothing.
 import json
 import os
 import platform
+import textwrap
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from lossguard.wire.numbers import to_json
 
 RESULTS = Path("lab") / "results.json"
 PAGE = Path("lab.md")
+WIDTH = 120
 
 
 def collect(lab: Lab, chosen: Sequence[Experiment], out: Path) -> list[str]:
@@ -110,7 +112,14 @@ def render(results: dict[str, Any]) -> str:
     ]
     if about["quick"]:
         lines += ["**A smoke run: nothing on this page is to be believed.**", ""]
-    lines += _commands(results)
+    lines += ["## In short", ""]
+    for one in ALL:
+        if one.NAME in experiments:
+            said = one.headline(experiments[one.NAME]["found"])
+            lines.append(f"- **[{one.TITLE}](#{_anchor(one.TITLE)}).** {said}")
+        else:
+            lines.append(f"- **{one.TITLE}.** Not run.")
+    lines += ["", "## How it was run", "", *_commands(results)]
     for one in ALL:
         lines += ["", f"## {one.TITLE}", ""]
         if one.NAME in experiments:
@@ -123,7 +132,21 @@ def render(results: dict[str, Any]) -> str:
             ]
         else:
             lines += [f"Not run. `lossguard-lab --only {one.NAME}` runs it."]
-    return "\n".join(lines) + "\n"
+    return "\n".join(part for line in lines for part in _wrapped(line)) + "\n"
+
+
+def _wrapped(line: str) -> list[str]:
+    """A paragraph or a point of a list as lines of the width of the other documents."""
+    if len(line) <= WIDTH or line.startswith(("|", "    ", "#", "![")):
+        return [line]
+    indent = "  " if line.startswith("- ") else ""
+    return textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _anchor(title: str) -> str:
+    """What GitHub calls a heading."""
+    kept = "".join(letter for letter in title.lower() if letter.isalnum() or letter in " -_")
+    return kept.replace(" ", "-")
 
 
 def _commands(results: dict[str, Any]) -> list[str]:
