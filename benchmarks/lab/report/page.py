@@ -1,8 +1,8 @@
 """The results file, and docs/lab.md made of it and of nothing else.
 
 `docs/lab/results.json`: {"about": {...}, "experiments": {name: {"title", "cost", "found"}}}. An experiment that was
-not run to its end keeps what an earlier lab on the same data and code found, and is named as not run where there is
-nothing.
+not run to its end keeps what an earlier lab on the same data found, with the version of the code that it ran on, and is
+named as not run where there is nothing.
 """
 
 import json
@@ -37,8 +37,7 @@ def collect(lab: Lab, chosen: Sequence[Experiment], out: Path) -> list[str]:
     place.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = json.loads(place.read_text()) if place.is_file() else {}
     about = _about(lab)
-    old = results.get("about", {})
-    if {name: old.get(name) for name in ("data", "code")} != {name: about[name] for name in ("data", "code")}:
+    if results.get("about", {}).get("fingerprint") != about["fingerprint"]:
         results = {}
     experiments: dict[str, Any] = results.get("experiments", {})
     notes = []
@@ -61,7 +60,6 @@ def _about(lab: Lab) -> dict[str, Any]:
     return {
         "data": "KuaiRand-Pure" if lab.source.folder is not None else "a generated stream",
         "fingerprint": lab.cache.fingerprint,
-        "code": code_version(),
         "quick": lab.quick,
         "date": datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%d"),
         "python": platform.python_version(),
@@ -78,6 +76,7 @@ def _cost(lab: Lab, counted: set[Config]) -> dict[str, Any]:
     outcomes = [one for one in known if one is not None]
     counted.update(lab.asked)
     return {
+        "code": code_version()[:12],
         "runs": len(outcomes),
         "cpu_seconds": round(sum(one.cpu_seconds + one.compile_seconds for one in outcomes), 1),
         "wall_seconds": round(sum(one.wall_seconds for one in outcomes), 1),
@@ -128,7 +127,7 @@ def render(results: dict[str, Any]) -> str:
             lines += [
                 "",
                 f"`lossguard-lab --only {one.NAME}`: {cost['runs']} runs that no section before has, "
-                f"{cost['cpu_seconds']:.0f} CPU seconds.",
+                f"{cost['cpu_seconds']:.0f} CPU seconds, code {cost['code']}.",
             ]
         else:
             lines += [f"Not run. `lossguard-lab --only {one.NAME}` runs it."]
