@@ -79,7 +79,7 @@ def text(found: dict[str, Any]) -> list[str]:
         f"{found['rows']:,} rows of {found['days']} days in the order of time, {found['training']:,} before the last "
         f"day, which models are judged on. {columns['categorical']} categorical columns in one embedding "
         f"table ({found['embedding']:,} weights, not treated), {columns['sparse']} of which play the deprecated sparse "
-        f"features; {columns['numeric']} numeric ones, and for Table 3 the follower count in units of {RAW_UNIT:g}, not "
+        f"features; {columns['numeric']} numeric ones, and for Table 3 a follower count in units of {RAW_UNIT:g}, not "
         f"normalised. One pass is {STEPS} steps of {BATCH}. Adagrad begins with accumulators of 0.1; treatments leave "
         "its slots the gradients as they are.",
         "",
