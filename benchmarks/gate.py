@@ -34,6 +34,7 @@ from gate_scan import scanning  # noqa: E402
 from lossguard.wire.chunk import Chunk, ChunkId, encode  # noqa: E402
 from lossguard.wire.stats import STAT_NAMES  # noqa: E402
 from lossguard.wire.verdict import outcome_of  # noqa: E402
+from lossguard_service.__main__ import settle  # noqa: E402
 from lossguard_service.app import create_app  # noqa: E402
 from lossguard_service.gate.decide import decide  # noqa: E402
 from lossguard_service.gate.policy import BUILT_IN  # noqa: E402
@@ -123,6 +124,7 @@ async def decisions(url: str) -> list[tuple[str, float, str]]:
     async with app.router.lifespan_context(app):
         rules = {"name": "tolerant", "recovered_budget": INCIDENTS}
         await request(app, "/v1/policies", json.dumps({"author": "benchmark", "rules": rules}).encode())
+        settle()
         for n in range(40):
             body = json.dumps(BODY | {"artifact_digest": f"sha256:{n:064x}"}).encode()  # what nobody has asked
             start, used = time.perf_counter(), time.process_time()

@@ -1,5 +1,6 @@
 """The service as a process: it starts with nothing set, says where it listens, and refuses with a sentence."""
 
+import gc
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from chunk_trainer import chunks, frames
 from services import Uvicorn
 
 from lossguard.wire.chunk import peek
+from lossguard_service.__main__ import settle
 from lossguard_service.settings import Settings
 
 
@@ -112,3 +114,11 @@ def test_a_hundred_frames_cross_a_real_socket_and_nothing_is_left_behind(
             path = f"/v1/projects/video/runs/ranker/attempts/{identity.attempt}/chunks/{identity.index}"
             assert client.put(path, content=chunk).status_code == 200
         assert client.get("/v1/projects/video/runs/ranker").json()["last_step"] == 100
+
+
+def test_what_starting_has_made_is_left_out_of_later_collections() -> None:
+    settle()
+    try:
+        assert gc.get_freeze_count() > 50_000
+    finally:
+        gc.unfreeze()
