@@ -53,6 +53,13 @@ def test_the_base_install_holds_no_framework_and_still_imports(base: Path, tmp_p
     _run(base / "python", "-c", probe, cwd=tmp_path)
 
 
+def test_the_base_install_says_where_the_lab_is(base: Path, tmp_path: Path) -> None:
+    done = _run(base / "lossguard-lab", "--quick", cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "make lab" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_base_install_names_the_extra_that_a_command_lacks(base: Path, tmp_path: Path) -> None:
     done = _run(base / "lossguard", "serve", cwd=tmp_path, check=False)
     assert done.returncode == 2

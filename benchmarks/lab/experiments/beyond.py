@@ -161,8 +161,7 @@ def text(found: dict[str, Any]) -> list[str]:
         "model", "rate", "PolyakCap, AUC %", "best of the five, AUC %", "difference (95 %)", "RMSE, ours / theirs",
         "diverged", "acts, % of steps",
     ]  # fmt: skip
-    lost = [one["of_those"] for one in found["diverging"] if one["of_those"]]
-    hits, trials = (sum(one[name] for one in lost) for name in ("hits", "trials"))
+    hits, trials = _rescues(found)
     calm = found["calm"]
     return [
         "`PolyakCap` (decision 0222) lets no step promise to lower the loss by more than the loss: where the layers' "
@@ -203,6 +202,18 @@ def text(found: dict[str, Any]) -> list[str]:
         f"{100 * float(np.mean(calm['acting'])):.2f} % of the steps, and {calm['same']} of {calm['trials']} trainings "
         "ended with the weights of the untreated one, bit for bit.",
     ]
+
+
+def _rescues(found: dict[str, Any]) -> tuple[int, int]:
+    """How many of the trainings that diverge untreated diverge with it, and how many there are."""
+    lost = [one["of_those"] for one in found["diverging"] if one["of_those"]]
+    return sum(one["hits"] for one in lost), sum(one["trials"] for one in lost)
+
+
+def headline(found: dict[str, Any]) -> str:
+    """Whether it wins."""
+    hits, trials = _rescues(found)
+    return f"PolyakCap, without a threshold: {hits} of {trials} trainings that diverge untreated do. {_verdict(found)}"
 
 
 def _verdict(found: dict[str, Any]) -> str:
