@@ -156,6 +156,8 @@ def test_verdicts_need_the_scope_gate_on_their_project_and_rules_the_scope_admin
             for who, status in (({}, 401), (gate, 200), (read, 200), (ingest, 403), (other, 403), (admin, 200)):
                 assert (await one.client.get(f"/v1/verdicts/{verdict_id}", headers=who)).status_code == status
             assert (await one.client.get("/v1/audit", headers=gate)).status_code == 403
+            for who, status in (({}, 401), (gate, 200), (read, 200), (ingest, 403), (other, 200)):
+                assert (await one.client.get("/v1/keys", headers=who)).status_code == status
 
     async def verdict(one: Service, headers: dict[str, str]) -> int:
         body = {"project": "video", "run": "ranker", "step": 5, "artifact_digest": "sha256:" + "0" * 64}
