@@ -4,11 +4,12 @@
   PostgreSQL. No HTTP, no detectors, which flatters them.
 - Prometheus and VictoriaMetrics: the remote-write receiver, 64 samples a series and request. The request is laid out by
   NumPy and its snappy holds literals only, which costs next to nothing; no client that anybody uses is as cheap. No
-  detectors.
+  detectors. VictoriaMetrics also by its import of JSON lines, which a client in Python can make.
 - MLflow: its tracking server on SQLite, its own client, `log_batch` with 1,000 metrics a call.
 """
 
 import asyncio
+import json
 import os
 import socket
 import sqlite3
@@ -25,6 +26,10 @@ import numpy as np
 from lossguard.wire.frame import Frames
 
 Result = dict[str, float]
+REMOTE_WRITE = {
+    "content-type": "application/x-protobuf", "content-encoding": "snappy",
+    "x-prometheus-remote-write-version": "0.1.0",
+}  # fmt: skip
 
 
 def cpu(pid: int) -> float:
@@ -127,10 +132,28 @@ def write_requests(block: Frames, size: int, run: str, first_ms: int) -> Iterato
         samples[:, :, 3:11] = values[:, :, None].view(np.uint8)
         samples[:, :, 12:] = np.frombuffer(b"".join(times), np.uint8).reshape(-1, 6)
         head = 18 * len(part)
-        yield b"".join(
-            b"\x0a" + varint(len(label) + head) + label + row.tobytes()
-            for label, row in zip(labels, samples, strict=True)
+        yield snappy(
+            b"".join(
+                b"\x0a" + varint(len(label) + head) + label + row.tobytes()
+                for label, row in zip(labels, samples, strict=True)
+            )
         )
+
+
+def import_requests(block: Frames, size: int, run: str, first_ms: int) -> Iterator[bytes]:
+    """The block as requests to VictoriaMetrics' import: a line of JSON a series, `size` samples in it."""
+    names = block.schema
+    labels = [
+        json.dumps({"__name__": "lossguard", "run": run, "layer": layer, "stat": stat})
+        for layer in names.layers
+        for stat in names.stats
+    ]
+    for start in range(0, len(block), size):
+        part = block[start : start + size]
+        times = [first_ms + 100 * (start + t) for t in range(len(part))]
+        rows = part.stats.transpose(1, 2, 0).reshape(len(labels), -1).tolist()
+        pairs = zip(labels, rows, strict=True)
+        yield "".join(f'{{"metric":{label},"values":{row},"timestamps":{times}}}\n' for label, row in pairs).encode()
 
 
 def snappy(data: bytes) -> bytes:
@@ -184,40 +207,42 @@ def prometheus(block: Frames, size: int, folder: Path, program: str) -> Result:
         f"--web.listen-address=127.0.0.1:{port}", "--web.enable-remote-write-receiver", "--log.level=error",
     ]  # fmt: skip
     with started(command, port, "/-/ready", folder) as pid:
-        return remote_write(block, size, port, pid)
+        bodies = write_requests(block, size, "run", int(1000 * time.time()) - 100 * len(block))
+        return send(bodies, block[size:].stats.size, port, pid)
 
 
-def victoria_metrics(block: Frames, size: int, folder: Path, program: str) -> Result:
-    """Remote-write into a single-node VictoriaMetrics of its own."""
+def victoria_metrics(block: Frames, size: int, folder: Path, program: str, *, lines: bool = False) -> Result:
+    """Remote-write, or lines of JSON to its import, into a single-node VictoriaMetrics of its own."""
     port = free_port()
     command = [
         program, f"-storageDataPath={folder}/victoria-{os.urandom(4).hex()}", f"-httpListenAddr=127.0.0.1:{port}",
         "-retentionPeriod=10y", "-loggerLevel=ERROR",
     ]  # fmt: skip
-    with started(command, port, "/health", folder) as pid:
-        return remote_write(block, size, port, pid)
-
-
-def remote_write(block: Frames, size: int, port: int, pid: int) -> Result:
-    """Send the block; the first request, which makes all series, is not counted, as our run's first chunks are not."""
-    headers = {
-        "content-type": "application/x-protobuf", "content-encoding": "snappy",
-        "x-prometheus-remote-write-version": "0.1.0",
-    }  # fmt: skip
-    connection = HTTPConnection("127.0.0.1", port, timeout=120)
     first = int(1000 * time.time()) - 100 * len(block)
+    with started(command, port, "/health", folder) as pid:
+        if lines:
+            return send(
+                import_requests(block, size, "run", first), block[size:].stats.size, port, pid, "/api/v1/import"
+            )
+        return send(write_requests(block, size, "run", first), block[size:].stats.size, port, pid)
+
+
+def send(bodies: Iterator[bytes], points: int, port: int, pid: int, path: str = "/api/v1/write") -> Result:
+    """Send all; the first request, which makes all series, is not counted, as our run's first chunks are not."""
+    headers = {} if path.endswith("import") else REMOTE_WRITE
+    connection = HTTPConnection("127.0.0.1", port, timeout=120)
     before = 0.0
-    for place, body in enumerate(write_requests(block, size, "run", first)):
+    for place, body in enumerate(bodies):
         if place == 1:
             before = cpu(pid) + time.process_time()
-        connection.request("POST", "/api/v1/write", snappy(body), headers)
+        connection.request("POST", path, body, headers)
         answer = connection.getresponse()
         said = answer.read()
         if answer.status not in (200, 204):
             raise RuntimeError(f"the receiver answers {answer.status}: {said[:500]!r}")
     used = cpu(pid) + time.process_time() - before
     connection.close()
-    return {"points_per_cpu_second": block[size:].stats.size / used}
+    return {"points_per_cpu_second": points / used}
 
 
 MLFLOW_CLIENT = """
