@@ -163,3 +163,44 @@ def test_a_scalar_can_be_named_by_hand(tmp_path: Path) -> None:
     assert read(tmp_path / "log.csv", {"loss": "objective"}).attempts[0].schema.scalars == ("loss",)
     with pytest.raises(TraceError, match="no column 'target'"):
         read(tmp_path / "log.csv", {"loss": "target"})
+
+
+def test_a_scalar_can_be_named_by_hand_in_a_trace_that_has_one_of_that_name(tmp_path: Path) -> None:
+    frames = Frames.of(Schema(("loss", "objective")), [1, 2], [[1.0, 5.0], [2.0, 6.0]])
+    npz.write(tmp_path / "run.npz", frames)
+    (found,) = read(tmp_path / "run.npz", {"loss": "objective"}).attempts
+    assert found.schema.scalars == ("loss (as logged)", "loss")
+    with pytest.raises(TraceError, match="no column 'nope'"):
+        read(tmp_path / "run.npz", {"loss": "nope"})
+
+
+def test_steps_that_go_back_in_a_trace_begin_another_attempt(tmp_path: Path) -> None:
+    steps = np.array([1, 2, 3, 2, 3, 4])
+    np.savez(tmp_path / "run.npz", step=steps, scalar_names=["loss"], scalars=np.arange(6.0)[:, None])
+    trace = read(tmp_path / "run.npz")
+    assert [frames.steps.tolist() for frames in trace.attempts] == [[1, 2, 3], [2, 3, 4]]
+    assert trace.attempts[1].scalars[:, 0].tolist() == [3, 4, 5]
+
+
+def test_an_archive_of_bare_arrays_is_a_curve(tmp_path: Path) -> None:
+    np.savez(tmp_path / "run.npz", step=np.arange(3), loss=np.arange(3.0), lr=np.ones(3), other=np.zeros(7))
+    (frames,) = read(tmp_path / "run.npz").attempts
+    assert frames.schema.scalars == ("loss", "learning_rate")
+    np.savez(tmp_path / "short.npz", step=np.arange(3), scalar_names=["loss"], scalars=np.ones((2, 1)))
+    with pytest.raises(TraceError, match="3 steps, but 2 rows"):
+        read(tmp_path / "short.npz")
+
+
+def test_columns_are_known_by_their_usual_names_however_these_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("Step,Train Loss\n1,2\n2,3\n")
+    assert read(path).attempts[0].schema.scalars == ("loss",)
+
+
+@pytest.mark.parametrize("text", ["epoch,batch,loss\n0,0,5\n0,1,4\n1,0,3\n", "epoch,loss\n0.1,5\n0.2,4\n0.3,3\n"])
+def test_rows_are_counted_where_batches_begin_anew_or_steps_are_fractions(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(text)
+    (frames,) = read(path).attempts
+    assert frames.steps.tolist() == [1, 2, 3]
+    assert frames.scalars[:, frames.schema.scalars.index("loss")].tolist() == [5, 4, 3]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def backtest(
     healthy: Annotated[Path, typer.Argument(help="A folder with runs that were fine.")],
-    budget: Annotated[float, typer.Option(help="False alarms per 10,000 steps that are acceptable.")] = 1.0,
+    budget: Annotated[float, typer.Option(help="False alarms per 10,000 steps that are acceptable.", min=0.0)] = 1.0,
     diverged: Annotated[Path | None, typer.Option(help="A folder with runs that diverged.")] = None,
     form: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
 ) -> None:

@@ -44,6 +44,8 @@ def replay(
 
     if form not in ("table", "json"):
         raise typer.BadParameter(f"{form!r}; it is table or json", param_hint="--format")
+    if plot is not None and not plot.absolute().parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {plot.parent}", param_hint="--plot")
     given = {}
     for item in scalar or []:
         name, equals, column = item.partition("=")

@@ -4,9 +4,12 @@ Arrays: `step` int64 [T]; `scalar_names` [S]; `scalars` float64 [T, S]; `layer_n
 float32 [T, L, K]; `meta`, a JSON string. Optional: `scalars_present` bool [T, S] and `stats_present` bool [T, K], for
 values that were not measured (without them everything was), and `time` float64 [T]. Nothing is unpickled. `meta` may
 hold `name` and `tasks`: a list of {"name", "kind", "label_mean"} or a mapping from name to kind; a label mean that
-stands there is replayed as the scalar `label_mean/<task>`.
+stands there is replayed as the scalar `label_mean/<task>`. A step that goes back begins another attempt.
+
+An archive without `scalars` is read as a bare curve: `step`, and beside it arrays of the same length, each a scalar.
 """
 
+import itertools
 import json
 import zipfile
 import zlib
@@ -16,14 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from lossguard.trace.trace import Trace, TraceError
+from lossguard.trace.trace import Trace, TraceError, renamed
 from lossguard.wire.frame import Frames, Schema
 
 _NEEDED = ("step", "scalar_names", "scalars")
 
 
-def read(path: Path) -> Trace:
+def read(path: Path, given: Mapping[str, str] | None = None) -> Trace:
     """Read a trace.
+
+    Args:
+        path: the archive.
+        given: scalar name to the name that it has in the file.
 
     Raises:
         TraceError: not such an archive.
@@ -33,6 +40,8 @@ def read(path: Path) -> Trace:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, OSError) as error:
         raise TraceError(f"{path}: not a NumPy archive that can be read ({error})") from None
+    if "scalars" not in arrays:
+        arrays = _bare(arrays)
     missing = [name for name in _NEEDED if name not in arrays]
     if missing:
         raise TraceError(f"{path}: no array {', '.join(missing)}; a trace holds {', '.join(_NEEDED)} at least")
@@ -42,6 +51,8 @@ def read(path: Path) -> Trace:
         tasks, labels = _tasks(meta)
         scalars = np.asarray(arrays["scalars"], np.float64)
         names = [str(name) for name in arrays["scalar_names"]]
+        known = renamed(names, given or {})
+        names = [known.get(name, name) for name in names]
         present = np.asarray(arrays.get("scalars_present", np.ones(scalars.shape)), np.bool_)
         for task, mean in labels.items():
             if f"label_mean/{task}" not in names:
@@ -54,18 +65,36 @@ def read(path: Path) -> Trace:
             tuple(str(name) for name in arrays.get("stat_names", ())),
         )
         shape = (len(scalars), len(schema.layers), len(schema.stats))
-        frames = Frames.of(
-            schema,
-            np.asarray(arrays["step"], np.int64),
-            scalars,
-            np.asarray(arrays.get("stats", np.zeros(shape)), np.float32),
-            times=np.asarray(arrays["time"], np.float64) if "time" in arrays else None,
-            scalars_present=present,
-            stats_present=np.asarray(arrays["stats_present"], np.bool_) if "stats_present" in arrays else None,
-        )
+        steps = np.asarray(arrays["step"], np.int64).reshape(-1)
+        if len(steps) != len(scalars):
+            raise ValueError(f"{len(steps)} steps, but {len(scalars)} rows of scalars")
+        stats = np.asarray(arrays.get("stats", np.zeros(shape)), np.float32)
+        times = np.asarray(arrays["time"], np.float64) if "time" in arrays else np.full(len(steps), np.nan)
+        measured = np.asarray(arrays.get("stats_present", np.ones(shape[::2])), np.bool_)
+        edges = [0, *(np.flatnonzero(steps[1:] < steps[:-1]) + 1).tolist(), len(steps)]
+        attempts = tuple(
+            Frames.of(
+                schema, steps[a:b], scalars[a:b], stats[a:b],
+                times=times[a:b], scalars_present=present[a:b], stats_present=measured[a:b],
+            )
+            for a, b in itertools.pairwise(edges)
+        )  # fmt: skip
     except (ValueError, TypeError) as error:
         raise TraceError(f"{path}: {error}") from None
-    return Trace(str(meta.get("name") or path.stem), (frames,), tasks, meta)
+    return Trace(str(meta.get("name") or path.stem), attempts, tasks, meta)
+
+
+def _bare(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """A bare curve's arrays as a trace's."""
+    steps = arrays.get("step", np.empty(0))
+    found = {
+        name: array
+        for name, array in arrays.items()
+        if name != "step" and array.ndim == 1 and len(array) == len(steps) and array.dtype.kind in "fiub"
+    }
+    if steps.ndim != 1 or not found:
+        return dict(arrays)
+    return {"step": steps, "scalar_names": list(found), "scalars": np.stack(list(found.values()), axis=1)}
 
 
 def _tasks(meta: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, float]]:

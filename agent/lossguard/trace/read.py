@@ -24,7 +24,7 @@ def read(path: Path, scalars: Mapping[str, str] | None = None) -> Trace:
         raise TraceError(f"{path}: no such file")
     name = path.name.lower()
     if name.endswith(".npz"):
-        return npz.read(path)
+        return npz.read(path, given)
     if name.endswith(".json"):
         return trainer_state.read(path, given)
     if "tfevents" in name:
@@ -34,7 +34,7 @@ def read(path: Path, scalars: Mapping[str, str] | None = None) -> Trace:
     with path.open("rb") as file:
         head = file.read(12)
     if head.startswith(b"PK"):
-        return npz.read(path)
+        return npz.read(path, given)
     if head.lstrip().startswith(b"{"):
         return trainer_state.read(path, given)
     raise TraceError(f"{path}: not a trace (.npz), CSV, trainer_state.json or TensorBoard event file")

@@ -63,22 +63,30 @@ def renamed(columns: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
     Raises:
         TraceError: a given column that is not there.
 
-    >>> renamed(["train/loss", "lr", "x"], {})
-    {'train/loss': 'loss', 'lr': 'learning_rate'}
+    >>> renamed(["Train Loss", "lr", "x"], {})
+    {'Train Loss': 'loss', 'lr': 'learning_rate'}
     """
     found: dict[str, str] = {}
     for scalar, column in given.items():
         if column not in columns:
             raise TraceError(f"no column {column!r}; there are: {', '.join(columns)}")
         found[column] = scalar
-    lower = {column.lower(): column for column in reversed(columns)}
+    lower = {plain(column): column for column in reversed(columns)}
     for scalar, names in ALIASES.items():
         if scalar in found.values() or scalar in columns:
             continue
         hit = next((lower[name] for name in names if name in lower and lower[name] not in found), None)
         if hit is not None:
             found[hit] = scalar
+    for column in columns:  # a name that was given to another column
+        if column in given and column not in found:
+            found[column] = f"{column} (as logged)"
     return found
+
+
+def plain(column: str) -> str:
+    """A column's name as it is compared: `Train Loss`, `train-loss` and `train_loss` are one."""
+    return column.strip().lower().translate({ord(mark): "_" for mark in " -."})
 
 
 def of_rows(
