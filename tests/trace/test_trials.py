@@ -118,3 +118,15 @@ class _Always:
 
         step = int(frames.steps[0])
         return None, (Finding("loss_spike", step, step, "Always.", "Nothing."),)
+
+
+@pytest.mark.parametrize("command", ["backtest", "compare"])
+def test_a_scalar_can_be_named_where_many_runs_are_read(tmp_path: Path, command: str) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("step,objective\n" + "".join(f"{i},{2 + 0.01 * (i % 7)}\n" for i in range(60)))
+    target = str(tmp_path if command == "backtest" else log)
+    assert runner.invoke(app, [command, target]).exit_code == 2
+    found = runner.invoke(app, [command, target, "--scalar", "loss=objective", "--format", "json"])
+    assert found.exit_code == 0
+    assert json.loads(found.stdout)
+    assert runner.invoke(app, [command, target, "--scalar", "loss"]).exit_code == 2

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lossguard.cli.scalar_names import ScalarNames, columns_of
+
 if TYPE_CHECKING:
     from lossguard.trace.trace import Trace
 
@@ -16,6 +18,7 @@ def backtest(
     budget: Annotated[float, typer.Option(help="False alarms per 10,000 steps that are acceptable.", min=0.0)] = 1.0,
     diverged: Annotated[Path | None, typer.Option(help="A folder with runs that diverged.")] = None,
     form: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+    scalar: ScalarNames = None,
 ) -> None:
     """Find the most sensitive setting within a budget of false alarms, and what it costs in delay and recall.
 
@@ -28,7 +31,8 @@ def backtest(
 
     if form not in ("table", "json"):
         raise typer.BadParameter(f"{form!r}; it is table or json", param_hint="--format")
-    good, bad = _runs(healthy), _runs(diverged) if diverged else []
+    given = columns_of(scalar)
+    good, bad = _runs(healthy, given), _runs(diverged, given) if diverged else []
     if not good:
         typer.echo(f"{healthy}: no runs in it; a budget of false alarms is measured on runs that were fine", err=True)
         raise typer.Exit(2)
@@ -51,7 +55,7 @@ def backtest(
     console.print(f"Within {budget:g} per 10,000 steps: --caution {chosen.caution:g}", highlight=False)
 
 
-def _runs(folder: Path) -> "list[Trace]":
+def _runs(folder: Path, given: dict[str, str]) -> "list[Trace]":
     from lossguard.trace.read import read
     from lossguard.trace.trace import TraceError
 
@@ -61,7 +65,7 @@ def _runs(folder: Path) -> "list[Trace]":
     traces = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
-            traces.append(read(path))
+            traces.append(read(path, given))
         except TraceError as error:
             typer.echo(f"passed over: {error}", err=True)
     return traces

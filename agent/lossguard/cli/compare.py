@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
+from lossguard.cli.scalar_names import ScalarNames, columns_of
+
 
 def compare(
     files: Annotated[list[Path], typer.Argument(help="Saved runs of the same configuration.")],
     form: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+    scalar: ScalarNames = None,
 ) -> None:
     """Say how far trials spread, how often they diverge, and where runs that should be equal part.
 
@@ -26,8 +29,9 @@ def compare(
 
     if form not in ("table", "json"):
         raise typer.BadParameter(f"{form!r}; it is table or json", param_hint="--format")
+    given = columns_of(scalar)
     try:
-        result = over_trials([read(path) for path in files])
+        result = over_trials([read(path, given) for path in files])
     except TraceError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lossguard.cli.scalar_names import ScalarNames, columns_of
+
 if TYPE_CHECKING:
     from lossguard.detect.rules import Rule
 from lossguard.wire.incident import Incident, RunReport
@@ -22,9 +24,7 @@ def replay(
     ],
     form: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
     plot: Annotated[Path | None, typer.Option(help="Write a page with the losses and incidents here.")] = None,
-    scalar: Annotated[
-        list[str] | None, typer.Option(help="NAME=COLUMN: which column holds a scalar, e.g. loss=train/objective.")
-    ] = None,
+    scalar: ScalarNames = None,
     caution: Annotated[float, typer.Option(help="Factor on the losses' scales, see backtest.", min=0.01)] = 1.0,
     rule: Annotated[list[str] | None, typer.Option(help="package.module:object, a detector of your own.")] = None,
     service: Annotated[str | None, typer.Option(help="The service's address, for PROJECT/RUN.")] = None,
@@ -46,12 +46,7 @@ def replay(
         raise typer.BadParameter(f"{form!r}; it is table or json", param_hint="--format")
     if plot is not None and not plot.absolute().parent.is_dir():
         raise typer.BadParameter(f"there is no folder {plot.parent}", param_hint="--plot")
-    given = {}
-    for item in scalar or []:
-        name, equals, column = item.partition("=")
-        if not (name and equals and column):
-            raise typer.BadParameter(f"{item!r}; write NAME=COLUMN", param_hint="--scalar")
-        given[name] = column
+    given = columns_of(scalar)
     rules = [_rule(item) for item in rule or []]
     traces, reports = [], []
     try:
