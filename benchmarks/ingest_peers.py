@@ -245,6 +245,17 @@ def send(bodies: Iterator[bytes], points: int, port: int, pid: int, path: str = 
     return {"points_per_cpu_second": points / used}
 
 
+def settle(pid: int, most_seconds: float = 60.0) -> None:
+    """Until the server idles: MLflow answers long before its helper processes have started, 15 CPU-seconds of them."""
+    until, last = time.monotonic() + most_seconds, cpu(pid)
+    while time.monotonic() < until:
+        time.sleep(1.0)
+        now = cpu(pid)
+        if now - last < 0.03:
+            return
+        last = now
+
+
 MLFLOW_CLIENT = """
 import os, sys, time
 import numpy as np
@@ -275,6 +286,7 @@ def mlflow(block: Frames, folder: Path, python: str) -> Result:
     values = folder / "mlflow.npy"
     np.save(values, block.stats)
     with started(command, port, "/health", folder) as pid:
+        settle(pid)
         before = cpu(pid)
         arguments = [python, "-c", MLFLOW_CLIENT, f"http://127.0.0.1:{port}", str(values)]
         client = float(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.split()[-1])
