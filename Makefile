@@ -6,7 +6,7 @@ ARGS ?=
 WORKERS ?= auto
 BENCHMARKS ?= journal chunk_bytes detector_cost detection ingest reads gate overhead pages scrape chaos
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-backends lint bench lab fuzz clean
+.PHONY: help demo test test-backends lint bench lab fuzz fuzz-guided clean
 
 help:
 	@echo "make demo [ARGS='--exit --json out.json --data DIR']   train a ranker twice, see one diverge, see the gate stop it"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench                                             every benchmark with its peers"
 	@echo "make lab [ARGS='--data DIR --plan']                    the paper's and the report's experiments; writes docs/lab.md"
 	@echo "make fuzz                                              five minutes of forged chunks against the decoder"
+	@echo "make fuzz-guided                                       the same, guided by coverage (installs atheris)"
 
 $(VENV)/.demo: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "Lossguard needs Python 3.11 to 3.13, this is %d.%d; name another with: make demo PYTHON=python3.11" % v)'
@@ -52,6 +53,11 @@ lab: $(VENV)/.dev
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python tests/wire/fuzz_decode.py --seconds 300
+
+fuzz-guided: $(VENV)/.dev
+	$(BIN)/pip install --quiet atheris
+	mkdir -p build/fuzz
+	$(BIN)/python tests/wire/fuzz_guided.py -max_total_time=300 -artifact_prefix=build/ build/fuzz tests/golden/wire_v1
 
 clean:
 	rm -rf $(VENV) .lossguard build dist
