@@ -42,6 +42,15 @@ def test_a_kind_that_does_not_exist_is_refused_with_the_rules_name() -> None:
         apply(rule, [curve(decay(300))], 0)
 
 
+def test_a_rule_that_raises_is_named_with_its_error() -> None:
+    class Wrong(Seen):
+        def update(self, seen: int, frames: Frames) -> tuple[int, tuple[Finding, ...]]:
+            return frames.schema.scalars.index("no such scalar"), ()
+
+    with pytest.raises(rules.RuleError, match=r"rule Wrong: update raised ValueError"):
+        apply(Wrong(), [curve(decay(30))], 0)
+
+
 @pytest.mark.parametrize("module", [rules, voices, period])
 def test_the_examples_in_the_docstrings_hold(module: Any) -> None:
     assert doctest.testmod(module).failed == 0

@@ -34,8 +34,9 @@ def replay(
 ) -> None:
     """Run the detectors over saved runs and say what they find.
 
-    Exit code 0 whatever they find, 2 for a file or a run that cannot be read.
+    Exit code 0 whatever they find, 2 for a file or a run that cannot be read, or a rule that fails.
     """
+    from lossguard.detect.rules import RuleError
     from lossguard.trace.read import read
     from lossguard.trace.replay import replay as run_detectors
     from lossguard.trace.service import address
@@ -56,7 +57,7 @@ def replay(
             reports.append(run_detectors(trace, caution, rules))
             if plot is not None:
                 traces.append(trace)
-    except TraceError as error:
+    except (TraceError, RuleError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
     if form == "json":

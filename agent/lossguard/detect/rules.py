@@ -28,6 +28,10 @@ from lossguard.wire.frame import Frames
 from lossguard.wire.incident import KINDS, Incident, IncidentKind
 
 
+class RuleError(ValueError):
+    """A rule of one's own failed: it raised, or named a kind that does not exist; its own error is the cause."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What a rule found.
@@ -69,15 +73,22 @@ def apply(rule: Rule, blocks: Iterable[Frames], number: int) -> list[Incident]:
     """Run a rule over the blocks of one attempt; its incidents are numbered from `number`.
 
     Raises:
-        ValueError: the rule names a kind that does not exist.
+        RuleError: the rule raised, or names a kind that does not exist.
     """
-    state = rule.init()
     incidents: list[Incident] = []
+    name = type(rule).__name__
+    try:
+        state = rule.init()
+    except Exception as error:
+        raise RuleError(f"rule {name}: init raised {error!r}") from error
     for frames in blocks:
-        state, findings = rule.update(state, frames)
+        try:
+            state, findings = rule.update(state, frames)
+        except Exception as error:
+            raise RuleError(f"rule {name}: update raised {error!r}") from error
         for found in findings:
             if found.kind not in KINDS:
-                raise ValueError(f"rule {type(rule).__name__}: no incident kind {found.kind!r}; there are {KINDS}")
+                raise RuleError(f"rule {name}: no incident kind {found.kind!r}; there are {KINDS}")
             incidents.append(
                 Incident(
                     number=number + len(incidents),
