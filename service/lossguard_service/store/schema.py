@@ -317,7 +317,7 @@ audit = sa.Table(
     sa.Column("document", Document, nullable=False),
     sa.Index(None, "project", "sequence"),
 )
-"""Append-only: verdicts, waivers, keys, policies and tokens, as they were made; nothing updates or deletes it."""
+"""Append-only: verdicts, waivers, keys, policies and tokens, as they were made; triggers refuse everything else."""
 
 outbox = sa.Table(
     "outbox",
