@@ -149,14 +149,21 @@ def sizes(url: str, folder: Path | None) -> str:
 
     import asyncpg
 
-    async def ask() -> int:
-        connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    async def ask() -> tuple[int, int, list[tuple[str, int]]]:
+        connection = await asyncpg.connect(url)
         try:
-            return int(await connection.fetchval("SELECT pg_database_size(current_database())"))
+            size = await connection.fetchval("SELECT pg_database_size(current_database())")
+            rows = await connection.fetchval("SELECT count(*) FROM chunks")
+            tables = await connection.fetch(
+                "SELECT relname, pg_total_relation_size(oid) FROM pg_class WHERE relkind = 'r' ORDER BY 2 DESC LIMIT 40"
+            )
+            ours = ("runs", "attempts", "chunks", "chunk_bytes", "schemas", "detector_states", "incidents")
+            return int(size), int(rows), [(name, int(size)) for name, size in tables if name in ours]
         finally:
             await connection.close()
 
-    text = f"database {asyncio.run(ask()) / 1e6:.0f} MB"
+    total, rows, tables = asyncio.run(ask())
+    text = f"database {total / 1e6:.0f} MB, {rows} chunks; " + ", ".join(f"{n} {b / 1e6:.1f}" for n, b in tables)
     if folder is not None:
         found = [one.stat().st_size for one in folder.rglob("*") if one.is_file()]
         text += f", {len(found)} objects of {sum(found) / 1e6:.0f} MB"

@@ -55,6 +55,25 @@ def test_compaction_changes_nothing_that_can_be_read(stored_url: str, clock: Clo
     run(story())
 
 
+def test_only_runs_that_may_have_a_segment_to_make_are_looked_at(stored_url: str, clock: Clock) -> None:
+    async def story() -> None:
+        async with service(stored_url, clock) as one:
+            for name, steps in (("short", 60), ("long", 80)):
+                for chunk in chunks(frames(1, steps), run=name):
+                    await one.put(chunk)
+            database = one.app.state.database
+
+            async def ready(now: float) -> list[int]:
+                return list(await database.read(lambda connection: compact._ready(connection, now)))
+
+            assert await ready(clock()) == [2]
+            assert await ready(clock() + LATER) == [1, 2]
+            await compact.compact(database, now=clock() + LATER)
+            assert await ready(clock() + LATER) == []
+
+    run(story())
+
+
 def test_a_fresh_replica_judges_on_from_segments(
     stored_url: str, clock: Clock, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -55,7 +55,7 @@ def test_what_is_not_keyed_by_run_is_a_table_that_there_is() -> None:
 
 
 ACROSS = (
-    "SELECT DISTINCT chunk_bytes.run_id",  # which runs have something to compact
+    "SELECT chunk_bytes.run_id FROM chunk_bytes JOIN",  # which runs have something to compact
     "SELECT segments.run_id",  # which segments are old enough
     "SELECT doomed_objects.run_id",  # which objects are old enough
     "DELETE FROM doomed_objects",  # some of them, each by its whole key

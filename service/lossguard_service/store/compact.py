@@ -52,7 +52,7 @@ class _Plan:
 async def compact(database: Database, *, now: float, limit: int = 64) -> int:
     """Make up to `limit` segments out of what lies ready, whatever run it belongs to; returns how many were made."""
     made = 0
-    for run_id in await database.read(_runs_with_bytes):
+    for run_id in await database.read(lambda connection: _ready(connection, now)):
         try:
             while made < limit and await compact_one(database, run_id, now=now):
                 made += 1
@@ -203,9 +203,27 @@ def _lock(connection: Connection, run_id: int) -> sa.Row[tuple[object, ...]]:
     return connection.execute(sa.select(schema.runs).where(schema.runs.c.id == run_id).with_for_update()).one()
 
 
-def _runs_with_bytes(connection: Connection) -> list[int]:
-    table = schema.chunk_bytes
-    return list(connection.execute(sa.select(table.c.run_id).distinct().order_by(table.c.run_id)).scalars())
+def _ready(connection: Connection, now: float) -> list[int]:
+    """Runs that may have a segment to make: enough frames for a full one, or nothing heard of them for long.
+
+    One statement for all: to ask a thousand runs that train one by one took a replica a tenth of its time.
+    """
+    held, table, runs = schema.chunk_bytes, schema.chunks, schema.runs
+    same = (table.c.run_id == held.c.run_id, table.c.attempt == held.c.attempt, table.c.index == held.c.index)
+    query = (
+        sa.select(held.c.run_id)
+        .join(table, sa.and_(*same))
+        .join(runs, runs.c.id == held.c.run_id)
+        .group_by(held.c.run_id)
+        .having(
+            sa.or_(
+                sa.func.sum(table.c.frames) >= SEGMENT_FRAMES,
+                sa.func.max(runs.c.last_seen) < now - SETTLED_SECONDS,
+            )
+        )
+        .order_by(held.c.run_id)
+    )
+    return list(connection.execute(query).scalars())
 
 
 def _next(connection: Connection, run_id: int, now: float) -> _Plan | None:

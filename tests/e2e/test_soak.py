@@ -1,0 +1,23 @@
+"""The soak, shortened: a real service process takes rounds of many runs, and its memory stays flat."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.e2e
+def test_a_service_of_many_runs_stays_below_its_memory() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "soak.py"), "--every", "0.5"]
+    sizes = ["--runs", "60", "--chunks", "8", "--steps", "8", "--layers", "50", "--long", "1", "--limit", "60"]
+    done = subprocess.run([*command, *sizes], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"empty (\d+) MB, most (\d+) MB.* (\d+) of (\d+) chunks, (\d+) not taken", done.stdout)
+    assert found, done.stdout
+    empty, most, sent, total, refused = map(int, found.groups())
+    assert (sent, refused) == (total, 0)
+    assert most < empty + 120  # one segment is built at a time, and nothing is kept of the chunks
