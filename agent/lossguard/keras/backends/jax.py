@@ -46,7 +46,8 @@ def norms(tensors: Sequence[Any]) -> Any:
 
 def branch(wanted: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     if isinstance(wanted, jax.core.Tracer):
-        return lax.cond(wanted, yes, no)
+        # Not `cond`: on a GPU XLA computes both functions of it and selects, which doubled what a step costs there.
+        return lax.switch(ops.cast(wanted, "int32"), [no, yes])
     return yes() if wanted else no()
 
 
