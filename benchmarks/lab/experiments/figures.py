@@ -250,7 +250,7 @@ def figures(found: dict[str, Any]) -> dict[str, str]:
     followed = found["followed"]
     marks = [(step, name) for name, step in followed["steps"].items()]
     panels = [svg.Panel("total loss", [svg.Line("loss", followed["loss"])], log=True, marks=marks)]
-    panels.append(svg.Panel("", []))
+    panels.append(svg.EMPTY)
     for layer, methods in followed["lines"].items():
         for what, title in (("measured", f"{layer}: measures"), ("factor", f"{layer}: factors")):
             lines = [svg.Line(method, one[what]) for method, one in methods.items()]

@@ -158,6 +158,8 @@ def text(found: dict[str, Any]) -> list[str]:
         "",
         *table(head, rows),
         "",
+        "Losses are cut at 100 and averaged over 9 steps, gradient norms over 31.",
+        "",
         "![The loss over six epochs, and the norms of weights and gradients of every layer](lab/convergence.svg)",
     ]
     return lines
@@ -197,8 +199,8 @@ def figures(found: dict[str, Any]) -> dict[str, str]:
     """The loss, the weights and the gradients of three rows."""
     panels = []
     for name, one in found["lines"].items():
-        panels.append(svg.Panel(f"{name}: total loss, cut at 100", [svg.Line("loss", one["loss"])]))
-        for stat, title in (("weight_norm", "‖w‖"), ("gradient_norm", "‖g‖, mean of 31")):
+        panels.append(svg.Panel(f"{name}: loss", [svg.Line("loss", one["loss"])]))
+        for stat, title in (("weight_norm", "‖w‖"), ("gradient_norm", "‖g‖")):
             lines = [svg.Line(layer.removesuffix("/kernel"), points) for layer, points in one[stat].items()]
-            panels.append(svg.Panel(f"{name}: {title}", lines, log=True))
+            panels.append(svg.Panel(title, lines, log=True))
     return {"convergence": svg.rows(panels, "step", 3)}

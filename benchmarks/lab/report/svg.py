@@ -50,6 +50,10 @@ class Panel:
     marks: Sequence[tuple[float, str]] = field(default_factory=tuple)
 
 
+EMPTY = Panel("", ())
+"""A place that is left free."""
+
+
 def thinned(x: Any, y: Any, points: int = POINTS) -> list[list[float]]:
     """At most so many points: of each stretch the value furthest from the median, so that no spike is lost."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
@@ -87,6 +91,7 @@ def rows(panels: Sequence[Panel], x_label: str, columns: int = 1) -> str:
             height, columns, figsize=(7.2, 0.5 + 1.75 * height), squeeze=False, layout="constrained"
         )
         for axes, panel in zip(grid.ravel(), panels, strict=False):
+            axes.set_visible(panel is not EMPTY)
             _draw(axes, panel)
         for axes in grid.ravel()[len(panels) :]:
             axes.set_visible(False)
