@@ -1,4 +1,4 @@
-"""What the detectors cost: microseconds of CPU for a frame of 200 layers and 12 stats, in blocks of 1, 16 and 64.
+"""What the detectors cost: microseconds of CPU for a frame of 200 layers and 12 stats, in blocks of 1 to 256.
 
     python benchmarks/detector_cost.py [--layers 200] [--frames 4096] [--rounds 5] [--json FILE]
 
@@ -29,7 +29,7 @@ SCALARS = (
     "loss", "learning_rate", "loss/click", "loss/like", "batch_auc/click", "batch_auc/like", "label_mean/click",
     "label_mean/like",
 )  # fmt: skip
-BLOCKS = (1, 16, 64)
+BLOCKS = (1, 16, 64, 256)
 WINDOW = 64
 """Frames in the rolling median."""
 
