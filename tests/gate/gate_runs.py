@@ -16,7 +16,7 @@ from lossguard.wire.chunk import AttemptStart, AttemptStop, Checkpoint, Chunk, C
 from lossguard.wire.frame import Frames, Schema
 from lossguard.wire.incident import Incident
 from lossguard.wire.stats import STAT_NAMES
-from lossguard_service.gate.facts import Attempt, Facts, Scan, Span, Window, window_of
+from lossguard_service.gate.facts import Attempt, Facts, Norm, Scan, Span, Weights, Window, window_of
 
 SCALARS = (
     "loss", "learning_rate", "loss/click", "label_mean/click", "prediction_mean/click", "prediction_std/click",
@@ -24,6 +24,9 @@ SCALARS = (
     "label_std/play",
 )  # fmt: skip
 LAYERS = ("shared/dense/kernel", "click/dense/kernel", "play/dense/kernel")
+KERNEL = np.random.default_rng(5).normal(size=(50, 60)).astype(np.float32)
+"""The weights of `make_model`: those of the first layer, and the only ones that are not 0."""
+KERNEL_NORM = float(np.linalg.norm(KERNEL.astype(np.float64)))
 TASKS = {"click": "binary", "play": "regression"}
 
 
@@ -34,6 +37,7 @@ def frames_of(
     collapsed_from: int | None = None,
     nan_from: int | None = None,
     seed: int = 7,
+    weight_norm: float = KERNEL_NORM,
     edit: Callable[[dict[str, np.ndarray]], None] | None = None,
 ) -> Frames:
     """Steps `first` to `last` of a two-task ranker, healthy unless told otherwise; the same call, the same frames."""
@@ -71,6 +75,8 @@ def frames_of(
     stats = np.abs(np.random.default_rng((seed, first)).normal(1.0, 0.05, (len(steps), len(LAYERS), len(STAT_NAMES))))
     stats[:, :, STAT_NAMES.index("nonfinite_count")] = 0
     stats[broken, :, STAT_NAMES.index("gradient_norm")] *= 1e3
+    stats[:, :, STAT_NAMES.index("weight_norm")] = (weight_norm, 0, 0)
+    stats[:, :, STAT_NAMES.index("clipping_factor")] = 1
     return Frames.of(
         Schema(SCALARS, LAYERS, STAT_NAMES), steps, np.stack([values[name] for name in SCALARS], 1), stats,
         times=1.7e9 + steps.astype(float),
@@ -86,7 +92,9 @@ class Trainer:
     project: str = "default"
     attempt: str = "a" * 32
     index: int = 0
-    config: dict[str, Any] = field(default_factory=lambda: {"tasks": TASKS, "parameters_watched": 1.0})
+    config: dict[str, Any] = field(
+        default_factory=lambda: {"tasks": TASKS, "parameters_watched": 1.0, "parameters": KERNEL.size}
+    )
 
     def __post_init__(self) -> None:
         # Each run is a model of its own, or the metrics of one test's export would be another's to reach.
@@ -153,8 +161,7 @@ def make_model(folder: Path, tensors: dict[str, np.ndarray] | None = None) -> Pa
     (folder / "assets").mkdir()
     (folder / "saved_model.pb").write_bytes(b"\x08\x01")
     (folder / "fingerprint.pb").write_bytes(b"fp")
-    kernel = np.random.default_rng(5).normal(size=(50, 60)).astype(np.float32)
-    write_bundle(folder / "variables", {"kernel": kernel, "step": np.int64(7)} if tensors is None else tensors)
+    write_bundle(folder / "variables", {"kernel": KERNEL, "step": np.int64(7)} if tensors is None else tensors)
     return folder
 
 
@@ -251,7 +258,8 @@ def healthy(step: int = 400, edit: Callable[[dict[str, np.ndarray]], None] | Non
         parameters_watched=1.0,
         tasks=TASKS,
         window=window_of([frames_of(step - 99, step, edit=edit)], 1, step) if step >= 100 else None,
-        scan=Scan("savedmodel", 12, 100_000, {}, complete=True),
+        scan=Scan("savedmodel", 12, 100_000, {}, complete=True, norms={"kernel": Norm(KERNEL_NORM, KERNEL.size, 32)}),
+        weights=Weights({LAYERS[0]: (KERNEL_NORM, 1.0)}, {LAYERS[0]: KERNEL_NORM}, parameters=KERNEL.size),
     )
 
 

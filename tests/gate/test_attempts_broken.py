@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from attempts import STEPS, Attempts, Stage
-from gate_runs import TASKS, Service, frames_of, make_model
+from gate_runs import KERNEL, TASKS, Service, frames_of, make_model
 from typer.testing import Result
 
 from lossguard.gate.client import ask, open_client, question_about
@@ -190,7 +190,7 @@ def held_out_metric_is_infinite(stage: Stage) -> object:
 def worse_than_the_last_passed_export(stage: Stage) -> object:
     stage.trainer().train(STEPS)
     with open_client(stage.service.url) as client:
-        other = make_model(stage.tmp / "other", {"kernel": np.ones(5, np.float32)})
+        other = make_model(stage.tmp / "other", {"kernel": KERNEL, "bias": np.ones(5, np.float32)})
         ask(client, question_about(other, "default", stage.name, STEPS, metrics={"auc/click": 0.70}))
     (stage.tmp / "metrics.json").write_text('{"auc/click": 0.62}')
     return stage.publish(None, STEPS, None, "--metrics", stage.tmp / "metrics.json")
@@ -269,7 +269,7 @@ def after_a_good_version(stage: Stage, metrics: dict[str, float]) -> None:
     config = {"tasks": TASKS, "parameters_watched": 1.0, "model": stage.name}
     stage.service.trainer(f"{stage.name}-before", config=config).train(STEPS)
     with open_client(stage.service.url) as client:
-        other = make_model(stage.tmp / "other", {"kernel": np.ones(5, np.float32)})
+        other = make_model(stage.tmp / "other", {"kernel": KERNEL, "bias": np.ones(5, np.float32)})
         answer = ask(client, question_about(other, "default", f"{stage.name}-before", STEPS, metrics=metrics))
     assert answer.verdict.outcome == "pass", answer.verdict.reasons
     stage.trainer(config=config).train(STEPS)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lossguard.gate.bundle import BundleError, _unsnap, read_index
 from lossguard.gate.client import question_about
 from lossguard.gate.errors import ArtifactChanged
-from lossguard.gate.findings import BLOCK_BYTES, count_nonfinite
+from lossguard.gate.findings import BLOCK_BYTES, look
 from lossguard.gate.scan import scan_artifact
 
 EXPORTS = Path(__file__).resolve().parents[1] / "golden" / "exports"
@@ -43,9 +43,9 @@ def test_one_bad_number_is_found_wherever_it_stands(tmp_path: Path, dtype: str, 
         assert (scan.complete, scan.nonfinite, scan.tensors) == (True, {"kernel": 1}, 2)
 
 
-def test_numbers_whose_sum_overflows_are_finite_all_the_same() -> None:
-    assert count_nonfinite(np.full(10, 3e38, np.float32)) == 0
-    assert count_nonfinite(np.array([np.inf, -np.inf, 1.0])) == 2
+def test_numbers_whose_squares_overflow_are_finite_all_the_same() -> None:
+    assert look(np.full(10, 3e38, np.float32))[0] == 0
+    assert look(np.array([np.inf, -np.inf, 1.0]))[0] == 2
 
 
 @pytest.mark.parametrize(

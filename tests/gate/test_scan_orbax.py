@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from lossguard.gate import orbax, zarr
 from lossguard.gate.artifact import model_kind
 from lossguard.gate.errors import NotAModel
+from lossguard.gate.findings import look
 from lossguard.gate.scan import scan_artifact
 
 tensorstore: Any = pytest.importorskip("tensorstore", reason='TensorStore is missing: pip install "lossguard[orbax]"')
@@ -116,9 +117,7 @@ def test_an_array_of_many_chunks_is_read_in_blocks(tmp_path: Path, monkeypatch: 
     leaf = {"key_metadata": [{"key": "kernel"}], "value_metadata": {"value_type": "np.ndarray"}}
     (tmp_path / "checkpoint" / "_METADATA").write_text(json.dumps({"tree_metadata": {"('kernel',)": leaf}}))
     sizes: list[int] = []
-    monkeypatch.setattr(
-        orbax, "count_nonfinite", lambda block: sizes.append(block.nbytes) or int((~np.isfinite(block)).sum())
-    )
+    monkeypatch.setattr(orbax, "look", lambda block: sizes.append(block.nbytes) or look(block))
     scan = scan_artifact(tmp_path / "checkpoint")
     assert (scan.complete, scan.nonfinite, scan.values) == (True, {"kernel": 1}, values.size)
     assert max(sizes) <= 4096

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from lossguard.gate.findings import BLOCK_BYTES, Scan, count_nonfinite
+from lossguard.gate.findings import BLOCK_BYTES, Scan, look, look_bfloat16
 
 
 def scan_hdf5(path: Path, scan: Scan) -> None:
@@ -106,24 +106,24 @@ def _dataset(item: Any, name: str, scan: Scan, h5py: Any) -> None:
         )
         return
     if item.dtype.kind == "V" and item.dtype.itemsize == 2 and item.attrs.get("dtype") == "bfloat16":
-        count = _bfloat16_nonfinite  # as Keras writes it: two bytes that HDF5 knows nothing of
+        see = _bfloat16  # as Keras writes it: two bytes that HDF5 knows nothing of
     elif item.dtype.kind in "fc":
-        count = count_nonfinite
+        see = look
     else:
         if item.dtype.kind not in "iubSU" and h5py.check_string_dtype(item.dtype) is None:
             scan.incomplete(f"tensor {name} has type {item.dtype}, which this version cannot read")
         return
-    bad = 0
+    bad, squares = 0, 0.0
     if item.ndim == 0:
-        bad = count(np.asarray(item[()]))
+        bad, squares = see(np.asarray(item[()]))
     else:
         row_bytes = max(1, item.dtype.itemsize * int(np.prod(item.shape[1:], dtype=np.int64)))
         rows = max(1, BLOCK_BYTES // row_bytes)
         for first in range(0, item.shape[0], rows):
-            bad += count(item[first : first + rows])
-    scan.found(name, int(item.size), bad)
+            more, added = see(item[first : first + rows])
+            bad, squares = bad + more, squares + added
+    scan.found(name, int(item.size), bad, squares, 8 * item.dtype.itemsize)
 
 
-def _bfloat16_nonfinite(values: Any) -> int:
-    bits = np.ascontiguousarray(values).view(np.uint16)
-    return int(np.count_nonzero((bits & np.uint16(0x7F80)) == 0x7F80))
+def _bfloat16(values: Any) -> tuple[int, float]:
+    return look_bfloat16(np.ascontiguousarray(values).view(np.uint16))

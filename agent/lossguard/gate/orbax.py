@@ -14,6 +14,7 @@ array is Zarr, version 2 (`.zarray`) or 3 (`zarr.json`); its name is the leaf's 
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,8 +23,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from lossguard.gate.findings import BLOCK_BYTES, Scan, count_nonfinite, usable_cpus
-from lossguard.gate.zarr import Layout, is_finite, layout_of
+from lossguard.gate.findings import BLOCK_BYTES, Scan, look, look_bfloat16, usable_cpus
+from lossguard.gate.zarr import Layout, layout_of, squares_of
 
 MAX_CHUNK_BYTES: Final = 2 << 30
 """Orbax writes an array's part on one host as one chunk unless `chunk_byte_size` is given."""
@@ -68,7 +69,7 @@ def scan_orbax(path: Path, scan: Scan) -> None:
         finite = _finite(found, tensorstore, context)
         for name, spec in found.items():
             if name in finite:
-                scan.found(item + name, finite[name], 0)
+                scan.found(item + name, finite[name][0].values, 0, finite[name][1], finite[name][0].bits)
             else:
                 _array(item + name, spec, scan, tensorstore, context)
         if "_METADATA" in names:
@@ -113,9 +114,13 @@ def _files(folder: Path) -> list[str]:
     return [str(file) for file in found if not any((folder / one / "_METADATA").is_file() for one in file.parents[:-1])]
 
 
-def _finite(found: Mapping[str, dict[str, Any]], tensorstore: Any, context: Any) -> dict[str, int]:
-    """The arrays in which a quick look found every number and nothing but finite ones, and how many."""
+def _finite(found: Mapping[str, dict[str, Any]], tensorstore: Any, context: Any) -> dict[str, tuple[Layout, float]]:
+    """The arrays in which a quick look found every number and nothing but finite ones, with the sum of their squares.
+
+    It is NaN where chunks reach beyond the array.
+    """
     layouts: dict[str, Layout] = {}
+    squares: dict[str, float] = {}
     doubtful: set[str] = set()
     taking = Lock()
 
@@ -124,6 +129,7 @@ def _finite(found: Mapping[str, dict[str, Any]], tensorstore: Any, context: Any)
             plain = _plain(spec, tensorstore, context)
             if plain is not None:
                 layouts[name] = plain[1]
+                squares[name] = 0.0 if plain[1].is_filled else math.nan
                 for key in plain[1].chunk_keys():
                     if name in doubtful:
                         break
@@ -131,7 +137,7 @@ def _finite(found: Mapping[str, dict[str, Any]], tensorstore: Any, context: Any)
 
     left = chunks()
 
-    def look() -> None:
+    def work() -> None:
         buffer = memoryview(bytearray(LOOK_BYTES))
         while True:
             with taking:
@@ -140,15 +146,18 @@ def _finite(found: Mapping[str, dict[str, Any]], tensorstore: Any, context: Any)
                 return
             name, store, layout, key = chunk
             try:
-                if not is_finite(store, layout, key, buffer):
+                more = squares_of(store, layout, key, buffer)
+                if math.isnan(more):
                     doubtful.add(name)
+                with taking:
+                    squares[name] += more
             except (ValueError, OSError, RuntimeError, TypeError):
                 doubtful.add(name)  # TensorStore will say it in words; an older one cannot read a part of a value
 
     with ThreadPoolExecutor(workers := min(WORKERS, usable_cpus())) as pool:
-        for one in [pool.submit(look) for _ in range(workers)]:
+        for one in [pool.submit(work) for _ in range(workers)]:
             one.result()
-    return {name: layout.values for name, layout in layouts.items() if name not in doubtful}
+    return {name: (layout, squares[name]) for name, layout in layouts.items() if name not in doubtful}
 
 
 def _plain(spec: Mapping[str, Any], tensorstore: Any, context: Any) -> tuple[Any, Layout] | None:
@@ -179,10 +188,12 @@ def _array(name: str, spec: dict[str, Any], scan: Scan, tensorstore: Any, contex
                 "save the checkpoint with chunk_byte_size"
             )
             return
-        bad = 0
+        bad, squares = 0, 0.0
         for box in boxes(tuple(array.shape), chunk, max(1, BLOCK_BYTES // width)):
-            bad += count_nonfinite(np.asarray(array[box].read().result()))
-        scan.found(name, int(array.size), bad)
+            block = np.asarray(array[box].read().result())
+            more, added = look_bfloat16(block.view(np.uint16)) if kind == "bfloat16" else look(block)
+            bad, squares = bad + more, squares + added
+        scan.found(name, int(array.size), bad, squares, 8 * width)
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         # TensorStore's messages go on with the whole specification.
         scan.incomplete(f"array {name} cannot be read: {str(error).partition(' [')[0]}")

@@ -1,4 +1,4 @@
-"""Looks for NaN and Inf in every tensor of an artifact, without TensorFlow.
+"""Looks for NaN and Inf in every tensor of an artifact, and takes its norm in the same pass, without TensorFlow.
 
 Guarantees. Streaming, with bounded memory. `complete` only if every tensor of floats was read to its end; a format that
 cannot be read here, a missing data file or a cut one makes the scan incomplete, with a note that says why, and an
@@ -10,6 +10,7 @@ SavedModels are read as tensor bundles (`lossguard.gate.bundle`) and the constan
 """
 
 import io
+import math
 import zipfile
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,7 @@ import numpy as np
 
 from lossguard.gate.artifact import model_kind
 from lossguard.gate.bundle import BundleError, Entry, read_index, shard_path
-from lossguard.gate.findings import BLOCK_BYTES, Scan, count_nonfinite
+from lossguard.gate.findings import BLOCK_BYTES, Scan, look, look_bfloat16
 from lossguard.gate.graph import broken_constants
 from lossguard.gate.hdf5 import scan_hdf5
 from lossguard.gate.orbax import scan_orbax
@@ -30,8 +31,8 @@ _FLOATS: Final[dict[int, np.dtype[Any]]] = {
     18: np.dtype("<c16"),
     19: np.dtype("<f2"),
 }
-_BITS: Final[dict[int, tuple[np.dtype[Any], int]]] = {14: (np.dtype("<u2"), 0x7F80), 24: (np.dtype("u1"), 0x7C)}
-"""bfloat16 and float8_e5m2: all exponent bits set means NaN or Inf."""
+_BFLOAT16: Final = 14
+_E5M2: Final = 24
 _E4M3FN: Final = 25
 _WITHOUT_FLOATS: Final = frozenset({3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 15, 16, 17, 20, 21, 22, 23, 29, 30})
 """Integers, booleans, strings, resources and their kin."""
@@ -78,6 +79,8 @@ def _savedmodel(path: Path, scan: Scan) -> None:
     else:
         scan.incomplete("its graph is in another form than saved_model.pb, and its constants cannot be read")
     shards, entries = read_index(index)
+    # Keras's `export` saves every variable under both, and a layer has one tensor.
+    twice = any(entry.name.startswith("variables/") for entry in entries)
     buffer = bytearray(BLOCK_BYTES)
     for shard in range(shards):
         data = shard_path(index, shard, shards)
@@ -87,19 +90,19 @@ def _savedmodel(path: Path, scan: Scan) -> None:
             for entry in mine:
                 if entry.offset + entry.size > size:
                     raise BundleError(f"{data.name} ends before the tensor {entry.name}: the export did not finish")
-                _tensor(stream, entry, buffer, scan)
+                _tensor(stream, entry, buffer, scan, has_norm=not (twice and entry.name.startswith("_all_variables/")))
     if any(not 0 <= entry.shard < shards for entry in entries):
         raise BundleError("a tensor lies in a data file that is not there")
 
 
-def _tensor(stream: io.FileIO, entry: Entry, buffer: bytearray, scan: Scan) -> None:
+def _tensor(stream: io.FileIO, entry: Entry, buffer: bytearray, scan: Scan, *, has_norm: bool) -> None:
     if entry.dtype in _WITHOUT_FLOATS or entry.size == 0:
         return
-    if entry.dtype not in _FLOATS and entry.dtype not in _BITS and entry.dtype != _E4M3FN:
+    if entry.dtype not in _FLOATS and entry.dtype not in (_BFLOAT16, _E5M2, _E4M3FN):
         scan.incomplete(f"tensor {entry.name} has type {entry.dtype}, which this version cannot read")
         return
     stream.seek(entry.offset)
-    left, bad = entry.size, 0
+    left, bad, squares = entry.size, 0, 0.0
     view = memoryview(buffer)
     while left:
         wanted = min(left, BLOCK_BYTES)
@@ -109,20 +112,22 @@ def _tensor(stream: io.FileIO, entry: Entry, buffer: bytearray, scan: Scan) -> N
             if not count:
                 raise BundleError(f"tensor {entry.name} is cut off: the export changed while it was read")
             got += count
-        bad += _nonfinite(entry.dtype, view[:wanted])
+        more, added = _look(entry.dtype, view[:wanted])
+        bad, squares = bad + more, squares + added
         left -= wanted
-    width = _FLOATS[entry.dtype].itemsize if entry.dtype in _FLOATS else 2 if entry.dtype == 14 else 1
-    scan.found(entry.name, entry.size // width, bad)
+    width = _FLOATS[entry.dtype].itemsize if entry.dtype in _FLOATS else 2 if entry.dtype == _BFLOAT16 else 1
+    scan.found(entry.name, entry.size // width, bad, squares if has_norm else math.nan, 8 * width)
 
 
-def _nonfinite(dtype: int, block: memoryview) -> int:
+def _look(dtype: int, block: memoryview) -> tuple[int, float]:
+    """See `findings.look`; floats of 8 bits have no norm."""
     if dtype in _FLOATS:
-        return count_nonfinite(np.frombuffer(block, _FLOATS[dtype]))
-    if dtype == _E4M3FN:
-        return int(np.count_nonzero((np.frombuffer(block, np.uint8) & 0x7F) == 0x7F))
-    bits, mask = _BITS[dtype]
-    values = np.frombuffer(block, bits)
-    return int(np.count_nonzero((values & bits.type(mask)) == mask))
+        return look(np.frombuffer(block, _FLOATS[dtype]))
+    if dtype == _BFLOAT16:
+        return look_bfloat16(np.frombuffer(block, "<u2"))
+    values = np.frombuffer(block, np.uint8)
+    bad = (values & 0x7F) == 0x7F if dtype == _E4M3FN else (values & 0x7C) == 0x7C
+    return int(np.count_nonzero(bad)), math.nan
 
 
 def _only_file(folder: Path) -> Path:

@@ -13,6 +13,7 @@ is used again, the same takes half of the CPU time (docs/decisions/0504-orbax-th
 import io
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 import zstandard
 
-from lossguard.gate.findings import count_nonfinite
+from lossguard.gate.findings import look, look_bfloat16
 
 PIECE_BYTES: Final = 1 << 20
 """Of a chunk, read at once: an allocator hands the memory of larger ones back to the system each time."""
@@ -49,6 +50,16 @@ class Layout:
         """Of a decompressed chunk."""
         width = 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
         return width * int(np.prod(self.chunk, dtype=np.int64))
+
+    @property
+    def bits(self) -> int:
+        """Of a number."""
+        return 16 if self.dtype == "bfloat16" else 8 * np.dtype(self.dtype).itemsize
+
+    @property
+    def is_filled(self) -> bool:
+        """True if no chunk reaches beyond the array: what lies there may be anything, and belongs to no norm."""
+        return not any(extent % size for extent, size in zip(self.shape, self.chunk, strict=True))
 
     @property
     def values(self) -> int:
@@ -116,8 +127,8 @@ class _Chunk(io.RawIOBase):
         return data
 
 
-def is_finite(store: Any, layout: Layout, key: str, buffer: memoryview) -> bool:
-    """True if a chunk is as long as it must be, and all of it finite.
+def squares_of(store: Any, layout: Layout, key: str, buffer: memoryview) -> float:
+    """The sum of a chunk's squares if it is as long as it must be, and all of it finite; else NaN.
 
     Args:
         store: TensorStore's key-value store of the array.
@@ -128,7 +139,7 @@ def is_finite(store: Any, layout: Layout, key: str, buffer: memoryview) -> bool:
     Raises:
         OSError, ValueError: the chunk is missing or cannot be read.
     """
-    left = layout.chunk_bytes
+    left, squares = layout.chunk_bytes, 0.0
     stored: Any = _Chunk(store, key)
     if layout.is_compressed:
         stored = zstandard.ZstdDecompressor().stream_reader(stored, read_size=PIECE_BYTES)
@@ -140,17 +151,17 @@ def is_finite(store: Any, layout: Layout, key: str, buffer: memoryview) -> bool:
                 while got < wanted:
                     count = stream.readinto(buffer[got:wanted])
                     if not count:
-                        return False
+                        return math.nan
                     got += count
-                if not _block_is_finite(buffer[:wanted], layout.dtype):
-                    return False
+                block = buffer[:wanted]
+                bfloat16 = layout.dtype == "bfloat16"
+                bad, more = (
+                    look_bfloat16(np.frombuffer(block, "<u2")) if bfloat16 else look(np.frombuffer(block, layout.dtype))
+                )
+                if bad:
+                    return math.nan
+                squares += more
                 left -= wanted
-            return not stream.readinto(buffer[:1])
+            return math.nan if stream.readinto(buffer[:1]) else squares
     except zstandard.ZstdError:
-        return False
-
-
-def _block_is_finite(block: memoryview, dtype: str) -> bool:
-    if dtype == "bfloat16":
-        return not bool(((np.frombuffer(block, "<u2") & np.uint16(0x7F80)) == 0x7F80).any())
-    return count_nonfinite(np.frombuffer(block, dtype)) == 0
+        return math.nan

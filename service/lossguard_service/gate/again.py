@@ -71,11 +71,11 @@ class Again:
             return None
 
     async def _asked(self, request: Request, body: bytes) -> Answer | None:
-        question = self._gate.understood(fingerprint(request, body))
-        if question is None:
+        asked = self._gate.understood(fingerprint(request, body))
+        if asked is None:
             return None
-        await self._guard.check(request, "gate", question.project)
-        return await self._gate.again(question)
+        await self._guard.check(request, "gate", asked.project)
+        return await self._gate.again(asked)
 
     async def _found(self, request: Request, verdict_id: str) -> Answer | None:
         answer = self._gate.remembered(verdict_id)

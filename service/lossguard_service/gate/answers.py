@@ -6,10 +6,10 @@ falls silent, a waiver that ends). What does not fit is judged anew. A verdict b
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from lossguard_service.gate.gather import Question, Snapshot
+from lossguard_service.gate.gather import Asked, Snapshot
 
 MOST: Final = 2_048
 """Answers that a replica keeps: some 10 KB each."""
@@ -36,7 +36,7 @@ class Given:
 
     Attributes:
         answer: what was said.
-        snapshot: what it followed from.
+        snapshot: what it followed from, without the scan.
         since, until: Unix seconds between which time alone cannot have changed it.
     """
 
@@ -52,33 +52,35 @@ class Answers:
     def __init__(self, most: int = MOST) -> None:
         self._most = most
         self._by_id: OrderedDict[str, Answer] = OrderedDict()
-        self._by_question: OrderedDict[str, Given] = OrderedDict()
-        self._understood: OrderedDict[bytes, Question] = OrderedDict()
+        self._by_question: OrderedDict[Asked, Given] = OrderedDict()
+        self._understood: OrderedDict[bytes, Asked] = OrderedDict()
 
     def by_id(self, verdict_id: str) -> Answer | None:
         """The verdict of that id, if it is remembered."""
         return self._by_id.get(verdict_id)
 
-    def by_question(self, question: Question, now: float) -> Given | None:
+    def by_question(self, asked: Asked, now: float) -> Given | None:
         """What was answered to this very question, if time alone cannot have changed it; the stamp is to be checked."""
-        given = self._by_question.get(question.key)
+        given = self._by_question.get(asked)
         return given if given is not None and given.since <= now < given.until else None
 
-    def understood(self, fingerprint: bytes) -> Question | None:
+    def understood(self, fingerprint: bytes) -> Asked | None:
         """What a request of this fingerprint asks, if it is remembered."""
         return self._understood.get(fingerprint)
 
-    def understand(self, fingerprint: bytes, question: Question) -> None:
+    def understand(self, fingerprint: bytes, asked: Asked) -> None:
         """Remember what a request of this fingerprint asks."""
-        _put(self._understood, fingerprint, question, self._most)
+        _put(self._understood, fingerprint, asked, self._most)
 
     def keep(self, verdict_id: str, answer: Answer) -> None:
         """Remember a verdict."""
         _put(self._by_id, verdict_id, answer, self._most)
 
-    def keep_given(self, question: Question, answer: Answer, snapshot: Snapshot, now: float) -> None:
+    def keep_given(self, asked: Asked, answer: Answer, snapshot: Snapshot, now: float) -> None:
         """Remember the answer to a question, asked at `now`."""
-        _put(self._by_question, question.key, Given(answer, snapshot, now, _until(snapshot, now)), self._most)
+        # Without the scan: it may hold thousands of norms, and an answer that is given again needs none of them.
+        light = replace(snapshot, facts=replace(snapshot.facts, scan=None))
+        _put(self._by_question, asked, Given(answer, light, now, _until(light, now)), self._most)
 
 
 def _until(snapshot: Snapshot, now: float) -> float:
@@ -91,7 +93,7 @@ def _until(snapshot: Snapshot, now: float) -> float:
     return min(moment for moment in moments if moment > now)
 
 
-def _put(memory: OrderedDict[Any, Any], key: str | bytes, value: Any, most: int) -> None:
+def _put(memory: OrderedDict[Any, Any], key: str | bytes | Asked, value: Any, most: int) -> None:
     memory[key] = value
     memory.move_to_end(key)
     while len(memory) > most:

@@ -11,6 +11,7 @@ from typing import Final
 from lossguard.wire.incident import BREAKING, Incident
 from lossguard.wire.verdict import Check
 from lossguard_service.gate.artifact import artifact_checks
+from lossguard_service.gate.attribution import attribution_checks
 from lossguard_service.gate.facts import Facts, Range, dropped, lineage, missing_steps, repeated_steps
 from lossguard_service.gate.metrics import metric_checks
 from lossguard_service.gate.policy import Policy
@@ -39,7 +40,6 @@ def decide(policy: Policy, facts: Facts) -> tuple[Check, ...]:
         digest,
         Check("run_known", "pass", f"{facts.project}/{facts.run}", "a watched run", "The run is known."),
         _step_reached(facts),
-        *_attribution(policy, facts),
         _telemetry_complete(facts),
         _judged(policy, facts),
         _recent(policy, facts),
@@ -47,6 +47,7 @@ def decide(policy: Policy, facts: Facts) -> tuple[Check, ...]:
         _no_open_incident(policy, facts),
         *recovery_checks(policy, facts),
         *quality_checks(policy, facts),
+        *attribution_checks(policy, facts),
         *artifact_checks(policy, facts),
         *metric_checks(policy, facts),
         *stability_checks(policy, facts),
@@ -112,23 +113,6 @@ def _step_reached(facts: Facts) -> Check:
     return Check(
         "step_reached", "pass", facts.step, limit,
         f"The run has reached step {facts.step}, the step of the export.",
-    )  # fmt: skip
-
-
-def _attribution(policy: Policy, facts: Facts) -> tuple[Check, ...]:
-    if not policy.attribution_required:
-        return ()
-    name, limit = "attribution", "not blocked as another export"
-    if not facts.blocked_as:
-        return (Check(name, "pass", None, limit, "The same bytes were not blocked as another run's or step's export."),)
-    before = facts.blocked_as[0]
-    return (
-        Check(
-            name, "block", f"{before.run} step {before.step}", limit,
-            f"The same bytes were blocked as the export of step {before.step} of run {before.run} (verdict "
-            f"{before.verdict}), and an export is of one run and one step. If that was asked by mistake, whoever knows "
-            "which run made it may waive this check.",
-        ),
     )  # fmt: skip
 
 

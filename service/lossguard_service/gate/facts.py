@@ -7,6 +7,7 @@ its last.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +96,37 @@ class Window:
         return [self.values[name][rows] for name in names]
 
 
+class Norm(NamedTuple):
+    """A tensor of the artifact.
+
+    Attributes:
+        norm: its L2 norm.
+        values: how many numbers it holds.
+        bits: of each number.
+    """
+
+    norm: float
+    values: int
+    bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What the training said of its weights' norms around the export's step.
+
+    Attributes:
+        before: by layer, the norm before the update of the export's step, and how far that update can have moved it.
+        after: by layer, the norm before the next step's update: that of the exported weights.
+        averaged: True if the run says that its weights are averages, which no frame measured.
+        parameters: how many the model trains; None if the trainer did not say.
+    """
+
+    before: Mapping[str, tuple[float, float]]
+    after: Mapping[str, float]
+    averaged: bool = False
+    parameters: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Scan:
     """What the agent found in the artifact's tensors.
@@ -108,6 +140,7 @@ class Scan:
         nonfinite_slots: as `nonfinite`, of those.
         complete: False if a part of the artifact could not be read as tensors; then nothing is known about it.
         note: why it is not complete.
+        norms: the tensors' norms, by name, without the optimizer's; empty if the agent sent none.
     """
 
     kind: str
@@ -118,6 +151,7 @@ class Scan:
     note: str = ""
     slots: int = 0
     nonfinite_slots: Mapping[str, int] = field(default_factory=dict)
+    norms: Mapping[str, Norm] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +238,7 @@ class Facts:
         tasks: name to "binary" or "regression"; empty if the trainer named none.
         incidents: those of the lineage that are not superseded.
         window: the last steps up to `step`, or None if they are not stored.
+        weights: see `Weights`; None if no frame of the step or of the next one is stored.
         before: the steps before the onset, by the incident's number, of those that ended with their task far off.
         model: what the run's config calls its model; empty if it names none.
         metrics: supplied by the release pipeline from held-out data.
@@ -230,6 +265,7 @@ class Facts:
     tasks: Mapping[str, str] = field(default_factory=dict)
     incidents: tuple[Incident, ...] = ()
     window: Window | None = None
+    weights: Weights | None = None
     before: Mapping[int, Window] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     model: str = ""

@@ -5,13 +5,14 @@ from the same snapshot, and changes whenever anything that the facts, the waiver
 from does: two questions under one stamp have one answer, but for the time that passed.
 """
 
+import hashlib
 import json
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from sqlalchemy.engine import Connection
@@ -20,6 +21,7 @@ from lossguard.wire.numbers import to_json
 from lossguard_service.gate.facts import Attempt, Blocked, Canary, Facts, Previous, Scan, Trial, Window, window_of
 from lossguard_service.gate.policy import BUILT_IN, Policy
 from lossguard_service.gate.recovery import is_off, past_of, steps_before
+from lossguard_service.gate.weights import weights_of
 from lossguard_service.store.checkpoints import rollback_target
 from lossguard_service.store.columns import clean
 from lossguard_service.store.database import Database
@@ -42,6 +44,13 @@ class UnknownPolicy(LookupError):
     """No policy has that name; the sentence lists those that there are."""
 
 
+class Asked(NamedTuple):
+    """What is remembered of a question, which may be long: whose it is, and a digest of all of it."""
+
+    project: str
+    digest: str
+
+
 @dataclass(frozen=True)
 class Question:
     """A question to the gate; the fields are those of `Facts`."""
@@ -57,9 +66,12 @@ class Question:
     canary: Canary | None = None
 
     @cached_property
-    def key(self) -> str:
+    def asked(self) -> Asked:
         """The same for the same question, whatever bytes it came in."""
-        return json.dumps(to_json(asdict(self)), sort_keys=True)
+        norms = {} if self.scan is None else self.scan.norms  # of thousands of tensors: too many for `asdict`
+        rest = self if self.scan is None else replace(self, scan=replace(self.scan, norms={}))
+        text = json.dumps([to_json(asdict(rest)), sorted(norms.items())], sort_keys=True)
+        return Asked(self.project, hashlib.sha256(text.encode()).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +125,7 @@ def snapshot_of(connection: Connection, question: Question, now: float, remember
     """
     policy = policy_of(connection, question.policy)
     first = max(1, question.step - policy.quality_steps + 1)
-    evidence = evidence_of(connection, question.project, question.run, first, max(question.step, 1))
+    evidence = evidence_of(connection, question.project, question.run, first, max(question.step, 1) + 1)
     model = "" if evidence is None else _model(evidence.run.config)
     group = (
         Group()
@@ -159,7 +171,7 @@ def snapshot_of(connection: Connection, question: Question, now: float, remember
     )
 
 
-async def still_holds(database: Database, question: Question, before: Snapshot) -> bool:
+async def still_holds(database: Database, project: str, before: Snapshot) -> bool:
     """True if a snapshot of now would lead to the same answer, but for the time that passed.
 
     Which group of trials a run is in, and what it calls its model, cannot change without its revision. The group is
@@ -168,7 +180,7 @@ async def still_holds(database: Database, question: Question, before: Snapshot) 
     if await glance_at(database, before.asked) != before.stamp:
         return False
     group = before.group
-    return not group.members or group.is_whole or await is_as_it_was(database, question.project, group)
+    return not group.members or group.is_whole or await is_as_it_was(database, project, group)
 
 
 def policy_of(connection: Connection, name: str) -> Policy:
@@ -187,8 +199,9 @@ def policy_of(connection: Connection, name: str) -> Policy:
 
 
 def read_policy(stored: StoredPolicy) -> Policy:
-    """A stored policy's rules."""
-    return Policy.from_json({key: value for key, value in stored.document.items() if key != "author"})
+    """A stored policy's rules; one that is younger than the policy is off, so that it means what it meant."""
+    rules = {key: value for key, value in stored.document.items() if key != "author"}
+    return Policy.from_json({"weights_compared": False, **rules})
 
 
 def _with_evidence(facts: Facts, evidence: Evidence, first: int, now: float) -> Facts:
@@ -207,6 +220,7 @@ def _with_evidence(facts: Facts, evidence: Evidence, first: int, now: float) -> 
         tasks=_tasks(config.get("tasks")),
         incidents=evidence.incidents,
         window=window_of(evidence.frames, first, facts.step) if evidence.frames else None,
+        weights=weights_of(evidence.frames, facts.step, config),
         good_checkpoint=_target(evidence, facts.step),
     )
 

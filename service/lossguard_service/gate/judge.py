@@ -18,6 +18,7 @@ from lossguard_service.gate.answers import Answer, Answers
 from lossguard_service.gate.decide import decide
 from lossguard_service.gate.facts import Facts
 from lossguard_service.gate.gather import (
+    Asked,
     Question,
     Remembered,
     Snapshot,
@@ -61,7 +62,7 @@ class Gate:
         Raises:
             UnknownPolicy: the request names none that there is.
         """
-        given = await self.again(question)
+        given = await self.again(question.asked)
         if given is not None:
             return given
         now = self._clock()
@@ -76,7 +77,7 @@ class Gate:
         )
         answer = _answer(verdict.project, document, signature)
         self._answers.keep(verdict_id, answer)
-        self._answers.keep_given(question, answer, snapshot, now)
+        self._answers.keep_given(question.asked, answer, snapshot, now)
         return answer
 
     async def rehearse(self) -> None:
@@ -94,20 +95,20 @@ class Gate:
         verdict = verdict_of(snapshot.policy, snapshot.facts, verdict_id="", now=now)
         sign(verdict, new_key(now))
 
-    async def again(self, question: Question) -> Answer | None:
+    async def again(self, asked: Asked) -> Answer | None:
         """What was answered to this question before, if nothing that it followed from has changed since."""
-        given = self._answers.by_question(question, self._clock())
-        if given is None or not await still_holds(self._database, question, given.snapshot):
+        given = self._answers.by_question(asked, self._clock())
+        if given is None or not await still_holds(self._database, asked.project, given.snapshot):
             return None
         return given.answer
 
-    def understood(self, fingerprint: bytes) -> Question | None:
+    def understood(self, fingerprint: bytes) -> Asked | None:
         """The question that a request of this fingerprint asked before; what it may ask is not checked here."""
         return self._answers.understood(fingerprint)
 
     def understand(self, fingerprint: bytes, question: Question) -> None:
         """Remember what a request of this fingerprint asks."""
-        self._answers.understand(fingerprint, question)
+        self._answers.understand(fingerprint, question.asked)
 
     async def find(self, verdict_id: str) -> Answer | None:
         """The verdict of that id, as it was given.

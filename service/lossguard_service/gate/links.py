@@ -31,6 +31,8 @@ def evidence(name: str, facts: Facts) -> str:
     if name == "attribution" and facts.blocked_as:
         blocked = facts.blocked_as[0]
         return f"{_run(facts.project, blocked.run)}#verdict-{blocked.verdict}"
+    if name == "attribution":
+        return f"{_run(facts.project, facts.run)}/layers"
     if name.startswith("trial"):
         runs = [("run", f"{facts.project}/{one.run}") for one in facts.trials[:MOST_SIDE_BY_SIDE]]
         return f"/compare?{urlencode(runs)}" if len(runs) > 1 else ""

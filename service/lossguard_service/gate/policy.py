@@ -55,6 +55,8 @@ class Policy:
         trial_spread_limit: how far their final values may spread, likewise: the standard deviation of a batch AUC, or
             of an RMSE as a share of its mean.
         canary_required: True if the exported model must have answered on canary rows.
+        weights_compared: True if weights whose norms are not those that the run had at that step block.
+        weights_required: True if it must be known that they are; where they cannot be compared, it is not.
         attribution_required: True if the same bytes must not have been blocked as another run's or step's export.
     """
 
@@ -87,6 +89,8 @@ class Policy:
     trial_divergence_limit: float = 0.3
     trial_spread_limit: float = 0.02
     canary_required: bool = False
+    weights_compared: bool = True
+    weights_required: bool = False
     attribution_required: bool = False
 
     def __post_init__(self) -> None:
@@ -148,6 +152,8 @@ _FLAGS = (
     "scan_required",
     "slots_required",
     "canary_required",
+    "weights_compared",
+    "weights_required",
     "attribution_required",
 )
 _RANGES: tuple[tuple[str, float, float], ...] = (
@@ -175,12 +181,12 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 
 DEFAULT = Policy(
     name="default",
-    version=2,
+    version=3,
     description="Blocks what is broken or was shortly before; accepts a few recovered divergences.",
 )
 STRICT = Policy(
     name="strict",
-    version=3,
+    version=4,
     description="For exports that nobody looks at: no recovered divergence, held-out metrics, a settled end.",
     minimum_coverage=0.99,
     fresh_seconds=300.0,
@@ -201,6 +207,7 @@ STRICT = Policy(
     error_tolerance=0.02,
     trial_divergence_limit=0.1,
     trial_spread_limit=0.01,
+    weights_required=True,
     attribution_required=True,
 )
 

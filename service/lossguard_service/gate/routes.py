@@ -13,13 +13,14 @@ from lossguard.wire.numbers import from_json_number, to_json
 from lossguard_service.auth import Guard, require
 from lossguard_service.errors import PROBLEM_SCHEMA, BadRequest, NotFound
 from lossguard_service.gate.again import fingerprint, may_read
-from lossguard_service.gate.facts import Canary, Scan
+from lossguard_service.gate.facts import Canary, Norm, Scan
 from lossguard_service.gate.gather import Question, UnknownPolicy
 from lossguard_service.gate.judge import Gate
 from lossguard_service.gate.policy import Policy
 from lossguard_service.store.tokens import Scope
 
 MAX_METRICS = 1_000
+MAX_NORMS = 4_000
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
 
 
@@ -27,6 +28,14 @@ class Body(BaseModel):
     """What all bodies have in common: nothing unknown in them, and no silent conversions."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class NormBody(Body):
+    """One tensor of the artifact."""
+
+    norm: float = Field(ge=0, allow_inf_nan=False)
+    values: int = Field(ge=0)
+    bits: int = Field(ge=1, le=64)
 
 
 class ScanBody(Body):
@@ -40,6 +49,7 @@ class ScanBody(Body):
     nonfinite_slots: dict[str, int] = Field(default_factory=dict, max_length=1_000)
     complete: bool
     note: str = Field("", max_length=2_000)
+    norms: dict[Annotated[str, Field(max_length=200)], NormBody] = Field(default_factory=dict, max_length=MAX_NORMS)
 
 
 class CanaryBody(Body):
@@ -94,7 +104,7 @@ async def ask(body: VerdictRequest, request: Request) -> Response:
     The same question gets the same verdict again, while nothing that it follows from has changed.
     """
     values = {name: getattr(body, name) for name in VerdictRequest.model_fields}
-    values["scan"] = None if body.scan is None else Scan(**body.scan.model_dump())
+    values["scan"] = None if body.scan is None else _scan(body.scan)
     values["canary"] = None if body.canary is None else Canary(**body.canary.model_dump())
     question = Question(**values)
     await guard(request, "gate", question.project)
@@ -143,6 +153,11 @@ async def guard(request: Request, scope: Scope, project: str | None) -> None:
     """Let the request pass or refuse it; for routes whose project stands in the body."""
     found: Guard = request.app.state.guard
     await found.check(request, scope, project)
+
+
+def _scan(body: ScanBody) -> Scan:
+    norms = {name: Norm(one.norm, one.values, one.bits) for name, one in body.norms.items()}
+    return Scan(**{**body.model_dump(exclude={"norms"}), "norms": norms})
 
 
 def _policy(policy: Policy) -> dict[str, Any]:
