@@ -8,6 +8,7 @@ named as not run where there is nothing.
 import json
 import os
 import platform
+import re
 import textwrap
 import time
 from collections.abc import Sequence
@@ -51,7 +52,9 @@ def collect(lab: Lab, chosen: Sequence[Experiment], out: Path) -> list[str]:
             continue
         experiments[one.NAME] = to_json({"title": one.TITLE, "cost": _cost(lab, counted), "found": found})
     results = {"about": about, "experiments": experiments}
-    place.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    text = json.dumps(results, indent=1, sort_keys=True)
+    # Points on one line: a line for each number would be most of the file.
+    place.write_text(re.sub(r"\[\s+([^][{}]*?)\s+\]", lambda list_: f"[{' '.join(list_[1].split())}]", text) + "\n")
     write(out)
     return [*notes, f"wrote {out / PAGE} and {place}"]
 
