@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lab.config import Config, Outcome
+from lab.hindsight import START_UP
 from lab.lab import Lab
 from lab.report.markdown import interval, table
 from lab.summary import ratio
@@ -40,11 +41,17 @@ def measure(lab: Lab) -> dict[str, Any]:
     return {
         "runs": len(outcomes),
         "counts": [{"hindsight": label, "status": status, "runs": n} for (label, status), n in sorted(table_.items())],
-        "found": ratio(sum(one.status == "diverged" for one in lost), len(lost)),
+        "found": _found(lost),
+        "found_late": _found([one for one in lost if (one.onset or 0) > START_UP]),
+        "found_early": _found([one for one in lost if (one.onset or 0) <= START_UP]),
         "false": ratio(sum(one.status == "diverged" for one in sound), len(sound)),
         "delays": _delays(lost),
         "disagreements": [_row(one) for one in apart],
     }
+
+
+def _found(lost: list[Outcome]) -> dict[str, Any]:
+    return ratio(sum(one.status == "diverged" for one in lost), len(lost))
 
 
 def _delays(lost: list[Outcome]) -> dict[str, Any]:
@@ -107,7 +114,8 @@ def text(found: dict[str, Any]) -> list[str]:
 def headline(found: dict[str, Any]) -> str:
     """How often Lossguard is right."""
     return (
-        f"Over {found['runs']} runs Lossguard calls {interval(found['found'])} of the lost ones diverged, and "
-        f"{interval(found['false'])} of the others; {len(found['disagreements'])} runs are listed on which it and "
-        "hindsight disagree."
+        f"Over {found['runs']} runs Lossguard calls {interval(found['found'])} of the lost ones diverged: "
+        f"{interval(found['found_late'])} of those lost after step {START_UP}, {interval(found['found_early'])} of "
+        "those lost before, which leave nothing to compare with. Of the others it calls "
+        f"{interval(found['false'])} diverged."
     )

@@ -1,7 +1,8 @@
 """The paper's figures 1, 3, 4, 5, 6 and 7, drawn from runs of the two tables.
 
 Figures 4 and 7 follow one naive run through its divergence: what each method measures of a layer, and the factor it
-would have applied, at the last calm step (a), the onset (b) and the peak of the loss (c).
+would have applied, five steps before the loss jumps (a), at the last step before it does, whose update breaks the model
+(b), and at the peak of the loss (c).
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,6 +26,10 @@ TITLE = "Figures 1, 3, 4, 5, 6 and 7"
 
 LATE = 45
 """An onset from here on has a before; the earlier ones are start-up."""
+SEARCHED = (30, 60)
+"""Steps before and after the onset of hindsight among which the peak is sought."""
+JUMPED, CALM_STEPS = 2.0, 5
+"""Multiple of the median loss from which it has jumped, and how long before the last step without it is called calm."""
 AROUND = (20, 15)
 """Steps shown before the onset and after the peak."""
 SHOWN = ("shared_4/kernel", "shared_1/kernel", "cross_1/kernel", "head_click/kernel", "head_play_time/kernel")
@@ -123,9 +128,8 @@ def _factor(method: str, measured: Any) -> Any:
 def _follow(lab: Lab, config: Config) -> dict[str, Any]:
     outcome, frames = lab.outcome(config), lab.trace(config).attempts[0]
     loss = column(frames, "loss")
-    onset = outcome.onset or int(np.nanargmax(loss)) + 1
-    peak = onset + int(np.nanargmax(loss[onset - 1 : onset + 60]))
-    steps = {"a": max(onset - 1, 1), "b": onset, "c": min(peak, len(loss))}
+    steps = _moments(loss, outcome.onset or int(np.nanargmax(loss)) + 1)
+    onset, peak = steps["b"], steps["c"]
     shown = [layer for layer in SHOWN if layer in frames.schema.layers]
     window = slice(max(0, onset - 1 - AROUND[0]), peak + AROUND[1])
     rows, lines = [], {}
@@ -150,6 +154,18 @@ def _follow(lab: Lab, config: Config) -> dict[str, Any]:
         "rows": rows,
         "lines": lines,
     }
+
+
+def _moments(loss: Any, near: int) -> dict[str, int]:
+    """Steps a, b and c: calm, the last step before the loss jumps, and its peak."""
+    first = max(0, near - 1 - SEARCHED[0])
+    peak = first + int(np.nanargmax(loss[first : near + SEARCHED[1]]))
+    level = float(np.median(loss[max(0, peak - 60) : max(peak - 10, 1)]))
+    jump = peak
+    while jump > 0 and loss[jump - 1] > JUMPED * level:
+        jump -= 1
+    # Steps are counted from 1: the place of the jump is the number of the step before it.
+    return {"a": max(jump - CALM_STEPS, 1), "b": max(jump, 1), "c": peak + 1}
 
 
 def _curves(lab: Lab) -> dict[str, Any]:
@@ -203,9 +219,10 @@ def text(found: dict[str, Any]) -> list[str]:
         "",
         "![Distance from the minimum over the steps](lab/figure-3.svg)",
         "",
-        f"**Figures 4 and 7.** One naive run (seed {followed['seed']}) through its divergence: a is the last calm step "
-        f"({steps['a']}, loss {number(followed['loss_at']['a'])}), b the onset ({steps['b']}, "
-        f"{number(followed['loss_at']['b'])}), c the peak ({steps['c']}, {number(followed['loss_at']['c'])}). The "
+        f"**Figures 4 and 7.** One naive run (seed {followed['seed']}) through its divergence: a is five steps "
+        f"before ({steps['a']}, loss {number(followed['loss_at']['a'])}), b the last step before the loss jumps, whose "
+        f"update breaks the model ({steps['b']}, {number(followed['loss_at']['b'])}), c the peak ({steps['c']}, "
+        f"{number(followed['loss_at']['c'])}). The "
         f"thresholds are the paper's ({', '.join(f'{name} {value:g}' for name, value in THRESHOLDS.items())}).",
         "",
         *table(
@@ -310,8 +327,8 @@ def headline(found: dict[str, Any]) -> str:
     grown = {row["method"]: _times(row["measured"]) for row in followed["rows"] if row["layer"] == layer}
     said = ", ".join(f"{method} {number(times, 2)}" for method, times in grown.items())
     return (
-        f"From the last calm step to the onset the measures of `{layer}` grew by these factors: {said}. Clippy clips "
-        f"`{low}` most (median factor {number(medians[low], 2)})."
+        f"From five steps before the loss jumped to the step before it the measures of `{layer}` grew by these "
+        f"factors: {said}. Clippy clips `{low}` most (median factor {number(medians[low], 2)})."
     )
 
 

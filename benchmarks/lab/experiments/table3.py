@@ -8,6 +8,7 @@ from lab.config import Config
 from lab.grids import CLIPPY
 from lab.lab import Lab
 from lab.report.markdown import counts, interval, percent, table
+from lab.summary import ratio
 from lossguard.demo.features import TASKS
 
 NAME = "table3"
@@ -35,6 +36,8 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "with Clippy": ({"treatment": "clippy", "settings": CLIPPY}, ""),
 }
 """Each change with what a public summary of the paper's table reports: diverged of tried."""
+
+WITHOUT_REGRESSIONS = ("without both regressions", "click alone")
 
 
 def _changes(lab: Lab) -> dict[str, dict[str, Any]]:
@@ -96,6 +99,9 @@ def headline(found: dict[str, Any]) -> str:
     more = [row for row in found["rows"] if row["diverged"]["low"] > clean["high"]]
     rest = [row for row in found["rows"][1:] if row not in less and row not in more]
     said = [f"The clean model at the edge diverged in {interval(clean)}."]
+    bare = [row["diverged"] for row in found["rows"] if row["change"] in WITHOUT_REGRESSIONS]
+    together = ratio(sum(one["hits"] for one in bare), sum(one["trials"] for one in bare))
+    said.append(f"Without any regression task: {interval(together)}, both such rows together.")
     if less:
         said.append(f"Fewer divergences, the intervals apart: {named(less)}.")
     if more:
