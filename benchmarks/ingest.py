@@ -18,12 +18,11 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +32,7 @@ from ingest_peers import cpu, mlflow, narrow_postgres, narrow_sqlite, prometheus
 from lossguard.sidecar.client import Accepted, Client
 from lossguard.wire.chunk import AttemptStart, Chunk, ChunkId, decode, encode
 from lossguard.wire.frame import Frames, Schema
+from processes import service
 
 STATS = (
     "weight_norm", "gradient_norm", "update_norm", "relative_update_max", "clippy_ratio", "clipping_factor",
@@ -69,20 +69,6 @@ def pieces(block: Frames, size: int, run: str) -> Iterator[Chunk]:
     for index, start in enumerate(range(0, len(block), size)):
         events = (AttemptStart(0, 1.7e9, {"tasks": {"click": "binary"}}),) if index == 0 else ()
         yield Chunk(ChunkId("bench", run, "a" * 32, index), block[start : start + size], events=events)
-
-
-@contextmanager
-def service(database: str) -> Iterator[tuple[str, int]]:
-    """A service process: its address and its pid."""
-    command = [sys.executable, "-m", "lossguard_service", "--port", "0", "--log-level", "error", "--database", database]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().split()[-1], process.pid
-    finally:
-        process.terminate()
-        process.wait(60)
-        process.stdout.close()
 
 
 def ours(block: Frames, size: int, database: str, others: Callable[[], float]) -> dict[str, float]:
@@ -147,6 +133,8 @@ def main() -> None:
     parser.add_argument("--mlflow", metavar="PYTHON", help="a Python that has MLflow")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.steps <= WARM_FRAMES:
+        parser.error(f"--steps: more than {WARM_FRAMES}, which only warm the detectors up")
     block = frames(options.steps, options.layers, options.stats)
     small, few = block[: WARM_FRAMES + options.steps // 4], block[:64]
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
