@@ -125,7 +125,7 @@ class Recorder:
         self._queue: deque[Frames | Event] = deque()
         # Only producers take this lock, and only for a few instructions; reentrant because a signal handler may record.
         self._producers = threading.RLock()
-        self._last_step = start_step
+        self._last_step = self._newest_step = start_step
         self._closed = False
         self._frames_in = self._bytes_in = 0
         self._frames_taken = self._bytes_taken = 0
@@ -190,6 +190,7 @@ class Recorder:
             if self._closed:
                 self.drop(drops.CLOSED, count)
                 return False
+            newest = self._newest_step = int(frames.steps[-1])
             if frames.steps[0] <= self._last_step:
                 late = int((frames.steps <= self._last_step).sum())
                 self.drop(drops.OUT_OF_ORDER, late)
@@ -200,7 +201,7 @@ class Recorder:
             if self._bytes_in - self._bytes_taken + self._sealer.waiting_bytes + size > self._queue_bytes:
                 self.drop(self._sealer.refusal or drops.QUEUE_FULL, count)
                 return False
-            self._last_step = int(frames.steps[-1])
+            self._last_step = newest
             self._bytes_in += size
             self._frames_in += count
             self._queue.append(frames)
@@ -335,6 +336,8 @@ class Recorder:
         # A disk that refused is tried again when it is due, not with every frame.
         if flush or self._sealer.refusal is None:
             self._sealer.seal(flush=flush)
+        if self._writer is not None:
+            self._writer.beat(self._newest_step)  # also while the disk is full and everything is dropped
         if stopping:
             self._sealer.abandon()
         with self._flushed:

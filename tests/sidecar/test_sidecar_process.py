@@ -197,6 +197,46 @@ def test_new_runs_are_found_and_sigterm_drains(tmp_path: Path, service: Loopback
     assert not list(tmp_path.rglob("*.journal"))
 
 
+def test_a_sidecar_waits_for_a_trainer_that_starts_after_it(tmp_path: Path, service: LoopbackService) -> None:
+    journal = tmp_path / "journal"
+    process = sidecar(journal, "--service", service.url, "--status-port", 0, "--poll-seconds", 0.05)
+    assert process.stderr is not None
+    said = address = ""
+    while not (address and "there is no folder" in said):
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+        if found := re.search(r"status on (http://\S+)/metrics", line):
+            address = found[1]
+    assert f"there is no folder {journal} yet: waiting for the trainer to make it" in said
+    status, text = read(address + "/healthz")
+    assert (status, text.splitlines()[0]) == (200, "ok")
+    assert "compare the path with the journal of the trainer" in text
+    assert "lossguard_sidecar_folders_in_trouble 1\n" in read(address + "/metrics")[1]
+    record(journal, "late", 1, 3)
+    service.wait_for(lambda: bool(service.stored))
+    assert read(address + "/healthz") == (200, "ok\n")
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 0, rest
+    assert "there is no folder" not in rest, "it is said once"
+    assert steps_of(service, "late") == [1, 2, 3]
+
+
+def test_a_folder_that_never_came_is_told_at_the_end_and_holds_up_nobody(
+    tmp_path: Path, service: LoopbackService
+) -> None:
+    record(tmp_path / "good", "r", 1, 3)
+    process = sidecar(tmp_path / "good", tmp_path / "typo", "--service", service.url, "--poll-seconds", 0.05)
+    service.wait_for(lambda: bool(service.stored))
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert errors.count("there is no folder") == 2, "when it began, and at the end"
+    assert "all that is sealed is shipped" not in errors
+    assert steps_of(service, "r") == [1, 2, 3]
+
+
 def test_a_living_trainer_is_reported(tmp_path: Path, service: LoopbackService) -> None:
     recorder = record(tmp_path, "r", 1, 7, close=False)
     process = sidecar(tmp_path, "--service", service.url, "--poll-seconds", 0.05)

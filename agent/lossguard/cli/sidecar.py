@@ -1,8 +1,9 @@
 """`lossguard sidecar`: ships the journals of a pod's runs to the service, in a process of its own.
 
-Exit codes: 0 everything sealed was shipped (after --once, SIGTERM or Ctrl-C), 2 wrong use, 4 the service could not be
-reached with --once, or not in the time that SIGTERM leaves. Words and the log go to standard error; with `--format
-json` one document about every run goes to standard output at the end, also of an end that is a refusal.
+Exit codes: 0 everything sealed was shipped (after --once, SIGTERM or Ctrl-C), 2 wrong use, or a folder that at the end
+is not there or cannot be read, 4 the service could not be reached with --once, or not in the time that SIGTERM leaves.
+Words and the log go to standard error; with `--format json` one document about every run goes to standard output at the
+end, also of an end that is a refusal.
 """
 
 import json
@@ -11,7 +12,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -22,6 +22,7 @@ from lossguard.wire.verdict import EXIT_UNREACHABLE, EXIT_USAGE
 
 if TYPE_CHECKING:
     from lossguard.sidecar.dispatcher import Drained, RunStatus
+    from lossguard.sidecar.folders import JournalFolders
 
 ONCE_TRIES = 5
 ONCE_SECONDS = 3600.0
@@ -48,7 +49,8 @@ def sidecar(
 ) -> None:
     """Ship journals to the service, in order, until they are acknowledged; delete nothing before that.
 
-    It runs until it is told to end (SIGTERM, Ctrl-C), or with --once until nothing is left to ship.
+    It runs until it is told to end (SIGTERM, Ctrl-C), or with --once until nothing is left to ship. A folder that is
+    not there yet is waited for: in a pod the sidecar may start before its trainer.
 
     Example: lossguard sidecar .lossguard/journal --service http://127.0.0.1:8080
     Example: lossguard sidecar .lossguard/journal --once --format json
@@ -58,23 +60,24 @@ def sidecar(
     # Imported here, so that `lossguard --help` need not load the HTTP client.
     from lossguard.sidecar.client import Client
     from lossguard.sidecar.dispatcher import Dispatcher
+    from lossguard.sidecar.folders import JournalFolders
     from lossguard.sidecar.status import StatusServer
 
     for directory in directories:
-        if not directory.is_dir():
-            _usage(
-                f"DIR: there is no folder {directory}: name the journal folder of the trainer, or create it first",
-                format,
-            )
+        if directory.exists() and not directory.is_dir():
+            _usage(f"DIR: {directory} is no folder: name the journal folder of the trainer", format)
+        if once and not directory.exists():
+            _usage(f"DIR: there is no folder {directory}: name the journal folder of the trainer", format)
     _configure_log()
     log = logging.getLogger("lossguard.sidecar")
     try:
         client = Client(service, token=token, ca_file=None if ca is None else os.fspath(ca))
     except ValueError as error:
         _usage(str(error), format)
-    dispatcher = Dispatcher(lambda: _run_folders(directories), client, workers=workers, poll_seconds=poll_seconds)
+    folders = JournalFolders(directories)
+    dispatcher = Dispatcher(folders, client, workers=workers, poll_seconds=poll_seconds)
     try:
-        status = None if status_port is None else StatusServer(dispatcher, status_host, status_port)
+        status = None if status_port is None else StatusServer(dispatcher, folders, status_host, status_port)
     except OSError as error:
         _usage(
             f"--status-port: cannot listen on {status_host}:{status_port}: {error.strerror}: choose another port",
@@ -101,8 +104,8 @@ def sidecar(
         runs = dispatcher.status()
         typer.echo(_summary(runs), err=True)
         if format == "json":
-            typer.echo(json.dumps(_document(runs, drained, client.service), indent=2))
-        code = _report(drained, client.service)
+            typer.echo(json.dumps(_document(runs, drained, folders, client.service), indent=2))
+        code = _report(drained, folders, client.service)
         dispatcher.stop()
     finally:
         for number, handler in previous.items():
@@ -116,6 +119,8 @@ def sidecar(
 def _summary(runs: list["RunStatus"]) -> str:
     chunks, size = sum(run.shipped.chunks for run in runs), sum(run.shipped.bytes for run in runs)
     parts = [f"shipped {chunks} chunks ({size / 1e6:.1f} MB) of {len(runs)} runs"]
+    if not runs:
+        parts.append("no run has journaled there: compare DIR with the journal of the trainer")
     for count, what in (
         (sum(run.shipped.duplicates for run in runs), "were known to the service already"),
         (sum(run.shipped.refused for run in runs), "were refused and set aside in rejected/ beside their journal"),
@@ -127,10 +132,11 @@ def _summary(runs: list["RunStatus"]) -> str:
     return "; ".join(parts)
 
 
-def _document(runs: list["RunStatus"], drained: "Drained", service: str) -> dict[str, Any]:
+def _document(runs: list["RunStatus"], drained: "Drained", folders: "JournalFolders", service: str) -> dict[str, Any]:
     return {
         "service": service,
-        "complete": drained.complete,
+        "complete": drained.complete and not folders.trouble,
+        "folders_in_trouble": {os.fspath(folder): sentence for folder, sentence in folders.trouble.items()},
         "runs": [
             {
                 "project": run.project,
@@ -151,8 +157,12 @@ def _document(runs: list["RunStatus"], drained: "Drained", service: str) -> dict
     }
 
 
-def _report(drained: "Drained", service: str) -> int:
+def _report(drained: "Drained", folders: "JournalFolders", service: str) -> int:
+    for sentence in folders.trouble.values():
+        typer.echo(sentence, err=True)
     if drained.complete:
+        if folders.trouble:
+            return EXIT_USAGE
         typer.echo("all that is sealed is shipped", err=True)
         return 0
     for run, failure in drained.failures.items():
@@ -177,16 +187,3 @@ def _configure_log() -> None:
     log = logging.getLogger("lossguard")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-
-
-def _run_folders(directories: list[Path]) -> Iterator[Path]:
-    for directory in directories:
-        for project in _folders(directory):
-            yield from _folders(project)
-
-
-def _folders(folder: Path) -> list[Path]:
-    try:
-        return [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
-    except FileNotFoundError:
-        return []

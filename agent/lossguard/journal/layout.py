@@ -2,7 +2,8 @@
 
 <directory>/<project>/<run>/<attempt>/
     00000001.journal, 00000002.journal, ...   segments (`lossguard.journal.segment`)
-    lock                                      flocked by the trainer as long as it lives
+    lock                                      flocked by the trainer as long as it lives; holds the last step that it
+                                              handed over, in ASCII, with spaces before it to BEAT_BYTES
     shipped.json                              the shipper's place: everything before it is acknowledged
     rejected/<index>.chunk, .json             what the service refused, with its reason
 <directory>/<project>/<run>/workers/<rank>.heartbeat  signs of life of the other workers (`lossguard.journal.heartbeat`)
@@ -19,6 +20,7 @@ from typing import Final
 from lossguard.journal.segment import read_header
 
 LOCK_NAME: Final = "lock"
+BEAT_BYTES: Final = 20
 CURSOR_NAME: Final = "shipped.json"
 REJECTED_NAME: Final = "rejected"
 SHIPPING_NAME: Final = ".shipping"

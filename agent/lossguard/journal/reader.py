@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from lossguard.journal.layout import (
+    BEAT_BYTES,
     CURSOR_NAME,
     LOCK_NAME,
     REJECTED_NAME,
@@ -195,6 +196,14 @@ class AttemptReader:
             return time.time() - self._last_write() < SILENT_SECONDS
         finally:
             os.close(lock)
+
+    def newest_step(self) -> int | None:
+        """The last step that the trainer handed over, shipped or not; None if none is known."""
+        told = None
+        with suppress(OSError, ValueError):  # a trainer of a version before tells none
+            told = int((self.folder / LOCK_NAME).read_bytes()[:BEAT_BYTES])
+        known = [step for step in (told, self.last_step) if step is not None]
+        return max(known, default=None)
 
     def _last_write(self) -> float:
         times = []

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from lossguard.journal.files import Files, LocalFiles
-from lossguard.journal.layout import LOCK_NAME, attempt_folders, folder_bytes, next_order, segment_name
+from lossguard.journal.layout import BEAT_BYTES, LOCK_NAME, attempt_folders, folder_bytes, next_order, segment_name
 from lossguard.journal.segment import SegmentHeader, pack_record
 
 NO_LOCKS: Final = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -85,7 +85,7 @@ class JournalWriter:
     def _make_folder(self, attempt: str) -> int:
         # The lock is taken before the folder has its name, so that no shipper ever sees a living attempt unlocked.
         new = self._run_folder / f".new-{attempt}"
-        new.mkdir()
+        new.mkdir(exist_ok=True)  # it is ours from a try that found the disk full
         lock = os.open(new / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             try:
@@ -93,11 +93,18 @@ class JournalWriter:
             except OSError as error:
                 if error.errno not in NO_LOCKS:
                     raise
+            # Written before anything else, so that later ones find their block also on a disk that is full.
+            os.pwrite(lock, b" " * BEAT_BYTES, 0)
             new.rename(self._folder)
         except BaseException:
             os.close(lock)
             raise
         return lock
+
+    def beat(self, step: int) -> None:
+        """Say in the lock file that `step` was handed over: the sign of life while nothing can be sealed or shipped."""
+        with suppress(OSError):
+            os.pwrite(self._lock, b"%*d" % (BEAT_BYTES, step), 0)
 
     def append(self, chunk: bytes) -> int:
         """Seal one chunk under `next_index`; returns that index.

@@ -37,6 +37,10 @@ class _Run:
     drained_turn: int = 0
     heartbeat_due: float = 0.0
 
+    def next_due(self) -> float:
+        """When it is to be taken next, to ship or to say that its trainer lives."""
+        return min(self.due, self.heartbeat_due)
+
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
@@ -67,7 +71,7 @@ class Dispatcher:
     """Ships the runs that `find_runs` finds.
 
     Args:
-        find_runs: the folders `<journal>/<project>/<run>` there are now.
+        find_runs: the folders `<journal>/<project>/<run>` there are now; never raises.
         service: where to; shared by all threads.
         workers: how many runs are shipped at the same time.
         poll_seconds: how often a run is looked at, and how often new ones are looked for.
@@ -187,29 +191,50 @@ class Dispatcher:
         ]
 
     def _work(self) -> None:
-        while (run := self._take()) is not None:
-            try:
-                turn = run.shipper.turn(lambda: self._stopping)
-            except Exception as error:
-                # A disk error or a bug of ours in one run must not end the shipping of the others.
-                _log.exception("%s/%s: shipping failed", run.shipper.project, run.shipper.run)
-                turn = Turn(failure=Failed(f"{type(error).__name__}: {error}"))
+        while (taken := self._take()) is not None:
+            run, ships = taken
+            turn = self._turn(run) if ships else None
+            self._say_alive(run, run.failure if turn is None else turn.failure)
             self._give_back(run, turn)
 
-    def _take(self) -> _Run | None:
+    def _turn(self, run: _Run) -> Turn:
+        try:
+            return run.shipper.turn(lambda: self._stopping)
+        except Exception as error:
+            # A disk error or a bug of ours in one run must not end the shipping of the others.
+            _log.exception("%s/%s: shipping failed", run.shipper.project, run.shipper.run)
+            return Turn(failure=Failed(f"{type(error).__name__}: {error}"))
+
+    def _say_alive(self, run: _Run, failure: Failed | None) -> None:
+        """The heartbeat, if it is due: also while chunks wait, or a busy service would take the trainer for silent."""
+        now = self._clock()
+        if now < run.heartbeat_due:
+            return
+        run.heartbeat_due = now + HEARTBEAT_SECONDS
+        if failure is None or failure.status is not None:  # else nobody answers
+            try:
+                run.shipper.heartbeat(time.time())
+            except Exception:
+                _log.exception("%s/%s: no heartbeat", run.shipper.project, run.shipper.run)
+
+    def _take(self) -> tuple[_Run, bool] | None:
+        """The next run whose time has come, and whether it is time to ship or only to say that its trainer lives."""
         with self._changed:
             while not self._stopping:
                 now = self._clock()
                 if now >= self._scan_due:
                     self._scan()
                 idle = [run for run in self._runs.values() if not run.busy]
-                run = min(idle, key=lambda run: run.due, default=None)
-                if run is not None and run.due <= now:
-                    run.busy, run.again, run.insist = True, False, False
-                    run.turns_begun += 1
-                    return run
-                next_due = self._scan_due if run is None else min(run.due, self._scan_due)
-                self._changed.wait(max(0.0, next_due - now))
+                run = min(idle, key=_Run.next_due, default=None)
+                next_due = self._scan_due if run is None else run.next_due()
+                if run is not None and next_due <= now:
+                    run.busy = True
+                    ships = run.due <= now
+                    if ships:
+                        run.again = run.insist = False
+                        run.turns_begun += 1
+                    return run, ships
+                self._changed.wait(max(0.0, min(next_due, self._scan_due) - now))
         return None
 
     def _scan(self) -> None:
@@ -220,14 +245,14 @@ class Dispatcher:
                 self._runs[folder] = _Run(RunShipper(folder, self._service), Backoff(self._uniform), due=now)
                 _log.info("%s/%s: found its journal", folder.parent.name, folder.name)
 
-    def _give_back(self, run: _Run, turn: Turn) -> None:
+    def _give_back(self, run: _Run, turn: Turn | None) -> None:
         name = f"{run.shipper.project}/{run.shipper.run}"
-        if turn.failure is None and self._clock() >= run.heartbeat_due:
-            run.heartbeat_due = self._clock() + HEARTBEAT_SECONDS
-            run.shipper.heartbeat(time.time())
         with self._changed:
             now = self._clock()
             run.busy = False
+            if turn is None:
+                self._changed.notify_all()
+                return
             if turn.passed:
                 # Failures count in a row: a service that takes most chunks must not be asked once a minute.
                 run.backoff.succeeded()

@@ -178,13 +178,17 @@ class RunShipper:
             _log.info("%s/%s: attempt %s is shipped to its end", self.project, self.run, reader.attempt)
 
     def heartbeat(self, now: float) -> None:
-        """Tell the service which trainer of this run lives, if one does, and which of its workers beside the chief."""
+        """Tell the service which trainer of this run lives, if one does, and which of its workers beside the chief.
+
+        With the newest step that the trainer handed over, be it shipped or not: a service that takes no chunks for a
+        while must not take a trainer that steps for a silent one.
+        """
         self._hear_workers()
         alive = [reader for reader in self._readers.values() if reader.alive()]
         if alive:
             newest = max(alive, key=lambda reader: reader.order)
             self._service.put_heartbeat(
-                self.project, self.run, {"attempt": newest.attempt, "last_step": newest.last_step, "time": now}
+                self.project, self.run, {"attempt": newest.attempt, "last_step": newest.newest_step(), "time": now}
             )
 
     def _hear_workers(self) -> None:

@@ -1,7 +1,8 @@
 """The sidecar's own `/metrics` and `/healthz`, served from the standard library.
 
 `/healthz` answers 200 while the sidecar works, also when the service is down: restarting the sidecar would not help.
-Whether chunks arrive is in the metrics (`lossguard_sidecar_failing_runs`, `lossguard_sidecar_last_success_seconds`).
+Whether chunks arrive is in the metrics (`lossguard_sidecar_failing_runs`, `lossguard_sidecar_last_success_seconds`);
+what is wrong with a journal's folder, one that is still to come for example, stands in the answer's next lines.
 """
 
 import threading
@@ -10,9 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
 from lossguard.sidecar.dispatcher import Dispatcher, RunStatus
+from lossguard.sidecar.folders import JournalFolders
 
 HELP: Final = {
     "lossguard_sidecar_runs": ("gauge", "runs whose journals are shipped"),
+    "lossguard_sidecar_folders_in_trouble": ("gauge", "folders that are not there yet or cannot be read"),
     "lossguard_sidecar_failing_runs": ("gauge", "runs whose last try failed"),
     "lossguard_sidecar_backlog_bytes": ("gauge", "bytes on disk that the service does not have yet"),
     "lossguard_sidecar_last_success_seconds": ("gauge", "Unix time of the last turn without a failure"),
@@ -27,11 +30,12 @@ HELP: Final = {
 }
 
 
-def exposition(runs: list[RunStatus], last_success: float | None) -> str:
+def exposition(runs: list[RunStatus], last_success: float | None, folders_in_trouble: int = 0) -> str:
     """The metrics in Prometheus' text format."""
     shipped = [run.shipped for run in runs]
     values: dict[str, float] = {
         "lossguard_sidecar_runs": len(runs),
+        "lossguard_sidecar_folders_in_trouble": folders_in_trouble,
         "lossguard_sidecar_failing_runs": sum(run.failure is not None for run in runs),
         "lossguard_sidecar_backlog_bytes": sum(run.backlog_bytes for run in runs),
         "lossguard_sidecar_last_success_seconds": last_success or 0.0,
@@ -67,17 +71,21 @@ class StatusServer:
 
     Args:
         dispatcher: whose status.
+        folders: the journals that it ships.
         host, port: where to listen; port 0 takes a free one (`port` says which).
 
     Raises:
         OSError: the port is taken.
     """
 
-    def __init__(self, dispatcher: Dispatcher, host: str, port: int) -> None:
+    def __init__(self, dispatcher: Dispatcher, folders: JournalFolders, host: str, port: int) -> None:
         def metrics() -> str:
-            return exposition(dispatcher.status(), dispatcher.last_success_time)
+            return exposition(dispatcher.status(), dispatcher.last_success_time, len(folders.trouble))
 
-        self._server = ThreadingHTTPServer((host, port), _handler(metrics))
+        def health() -> str:
+            return "\n".join(["ok", *folders.trouble.values(), ""])
+
+        self._server = ThreadingHTTPServer((host, port), _handler(metrics, health))
         self._server.daemon_threads = True
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(
@@ -92,14 +100,14 @@ class StatusServer:
         self._thread.join()
 
 
-def _handler(metrics: Callable[[], str]) -> type[BaseHTTPRequestHandler]:
+def _handler(metrics: Callable[[], str], health: Callable[[], str]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             """Answer one of the two pages."""
             if self.path == "/metrics":
                 self._answer(200, metrics(), "text/plain; version=0.0.4; charset=utf-8")
             elif self.path == "/healthz":
-                self._answer(200, "ok\n", "text/plain; charset=utf-8")
+                self._answer(200, health(), "text/plain; charset=utf-8")
             else:
                 self._answer(404, "here are /metrics and /healthz\n", "text/plain; charset=utf-8")
 

@@ -4,6 +4,7 @@ The journal stays between the trainer and the network: a dead service costs disk
 at the end lies in the journal for the run's next attempt or for a sidecar.
 """
 
+import os
 from pathlib import Path
 
 from lossguard.sidecar.client import Client
@@ -25,7 +26,7 @@ class Uploader:
     def __init__(self, run_folder: Path, service: str, *, token: str | None = None) -> None:
         self._client = Client(service, token=token)
         self._dispatcher = Dispatcher(
-            lambda: [run_folder] if run_folder.is_dir() else [], self._client, workers=1, poll_seconds=2.0
+            lambda: [run_folder] if os.path.isdir(run_folder) else [], self._client, workers=1, poll_seconds=2.0
         )
 
     def start(self) -> None:
