@@ -138,6 +138,7 @@ ALERTS: Final = (
         "warning",
         f"{RUN} is silent since step {_STEP}{_OPEN}",
         "No frame has come for longer than `stalled_seconds`, and the trainer did not say that it stopped.",
+        hold="2m",
     ),
     Alert(
         "LossguardTelemetryGap",

@@ -24,7 +24,7 @@ from lossguard_service.gate.again import Again
 from lossguard_service.gate.judge import Gate
 from lossguard_service.gate.routes import router as gate_routes
 from lossguard_service.incidents.detectors import Detectors
-from lossguard_service.incidents.liveness import sweep
+from lossguard_service.incidents.liveness import Watch
 from lossguard_service.ingest.accept import Ingest
 from lossguard_service.ingest.direct import Direct
 from lossguard_service.ingest.routes import router as ingest_routes
@@ -82,13 +82,17 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
                 # Reads of what is in the database, the gate and the pages work; chunks are refused until it answers.
                 log.error("%s; `lossguard doctor` tells when it answers", error)
         await _warm(app)
+        watch = Watch(
+            database,
+            clock,
+            stalled_seconds=settings.stalled_seconds,
+            sweep_seconds=settings.sweep_seconds,
+            destinations=told,
+        )
         background = [
             asyncio.create_task(_for_ever(seconds, work))
             for seconds, work in (
-                (
-                    settings.sweep_seconds,
-                    lambda: sweep(database, now=clock(), stalled_seconds=settings.stalled_seconds, destinations=told),
-                ),
+                (settings.sweep_seconds, watch.look),
                 (settings.webhook_seconds, webhooks.deliver),
                 (settings.compact_seconds, lambda: _compact(database, settings, clock)),
                 (settings.compact_seconds, lambda: _clean_up(database, clock)),

@@ -5,7 +5,7 @@ from typing import Any
 from chunk_trainer import FIRST, SECOND, chunks, frames
 from services import Clock, Service, run, service
 
-from lossguard_service.incidents.liveness import sweep
+from lossguard_service.incidents.liveness import Watch, sweep
 
 RUN = "/v1/projects/video/runs/ranker"
 
@@ -71,5 +71,25 @@ def test_heartbeats_of_a_trainer_that_steps_keep_a_run_alive_and_others_do_not(d
             assert await look(one, clock) == 1
             assert await beat(one, 41) == 204
             assert [incident["end_step"] for incident in await stalls(one)] == [41]
+
+    run(story())
+
+
+def test_after_an_outage_silence_counts_from_its_end(sqlite_url: str, clock: Clock) -> None:
+    async def story() -> None:
+        async with service(sqlite_url, clock) as one:
+            database = one.app.state.database
+            await one.put(chunks(frames(1, 32))[0])
+            before = Watch(database, clock, stalled_seconds=300.0, sweep_seconds=15.0)
+            clock.now += 1000  # nobody was there to hear
+            assert await before.look() == 0
+            after = Watch(database, clock, stalled_seconds=300.0, sweep_seconds=15.0)
+            for _ in range(19):
+                clock.now += 15
+                assert await after.look() == await before.look() == 0
+            clock.now += 15
+            assert await after.look() == 1
+            assert await before.look() == 0, "it is told already"
+            assert len(await stalls(one)) == 1
 
     run(story())

@@ -200,8 +200,10 @@ class Dispatcher:
     def _turn(self, run: _Run) -> Turn:
         try:
             return run.shipper.turn(lambda: self._stopping)
+        except OSError as error:
+            return Turn(failure=Failed(f"its journal cannot be used: {error}"))
         except Exception as error:
-            # A disk error or a bug of ours in one run must not end the shipping of the others.
+            # A bug of ours in one run must not end the shipping of the others.
             _log.exception("%s/%s: shipping failed", run.shipper.project, run.shipper.run)
             return Turn(failure=Failed(f"{type(error).__name__}: {error}"))
 
@@ -248,7 +250,7 @@ class Dispatcher:
     def _give_back(self, run: _Run, turn: Turn | None) -> None:
         name = f"{run.shipper.project}/{run.shipper.run}"
         with self._changed:
-            now = self._clock()
+            now, failures = self._clock(), run.backoff.failures
             run.busy = False
             if turn is None:
                 self._changed.notify_all()
@@ -264,7 +266,7 @@ class Dispatcher:
                 run.failure = turn.failure
             else:
                 if run.failure is not None:
-                    _log.info("%s: the service takes chunks again after %d failed tries", name, run.backoff.failures)
+                    _log.info("%s: the service takes chunks again after %d failed tries", name, failures)
                 run.backoff.succeeded()
                 run.failure = None
                 run.due = now if turn.more or run.again else now + self._poll_seconds
