@@ -177,6 +177,7 @@ def test_a_service_that_comes_later_gets_everything(
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
+    assert re.search(r"takes chunks again after [1-9]\d* failed tries", errors)
     assert steps_of(second, "r") == list(range(1, 21))
 
 
