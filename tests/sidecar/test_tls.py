@@ -18,9 +18,9 @@ ID = ChunkId("ads", "r", "0" * 32, 0)
 CHUNK = encode(Chunk(ID, Frames.of(Schema(("loss",)), [1], [[0.5]])))
 
 
-@pytest.fixture
-def authority(tmp_path: Path) -> tuple[Path, Path]:
-    certificate, key = tmp_path / "authority.pem", tmp_path / "key.pem"
+def make_authority(folder: Path) -> tuple[Path, Path]:
+    folder.mkdir()
+    certificate, key = folder / "authority.pem", folder / "key.pem"
     subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
     subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
@@ -28,19 +28,22 @@ def authority(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.usefixtures("no_leaks")
-def test_the_given_authority_is_trusted_and_no_other(authority: tuple[Path, Path]) -> None:
-    certificate, key = authority
+def test_the_given_authority_is_trusted_and_no_other(tmp_path: Path) -> None:
+    certificate, key = make_authority(tmp_path / "one")
+    other, _ = make_authority(tmp_path / "other")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     service = LoopbackService(tls=context)
     with_it = Client(service.url, ca_file=str(certificate))
-    without = Client(service.url)
+    strangers = [Client(service.url), Client(service.url, ca_file=str(other))]
     try:
         assert isinstance(with_it.put_chunk(ID, CHUNK), Accepted)
-        refused = without.put_chunk(ID, CHUNK)
+        refused = [each.put_chunk(ID, CHUNK) for each in strangers]
     finally:
-        with_it.close()
-        without.close()
+        for each in (with_it, *strangers):
+            each.close()
         service.close()
-    assert isinstance(refused, Failed)
-    assert "certificate" in refused.reason.lower()
+    for each in refused:
+        assert isinstance(each, Failed)
+        assert f"{service.url} is not trusted: " in each.reason
+        assert "--ca" in each.reason

@@ -1,5 +1,7 @@
 """The uploader thread inside the trainer, against a service on loopback."""
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +123,35 @@ def test_a_service_that_takes_every_other_chunk_is_asked_again_soon(
     client.close()
     assert steps_of(service, "r") == list(range(1, 13))
     assert set(waits) == {0.001}, "failures in a row begin anew with every chunk that is taken"
+
+
+def test_a_finished_run_costs_next_to_nothing_and_its_next_attempt_is_found_at_once(
+    tmp_path: Path, service: LoopbackService
+) -> None:
+    folder = tmp_path / "ads" / "r"
+
+    def attempt(first: int) -> int:
+        recorder = Recorder(tmp_path, "ads", "r", start_step=first - 1)
+        recorder.record(frames(first, 3))
+        recorder.close()
+        return recorder.counters["chunks_sealed"]
+
+    chunks = attempt(1)
+    client = Client(service.url)
+    ships = Dispatcher(lambda: [folder], client, workers=2, poll_seconds=0.01)
+    ships.start()
+    service.wait_for(lambda: len(service.stored) == chunks)
+    while list(folder.glob("?" * 32)):
+        pass
+    os.utime(folder, (1e9, 1e9))  # it is quiet for long
+    run = ships._runs[folder]
+    while run.empty_since is None:
+        pass
+    chunks += attempt(4)
+    service.wait_for(lambda: len(service.stored) == chunks)
+    shutil.rmtree(folder)
+    run.due = 0.0
+    assert ships.drain(30.0).complete, "a run that somebody deleted is no failure"
+    assert ships.status()[0].failure is None
+    ships.stop()
+    client.close()

@@ -33,12 +33,11 @@ class Backoff:
         """Seconds until the next try."""
         longest = min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(self.failures, 30))
         self.failures += 1
-        # At least half a second's tenth, so that a drawn zero never makes a tight loop.
-        wait = max(FIRST_SECONDS / 10, self.uniform(0.0, longest))
-        if retry_after_seconds is None:
-            return wait
-        # Asked to wait: the jitter comes on top, or all come back in the same moment.
-        return min(retry_after_seconds, LONGEST_RETRY_AFTER_SECONDS) + wait
+        asked = min(retry_after_seconds or 0.0, LONGEST_RETRY_AFTER_SECONDS)
+        # Asked to wait: the jitter comes on top, and is no less than a quarter of the time, or a thousand sidecars that
+        # were asked in the same moment come back in the same half second. At least half a second's tenth, so that a
+        # drawn zero never makes a tight loop.
+        return asked + max(FIRST_SECONDS / 10, self.uniform(0.0, max(longest, asked / 4)))
 
     def succeeded(self) -> None:
         """Start over."""

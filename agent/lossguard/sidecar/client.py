@@ -103,6 +103,11 @@ class Client:
         path = f"{_run_path(identity.project, identity.run)}/attempts/{identity.attempt}/chunks/{identity.index}"
         try:
             answer = self._connections.put(path, data, CONTENT_TYPE)
+        except ssl.SSLCertVerificationError as error:
+            return Failed(
+                f"{self.service} is not trusted: {error.verify_message}: name the PEM file of its authority "
+                "(--ca, or SSL_CERT_FILE), or correct the service's certificate"
+            )
         except OSError as error:
             return Failed(f"{self.service} does not answer: {error or type(error).__name__}")
         if answer.status == 200:

@@ -20,6 +20,8 @@ from lossguard.sidecar.client import Failed
 from lossguard.sidecar.shipper import RunShipper, Service, Shipped, Turn
 
 HEARTBEAT_SECONDS: Final = 10.0
+EMPTY_SECONDS: Final = 60.0
+"""How often a run is looked at whose folder is empty and does not change: a pod of years has thousands of them."""
 
 _log = logging.getLogger("lossguard.sidecar")
 
@@ -36,6 +38,7 @@ class _Run:
     turns_begun: int = 0
     drained_turn: int = 0
     heartbeat_due: float = 0.0
+    empty_since: int | None = None
 
     def next_due(self) -> float:
         """When it is to be taken next, to ship or to say that its trainer lives."""
@@ -243,7 +246,11 @@ class Dispatcher:
         now = self._clock()
         self._scan_due = now + self._poll_seconds
         for folder in self._find_runs():
-            if folder not in self._runs:
+            run = self._runs.get(folder)
+            if run is not None:
+                if run.empty_since is not None and run.shipper.changed() not in (None, run.empty_since):
+                    run.due, run.again, run.empty_since = now, True, None
+            else:
                 self._runs[folder] = _Run(RunShipper(folder, self._service), Backoff(self._uniform), due=now)
                 _log.info("%s/%s: found its journal", folder.parent.name, folder.name)
 
@@ -273,4 +280,7 @@ class Dispatcher:
                 self.last_success_time = time.time()
                 if not turn.more:
                     run.drained_turn = run.turns_begun
+                if turn.empty_since is not None and not run.again:
+                    run.empty_since = turn.empty_since
+                    run.due = run.heartbeat_due = now + EMPTY_SECONDS
             self._changed.notify_all()

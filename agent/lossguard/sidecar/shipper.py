@@ -6,13 +6,14 @@ it was acknowledged.
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from lossguard.journal.heartbeat import Heartbeat, forget, heartbeats
+from lossguard.journal.heartbeat import FOLDER_NAME, Heartbeat, forget, heartbeats
 from lossguard.journal.layout import attempt_folders
 from lossguard.journal.reader import AttemptReader, Cut, RunLock, remove_stillborn
 from lossguard.journal.segment import Record
@@ -54,12 +55,14 @@ class Shipped:
 class Turn:
     """How a turn ended: with a failure, with more to send (`more`), or with nothing left for now.
 
-    `passed` counts the chunks that the service took or refused before that.
+    `passed` counts the chunks that the service took or refused before that. `empty_since` is the time (ns) at which the
+    run's folder last changed if there is no attempt in it: nothing can come before it changes again.
     """
 
     failure: Failed | None = None
     more: bool = False
     passed: int = 0
+    empty_since: int | None = None
 
 
 class RunShipper:
@@ -88,6 +91,11 @@ class RunShipper:
 
     def turn(self, stop: Callable[[], bool] = lambda: False) -> Turn:
         """Send what there is, up to `CHUNKS_PER_TURN` chunks; `stop` ends it between two chunks."""
+        changed = self.changed()
+        if changed is None:
+            self.close()
+            self._readers.clear()
+            return Turn(empty_since=0)
         if not self._lock.acquire():
             if not self._elsewhere:
                 _log.info("%s/%s: is shipped by another process, its trainer for example", self.project, self.run)
@@ -110,7 +118,17 @@ class RunShipper:
         if not self._readers:
             # A pod that trains for years has thousands of finished runs: they keep no descriptor open.
             self._lock.release()
+            # Clocks of file systems are coarse: what changed a moment ago may change again within the same tick.
+            if not (self.run_folder / FOLDER_NAME).is_dir() and time.time_ns() - changed > 2_000_000_000:
+                return Turn(passed=sent, empty_since=changed)
         return Turn(passed=sent)
+
+    def changed(self) -> int | None:
+        """When something last came into the run's folder or went from it, in ns; None if it is gone."""
+        try:
+            return os.stat(self.run_folder).st_mtime_ns
+        except FileNotFoundError:
+            return None
 
     def _attempts(self) -> list[AttemptReader]:
         there = {folder.name: folder for folder in attempt_folders(self.run_folder)}
