@@ -1,16 +1,19 @@
-"""An hour of a thousand runs at full speed: the memory of the service over time.
+"""A thousand active runs at full speed: the memory of the service over the chunks that it has taken.
 
-    python benchmarks/soak.py [--runs 1000] [--chunks 56] [--steps 16] [--layers 200] [--stats 12] [--limit 300]
+    python benchmarks/soak.py [--runs 1000] [--rounds 120] [--steps 16] [--layers 200] [--stats 12] [--limit 570]
 
-An hour is 56 uploads of each run, as a sidecar sends one about every minute; they come as fast as one service process
-over SQLite takes them. Some runs are `--long`: they send chunks of 64 steps until segments are compacted out of them,
-which is what needs most memory at once. A scrape of `/metrics` and a heat map are asked for in between. The table shows
-the resident memory of the service over the hour; growth is a line through its second half. Ends by itself after
-`--limit` seconds with what it has.
+In a round each run sends one chunk, as a sidecar does about every minute: 60 rounds are an hour of a fleet. They come
+as fast as one service process over SQLite takes them. `--long` runs send more and longer chunks, one after the other,
+so that all the time some run has a segment to compact, which is what needs most memory at once. At each line a scrape
+of `/metrics`, a heat map and a series are asked for. The table shows the service's memory over the chunks: resident,
+and what of it is its own (anonymous: without the database's file and the libraries). Whether it is flat: a line through
+the samples after the first half, and the most of each quarter. Ends by itself after `--limit` seconds with what it has.
 """
 
 import argparse
 import os
+import sqlite3
+import sys
 import tempfile
 import threading
 import time
@@ -25,18 +28,24 @@ from ingest_peers import cpu
 from lossguard.sidecar.client import Accepted, Client
 from lossguard.wire.chunk import AttemptStart, Chunk, ChunkId, encode
 from lossguard.wire.frame import Frames
+from lossguard_service.store.compact import SEGMENT_FRAMES
 from processes import memory, service
 
 SENDERS = 2
+LONG_STEPS = 64
+LONG_TURNS = 4
+"""Chunks that a long run sends in a round: a segment of each of them every 16 rounds."""
+HOUR = 60
+"""Rounds."""
 
 
 @dataclass(slots=True)
 class Soak:
-    """What has been sent, and what the memory was."""
+    """What has been sent, and what the memory was: [chunks, resident MB, anonymous MB]."""
 
     sent: int = 0
     failed: int = 0
-    samples: list[tuple[float, int, float]] = field(default_factory=list)
+    samples: list[tuple[int, float, float]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -50,19 +59,25 @@ def chunk_of(block: Frames, number: int, index: int, size: int) -> Chunk:
     return Chunk(ChunkId("soak", f"run-{number}", f"{number:032x}", index), moved, events=events)
 
 
+def chunks_of(number: int, turn: int, options: argparse.Namespace) -> list[tuple[int, int]]:
+    """Index and steps of the chunks that a run sends in a round; long runs begin one after the other."""
+    if number >= options.long:
+        return [(turn, options.steps)]
+    apart = SEGMENT_FRAMES // (LONG_STEPS * LONG_TURNS * options.long)
+    since = turn - number * max(1, apart)
+    return [(since * LONG_TURNS + place, LONG_STEPS) for place in range(LONG_TURNS)] if since >= 0 else []
+
+
 def sender(url: str, block: Frames, mine: range, options: argparse.Namespace, soak: Soak, until: float) -> None:
-    """Send the hour of these runs, round by round."""
+    """Send the chunks of these runs, round by round."""
     client = Client(url)
     try:
-        for index in range(options.chunks):
+        for turn in range(options.rounds):
             for number in mine:
-                if time.monotonic() > until:
-                    return
-                size = 64 if number < options.long else options.steps
-                # What is long sends more often, so that it is compacted within the hour.
-                again = 1 if number >= options.long else max(1, 4800 // (64 * options.chunks) + 1)
-                for turn in range(again):
-                    chunk = chunk_of(block, number, index * again + turn, size)
+                for index, size in chunks_of(number, turn, options):
+                    if time.monotonic() > until:
+                        return
+                    chunk = chunk_of(block, number, index, size)
                     ok = isinstance(client.put_chunk(chunk.id, encode(chunk)), Accepted)
                     with soak.lock:
                         soak.sent += 1
@@ -71,52 +86,78 @@ def sender(url: str, block: Frames, mine: range, options: argparse.Namespace, so
         client.close()
 
 
+def look(url: str) -> None:
+    """Ask what a scrape and a page ask."""
+    run = f"{url}/v1/projects/soak/runs/run-0"
+    for path in (
+        f"{url}/metrics",
+        f"{run}/heatmap?stat=gradient_norm",
+        f"{run}/series?layer=tower/block_0/dense/kernel&stat=gradient_norm",
+    ):
+        with urllib.request.urlopen(path, timeout=60) as answer:
+            answer.read()
+
+
+def segments(database: Path) -> int:
+    """How many there are."""
+    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    (found,) = connection.execute("SELECT count(*) FROM segments").fetchone()
+    connection.close()
+    return int(found)
+
+
+def verdict(samples: list[tuple[int, float, float]], runs: int) -> str:
+    """How flat the samples are."""
+    quarters = [[one[1] for one in part] for part in np.array_split(np.array(samples), 4) if len(part)]
+    half = samples[len(samples) // 2 :]
+    slope = np.polyfit([one[0] / (HOUR * runs) for one in half], [one[1] for one in half], 1)[0] if len(half) > 1 else 0
+    most = ", ".join(f"{max(quarter):.0f}" for quarter in quarters)
+    return f"most of each quarter {most} MB; after the first half {slope:+.1f} MB an hour of {runs} runs"
+
+
 def main() -> None:
     """Read the arguments, send, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    for name, default in (("runs", 1000), ("chunks", 56), ("steps", 16), ("layers", 200), ("stats", 12), ("long", 4)):
+    for name, default in (("runs", 1000), ("rounds", 120), ("steps", 16), ("layers", 200), ("stats", 12), ("long", 8)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--limit", type=float, default=300.0)
-    parser.add_argument("--every", type=float, default=10.0, help="seconds between two lines")
+    parser.add_argument("--limit", type=float, default=570.0, help="seconds after which it ends")
+    parser.add_argument("--compact-seconds", default="5", help="the service's setting")
+    parser.add_argument("--every", type=int, default=3000, help="chunks between two lines")
     options = parser.parse_args()
     block = frames(512, options.layers, options.stats)
     soak, start = Soak(), time.monotonic()
     print(f"{options.runs} runs, {options.layers} layers x {options.stats} stats, load {os.getloadavg()[0]:.1f}\n")
-    print("| seconds | of the hour | chunks | memory MB | database MB |\n|---|---|---|---|---|")
+    print("| chunks | hours | seconds | resident MB | anonymous MB | database MB |\n|---|---|---|---|---|---|")
     with (
         tempfile.TemporaryDirectory() as folder,
-        service(f"sqlite:///{folder}/soak.db", "--compact-seconds", "5") as (url, pid),
+        service(f"sqlite:///{folder}/soak.db", "--compact-seconds", options.compact_seconds) as (url, pid),
     ):
+        until = start + options.limit
         threads = [
-            threading.Thread(
-                target=sender,
-                args=(url, block, range(n, options.runs, SENDERS), options, soak, start + options.limit),
-            )
+            threading.Thread(target=sender, args=(url, block, range(n, options.runs, SENDERS), options, soak, until))
             for n in range(SENDERS)
         ]
         empty = memory(pid)
         for thread in threads:
             thread.start()
-        total = (options.runs - options.long) * options.chunks
-        total += options.long * options.chunks * max(1, 4800 // (64 * options.chunks) + 1)
+        following = options.every
         while any(thread.is_alive() for thread in threads):
-            for thread in threads:
-                thread.join(options.every / SENDERS)
-            heat = f"{url}/v1/projects/soak/runs/run-0/heatmap?stat=gradient_norm"
-            for path in (f"{url}/metrics", heat):
-                with urllib.request.urlopen(path, timeout=60) as answer:
-                    answer.read()
+            threads[0].join(0.2)
+            if soak.sent < following:
+                continue
+            following = (soak.sent // options.every + 1) * options.every
+            look(url)
             size = sum(one.stat().st_size for one in Path(folder).glob("soak.db*")) / 1e6
-            soak.samples.append((time.monotonic() - start, soak.sent, memory(pid)))
-            seconds, sent, now = soak.samples[-1]
-            print(f"| {seconds:.0f} | {60 * sent / total:.1f} min | {sent} | {now:.0f} | {size:.0f} |", flush=True)
-        used = cpu(pid)
-    half = soak.samples[len(soak.samples) // 2 :]
-    slope = float(np.polyfit([60 * one[1] / total for one in half], [one[2] for one in half], 1)[0])
-    most = max(one[2] for one in soak.samples)
+            soak.samples.append((soak.sent, memory(pid), memory(pid, "Anonymous")))
+            sent, resident, own = soak.samples[-1]
+            hours, seconds = sent / (HOUR * options.runs), time.monotonic() - start
+            print(f"| {sent} | {hours:.2f} | {seconds:.0f} | {resident:.0f} | {own:.0f} | {size:.0f} |", flush=True)
+        used, made = cpu(pid), segments(Path(folder) / "soak.db")
+    if len(soak.samples) < 8:
+        sys.exit(f"{len(soak.samples)} samples are too few to say anything: more --rounds, or a smaller --every")
     print(
-        f"\nempty {empty:.0f} MB, most {most:.0f} MB (target 500), growth over the second half {60 * slope:.1f} MB an "
-        f"hour; {soak.sent} of {total} chunks, {soak.failed} not taken, "
+        f"\nempty {empty:.0f} MB, most {max(one[1] for one in soak.samples):.0f} MB (target 500), "
+        f"{verdict(soak.samples, options.runs)}; {soak.sent} chunks, {soak.failed} not taken, {made} segments, "
         f"{1e3 * used / max(1, soak.sent):.1f} ms of the service's CPU each"
     )
 

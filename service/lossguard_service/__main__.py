@@ -17,6 +17,7 @@ import uvicorn
 from pydantic import SecretStr, ValidationError
 
 from lossguard_service.app import create_app
+from lossguard_service.memory import share_arenas
 from lossguard_service.settings import Settings, is_loopback
 from lossguard_service.store.database import DatabaseUrlError, open_database
 from lossguard_service.store.migrate import migrate
@@ -71,6 +72,7 @@ def settle() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the service; returns the exit code."""
+    share_arenas()
     try:
         settings = Settings(**_options(arguments))
         server, listener = prepare(settings)
