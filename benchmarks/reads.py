@@ -26,7 +26,7 @@ from ingest import frames
 from lossguard.wire.frame import Frames
 from lossguard_service.app import create_app
 from lossguard_service.settings import Settings
-from lossguard_service.store import chunks, compact, record, schema, segments, series
+from lossguard_service.store import chunks, compact, layout, pyramid, record, schema, segments, series
 from lossguard_service.store.bytes import run_folder
 from lossguard_service.store.database import Database
 
@@ -64,14 +64,14 @@ async def fill(database: Database, block: Frames, steps: int) -> int:
             "is_full": True,
             "created": 1.7e9,
         }
-        parts, levels = segments.build(part), segments.build_pyramid(part, edges)
+        parts, levels = layout.build(part), pyramid.build(part, edges)
         kept = [await compact.keep_parts(database, folder, f"{number}", some) for some in (parts, levels)]
-        rows, pyramid = (segments.rows_for(*one, key) for one in zip(kept, (parts, levels), strict=True))
+        rows, coarser = (segments.rows_for(*one, key) for one in zip(kept, (parts, levels), strict=True))
 
-        def write(connection: Connection, head: Any = head, rows: Any = rows, pyramid: Any = pyramid) -> None:
+        def write(connection: Connection, head: Any = head, rows: Any = rows, coarser: Any = coarser) -> None:
             connection.execute(sa.insert(schema.segments), head)
             connection.execute(sa.insert(schema.segment_parts), rows)
-            connection.execute(sa.insert(schema.pyramid), pyramid)
+            connection.execute(sa.insert(schema.pyramid), coarser)
 
         await database.write(write)
     return run_id

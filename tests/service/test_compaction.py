@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from chunk_trainer import SECOND, chunks, frames
+from chunk_trainer import LAYERS, SECOND, STATS, chunks, frames
 from services import Clock, Service, run, service
 from test_ingest_laws import diverging, serially, state
 
@@ -32,8 +32,10 @@ async def count(one: Service, table: sa.Table) -> int:
 async def everything(one: Service) -> list[Any]:
     step = await one.get(f"{RUN}/steps/200")
     exported = (await one.client.get(f"{RUN}/export", params={"format": "csv", "what": "stats"})).content
+    series = await one.get(f"{RUN}/series", layer=LAYERS[2], stat=STATS[0], points=5000)
+    heat = await one.get(f"{RUN}/heatmap", stat=STATS[1], points=1000)
     spans = await one.app.state.database.read(lambda connection: coverage.spans_of(connection, 1))
-    return [await state(one), step, exported, spans]
+    return [await state(one), step, exported, series, heat, spans]
 
 
 def test_compaction_changes_nothing_that_can_be_read(stored_url: str, clock: Clock) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from lossguard.wire import chunk as wire
 from lossguard.wire.frame import Frames, Schema
-from lossguard_service.store import database, schema, segments
+from lossguard_service.store import database, layout, schema, segments
 from lossguard_service.store.bytes import Elsewhere, Held, Kept
 from lossguard_service.store.hot import Hot, insert
 from lossguard_service.store.record import attempt_update, run_update
@@ -130,7 +130,7 @@ def _out_of(connection: Connection, run_id: int, segment: segments.SegmentRow) -
         return
     names = schemas_of(connection, run_id)[segment.schema]
     (parts,) = segments.parts_of(connection, schema.segment_parts, run_id, [segment])
-    whole = segments.load(bytes_now(connection, parts), names)
+    whole = layout.load(bytes_now(connection, parts), names)
     table = schema.chunks
     query = (
         sa.select(table.c.index, table.c.frames)

@@ -10,16 +10,17 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
 from lossguard.wire.chunk import decode
 from lossguard.wire.errors import ChunkError
-from lossguard.wire.frame import Frames
-from lossguard_service.store import chunks, schema, segments
+from lossguard.wire.frame import Frames, Schema
+from lossguard_service.store import chunks, layout, pyramid, schema, segments
 from lossguard_service.store.bytes import BytesLost, Held, Kept, doom, run_folder
 from lossguard_service.store.database import Database
 from lossguard_service.store.incidents import incidents_of
@@ -77,15 +78,16 @@ async def compact_one(database: Database, run_id: int, *, now: float) -> bool:
         return False
     plan, held = found
     (data,) = await database.bytes.fetch([held])
-    frames, parts, pyramid = await asyncio.to_thread(_build, plan, data)
+    del found, held  # `data` alone holds the chunks now, and `_build` takes them out of it
+    laid, levels = await asyncio.to_thread(_build, plan, data)
     first, end = plan.rows[0][0], plan.rows[-1][0] + 1
     key = {"run_id": run_id, "attempt": plan.attempt, "first_index": first}
     row = {
         **key,
         "next_index": end,
-        "first_step": int(frames.steps[0]),
-        "last_step": int(frames.steps[-1]),
-        "frames": len(frames),
+        "first_step": laid.first_step,
+        "last_step": laid.last_step,
+        "frames": laid.frames,
         "schema": plan.schema,
         "is_full": True,
         "created": now,
@@ -94,7 +96,7 @@ async def compact_one(database: Database, run_id: int, *, now: float) -> bool:
     name = f"{plan.attempt}-{first:08}"
     kept = [
         await keep_parts(database, plan.folder, f"{kind}/{name}", some)
-        for kind, some in (("segments", parts), ("pyramids", pyramid))
+        for kind, some in (("segments", laid.parts), ("pyramids", levels))
     ]
 
     def write(connection: Connection) -> bool:
@@ -106,8 +108,8 @@ async def compact_one(database: Database, run_id: int, *, now: float) -> bool:
         for one in kept:
             database.bytes.check(one)
         connection.execute(sa.insert(schema.segments), row)
-        connection.execute(sa.insert(schema.segment_parts), segments.rows_for(kept[0], parts, key))
-        connection.execute(sa.insert(schema.pyramid), segments.rows_for(kept[1], pyramid, key))
+        connection.execute(sa.insert(schema.segment_parts), segments.rows_for(kept[0], laid.parts, key))
+        connection.execute(sa.insert(schema.pyramid), segments.rows_for(kept[1], levels, key))
         objects = connection.execute(sa.select(table.c.object).where(*mine, table.c.object.is_not(None))).scalars()
         doom(connection, run_id, plan.attempt, first, "chunks", list(objects), now)
         for gone in (schema.chunk_bytes, schema.chunk_summaries):
@@ -124,7 +126,7 @@ async def compact_one(database: Database, run_id: int, *, now: float) -> bool:
     return True
 
 
-async def keep_parts(database: Database, folder: str, name: str, parts: dict[int, bytes]) -> Kept:
+async def keep_parts(database: Database, folder: str, name: str, parts: Mapping[int, bytes]) -> Kept:
     """Put a segment's parts, or its pyramid's, where they belong; into their rows if there is no object store."""
     if database.bytes.objects is None:
         return Kept(b"")
@@ -261,9 +263,27 @@ def _next(connection: Connection, run_id: int, now: float) -> _Plan | None:
     return None
 
 
-def _build(plan: _Plan, data: dict[int, bytes]) -> tuple[Frames, dict[int, bytes], dict[int, bytes]]:
-    blocks = [decode(data[index]).frames for index, count in plan.rows if count]
-    columns = ("steps", "times", "scalars", "stats", "scalars_present", "stats_present")
-    whole = Frames(blocks[0].schema, *(np.concatenate([getattr(block, name) for block in blocks]) for name in columns))
-    edges = np.array(list(accumulate((len(block) for block in blocks[:-1]), initial=0)), np.int64)
-    return whole, segments.build(whole), segments.build_pyramid(whole, edges)
+def _build(plan: _Plan, data: dict[int, bytes]) -> tuple[layout.Laid, dict[int, bytes]]:
+    """The segment and the parts of its pyramid; takes the chunks out of `data`.
+
+    A segment is large (39 MB with 200 layers of 12 stats), so its stats are here once, laid out as they will be stored.
+    """
+    counts = [count for _, count in plan.rows if count]
+    ends = list(accumulate(counts))
+    edges = np.array([0, *ends[:-1]], np.int64)
+    series = np.empty((0, 0, 0), np.float32)
+    names = Schema(())
+    rest: list[tuple[NDArray[Any], ...]] = []
+    for index, count in plan.rows:
+        if not count:
+            continue
+        block = decode(data.pop(index)).frames
+        if not rest:
+            names, series = block.schema, np.empty((*block.stats.shape[1:], ends[-1]), np.float32)
+        end = ends[len(rest)]
+        series[:, :, end - count : end] = block.stats.transpose(1, 2, 0)
+        rest.append((block.steps, block.times, block.scalars, block.scalars_present, block.stats_present))
+    steps, times, scalars, *present = (np.concatenate(column) for column in zip(*rest, strict=True))
+    whole = Frames(names, steps, times, scalars, series.transpose(2, 0, 1), *present)
+    laid = layout.Laid(int(steps[0]), int(steps[-1]), len(whole), layout.build(whole))
+    return laid, pyramid.build(whole, edges)

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from lossguard.wire.chunk import decode
 from lossguard.wire.frame import Frames, Schema
-from lossguard_service.store import chunks, schema, segments
+from lossguard_service.store import chunks, layout, schema, segments, slices
 from lossguard_service.store.bytes import Held
 from lossguard_service.store.chunks import ChunkRow
 from lossguard_service.store.database import Database
@@ -108,8 +108,8 @@ async def frames_in(
         run_id: which run.
         batch: one of `batches`.
         schemas: from `pieces_of`.
-        layer: from a segment only this layer is read.
-        stat: with `layer`, from a segment only this stat of it, and no scalars.
+        stat: from a segment only this stat is read.
+        layer: with `stat`, from a segment only this layer of it, and no scalars.
         scalars_only: from a segment no layer is read.
     """
     first = batch[0].row
@@ -117,25 +117,30 @@ async def frames_in(
         if not first.is_full:
             return []
         names = schemas[first.schema]
-        wanted = [] if scalars_only else None if layer is None else [names.layers.index(layer)]
         held = [piece.row for piece in batch if isinstance(piece.row, SegmentRow)]
-
-        is_series = layer is not None and stat is not None
+        column = None if stat is None else names.stats.index(stat)
+        row = None if layer is None else names.layers.index(layer)
 
         def read_segments(connection: Connection) -> list[dict[int, Held]]:
             table = schema.segment_parts
-            if wanted is None:
+            if scalars_only:
+                return segments.parts_of(connection, table, run_id, held, [layout.COMMON])
+            if column is None:
                 return segments.parts_of(connection, table, run_id, held)
-            if is_series:
-                found = segments.parts_of(connection, table, run_id, held, [segments.STEPS, *wanted])
-                if all(segments.STEPS in parts for parts in found if parts):
-                    return found
-            return segments.parts_of(connection, table, run_id, held, [segments.COMMON, *wanted])
+            layers = range(len(names.layers)) if row is None else [row]
+            common = layout.COMMON if row is None else layout.STEPS
+            found = segments.parts_of(connection, table, run_id, held, [common], elsewhere=layers)
+            if not all(common in one for one in found):  # the first release knew no `STEPS`
+                found = segments.parts_of(connection, table, run_id, held, [layout.COMMON], elsewhere=layers)
+            some = slices.slices_of(connection, run_id, held, stat=column, stats=len(names.stats), layer=row)
+            return [{**one, **more} for one, more in zip(found, some, strict=True)]
 
         found = await database.bytes.fetch(await database.read(read_segments))
-        if layer is not None and stat is not None:
-            return await asyncio.to_thread(_loaded_series, batch, found, names, layer, stat)
-        return await asyncio.to_thread(_loaded, batch, found, names, wanted)
+        if row is not None and column is not None:
+            return await asyncio.to_thread(_loaded_series, batch, found, names, row, column)
+        rows: list[int] | None = [] if scalars_only else None
+        columns = None if column is None else [column]
+        return await asyncio.to_thread(_loaded, batch, found, names, rows, columns)
     indexes = [piece.row.index for piece in batch if isinstance(piece.row, ChunkRow)]
 
     def read(connection: Connection) -> dict[int, Held]:
@@ -158,30 +163,35 @@ async def frames_in(
 
 
 def _loaded(
-    batch: Sequence[Piece], found: Sequence[dict[int, bytes]], names: Schema, wanted: list[int] | None
+    batch: Sequence[Piece],
+    found: Sequence[dict[int, bytes]],
+    names: Schema,
+    layers: list[int] | None,
+    stats: list[int] | None,
 ) -> list[Frames]:
     return [
-        chunks.cut(segments.load(parts, names, wanted), until=piece.until)
+        chunks.cut(layout.load(parts, names, layers, stats), until=piece.until)
         for piece, parts in zip(batch, found, strict=True)
         if parts  # none: retention was faster than we
     ]
 
 
 def _loaded_series(
-    batch: Sequence[Piece], found: Sequence[dict[int, bytes]], names: Schema, layer: str, stat: str
+    batch: Sequence[Piece], found: Sequence[dict[int, bytes]], names: Schema, layer: int, stat: int
 ) -> list[Frames]:
-    place, column = names.layers.index(layer), names.stats.index(stat)
-    # Without parts: retention was faster than we.
-    held = [(piece, parts) for piece, parts in zip(batch, found, strict=True) if parts]
+    held = [
+        (piece, layout.Laid(piece.row.first_step, piece.row.last_step, piece.row.frames, parts))
+        for piece, parts in zip(batch, found, strict=True)
+        if parts and isinstance(piece.row, SegmentRow)  # without parts: retention was faster than we
+    ]
     result: list[Frames] = []
     for is_whole, group in groupby(held, key=lambda one: one[0].is_whole):
-        some = [(piece, parts) for piece, parts in group]
-        rows = [(piece.row, parts) for piece, parts in some if isinstance(piece.row, SegmentRow)]
+        some = list(group)
         if is_whole:
-            result += segments.load_series(rows, names, place, column)
+            result += layout.load_series([laid for _, laid in some], names, layer, stat)
             continue
-        for (piece, _), row in zip(some, rows, strict=True):
-            result += [chunks.cut(one, until=piece.until) for one in segments.load_series([row], names, place, column)]
+        for piece, laid in some:
+            result += [chunks.cut(one, until=piece.until) for one in layout.load_series([laid], names, layer, stat)]
     return result
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
 from lossguard.wire.frame import Floats64, Frames, Schema, Steps
-from lossguard_service.store import buckets, chunks, coarse, schema, segments
+from lossguard_service.store import buckets, chunks, coarse, pyramid, schema, segments
 from lossguard_service.store.buckets import Buckets
 from lossguard_service.store.bytes import Held
 from lossguard_service.store.database import Database
@@ -87,15 +87,15 @@ class _Question:
         return _spread(buckets.bucket(frames.steps, frames.stats[:, :, k], here, edges), names.layers, self.layers)
 
     def parts(self, names: Schema) -> list[int]:
-        return [segments.COMMON] if self.scalars else [segments.COMMON, names.stats.index(self.stat or "")]
+        return [pyramid.COMMON] if self.scalars else [pyramid.COMMON, names.stats.index(self.stat or "")]
 
     def of_pyramid(self, parts: dict[int, bytes], names: Schema) -> Buckets:
         if self.scalars:
-            return _spread(segments.load_pyramid(parts, names), names.scalars, self.scalars)
+            return _spread(pyramid.load(parts, names), names.scalars, self.scalars)
         k = names.stats.index(self.stat or "")
         if self.layer is not None:
-            return segments.load_pyramid(parts, names, stat=k, layer=names.layers.index(self.layer))
-        return _spread(segments.load_pyramid(parts, names, stat=k), names.layers, self.layers)
+            return pyramid.load(parts, names, stat=k, layer=names.layers.index(self.layer))
+        return _spread(pyramid.load(parts, names, stat=k), names.layers, self.layers)
 
 
 def _spread(found: Buckets, have: tuple[str, ...], wanted: tuple[str, ...]) -> Buckets:
@@ -246,7 +246,7 @@ async def _answer(
             elif isinstance(row, SegmentRow) and (not row.is_full or from_pyramid):
                 found.extend(await _from_pyramid(database, run_id, question, batch, low, high, schemas))
             else:
-                only: dict[str, Any] = {"layer": question.layer, "stat": question.stat if question.layer else None}
+                only: dict[str, Any] = {"layer": question.layer, "stat": question.stat}
                 blocks = await frames_in(database, run_id, batch, schemas, **only, scalars_only=bool(question.scalars))
                 found.extend(await asyncio.to_thread(_from_frames, question, blocks, low, high, width))
     joined = buckets.join(found, question.width)

@@ -1,0 +1,177 @@
+"""The bytes of a segment: a few thousand consecutive steps of an attempt, laid out by series, in numbered parts.
+
+Guarantees. `load` gives back the frames that `build` was given, bit for bit.
+
+Specification, integers little-endian, arrays as in `lossguard.wire.arrays`, several byte strings in one as in
+`sections`. Part -1: seven uint32 (version 1, T, and the sizes of five sections), then steps int64 [T], times float64
+[T], scalars float64 [S, T], scalars_present bits [T, S], stats_present bits [T, K] (no bytes where all is present).
+Part l, for layer l: K float32 arrays [T] in one, so that its first 4 K bytes tell where each stat's array lies.
+
+Part -3, for reading one series without the scalars: steps (no bytes where they are all from the first to the last) and
+stats_present in one. Segments of the first release do not have it.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+
+from lossguard.wire.arrays import pack, unpack
+from lossguard.wire.frame import Frames, Schema
+from lossguard_service.store import sections
+
+VERSION: Final = 1
+COMMON: Final = -1
+"""The number of the part that all layers share."""
+STEPS: Final = -3
+"""The number of the part with the steps alone; segments of the first release do not have it."""
+SLICES: Final = 1 << 20
+"""Numbers from here on are of no part: under `SLICES + l` stands one array of layer l, where only one was read."""
+_HEAD: Final = struct.Struct("<7I")
+_STEPS, _FLOATS, _VALUES = np.dtype("<i8"), np.dtype("<f8"), np.dtype("<f4")
+
+
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """A segment and some of its parts.
+
+    Attributes:
+        first_step, last_step: of its frames.
+        frames: how many.
+        parts: by number.
+    """
+
+    first_step: int
+    last_step: int
+    frames: int
+    parts: Mapping[int, bytes]
+
+
+def build(frames: Frames) -> dict[int, bytes]:
+    """The parts of a segment."""
+    stat_bits = sections.pack_bits(frames.stats_present)
+    common = [
+        pack(frames.steps),
+        pack(frames.times),
+        pack(np.ascontiguousarray(frames.scalars.T)),
+        sections.pack_bits(frames.scalars_present),
+        stat_bits,
+    ]
+    head = _HEAD.pack(VERSION, len(frames), *map(len, common))
+    is_dense = int(frames.steps[-1]) - int(frames.steps[0]) + 1 == len(frames)
+    parts = {COMMON: head + b"".join(common), STEPS: sections.join([b"" if is_dense else common[0], stat_bits])}
+    by_layer = np.ascontiguousarray(frames.stats.transpose(1, 2, 0))
+    for layer, stats in enumerate(by_layer):
+        parts[layer] = sections.join([pack(series) for series in stats])
+    return parts
+
+
+def place_of(head: bytes, stat: int) -> tuple[int, int]:
+    """Where in a layer's part the array of a stat begins and how many bytes it has, by the part's first 4 K bytes."""
+    sizes = np.frombuffer(head, "<u4")
+    return len(head) + int(sizes[:stat].sum()), int(sizes[stat])
+
+
+def load(
+    parts: Mapping[int, bytes],
+    names: Schema,
+    layers: Sequence[int] | None = None,
+    stats: Sequence[int] | None = None,
+) -> Frames:
+    """The frames in a segment's parts.
+
+    Args:
+        parts: the common part and those of `layers`, or slices of these if `stats` is one.
+        names: the segment's column names.
+        layers, stats: which ones; the frames then have these only. All of them by default.
+    """
+    data = parts[COMMON]
+    version, t, *sizes = _HEAD.unpack_from(data)
+    if version != VERSION:
+        raise ValueError(f"a segment of version {version}: update this replica")
+    steps, times, scalars, scalar_bits, stat_bits = sections.split(data, _HEAD.size, sizes)
+    s, k = len(names.scalars), len(names.stats)
+    rows = list(range(len(names.layers)) if layers is None else layers)
+    columns = list(range(k) if stats is None else stats)
+    found = np.empty((len(rows), len(columns), t), np.float32)
+    for row, layer in enumerate(rows):
+        for column, packed in enumerate(_of_layer(parts, layer, columns, k)):
+            found[row, column] = unpack(packed, _VALUES, (t,))
+    return Frames(
+        schema=Schema(
+            names.scalars, tuple(names.layers[layer] for layer in rows), tuple(names.stats[stat] for stat in columns)
+        ),
+        steps=unpack(steps, _STEPS, (t,)),
+        times=unpack(times, _FLOATS, (t,)),
+        scalars=np.ascontiguousarray(unpack(scalars, _FLOATS, (s, t)).T),
+        stats=np.ascontiguousarray(found.transpose(2, 0, 1)),
+        scalars_present=sections.unpack_bits(scalar_bits, (t, s)),
+        stats_present=sections.unpack_bits(stat_bits, (t, k))[:, columns],
+    )
+
+
+def load_series(held: Sequence[Laid], names: Schema, layer: int, stat: int) -> list[Frames]:
+    """One stat of one layer, and nothing else: a block, or one for each segment if steps come again.
+
+    Args:
+        held: consecutive segments with the part `STEPS` (or `COMMON`), and the layer's or the slice of it.
+        names: their column names.
+        layer, stat: which one.
+
+    Returns:
+        Frames without scalars, whose times are not known.
+    """
+    ends = np.cumsum([0, *(one.frames for one in held)]).tolist()
+    total = ends[-1]
+    values, present = np.empty(total, np.float32), np.ones(total, np.bool_)
+    # The steps of a segment rise, so as many of them as there are from the first to the last are all of them.
+    rises = all(one.last_step < two.first_step for one, two in pairwise(held))
+    first, last = held[0].first_step, held[-1].last_step
+    is_dense = rises and last - first + 1 == total
+    steps = np.arange(first, last + 1) if is_dense else np.empty(total, np.int64)
+    for one, (start, end) in zip(held, pairwise(ends), strict=True):
+        t = one.frames
+        (packed,) = _of_layer(one.parts, layer, [stat], len(names.stats))
+        values[start:end] = unpack(packed, _VALUES, (t,))
+        steps_part, bits = _steps_of(one.parts)
+        if len(bits):
+            present[start:end] = sections.unpack_bits(bits, (t, len(names.stats)))[:, stat]
+        if is_dense:
+            continue
+        if one.last_step - one.first_step + 1 == t:
+            steps[start:end] = np.arange(one.first_step, one.last_step + 1)
+        else:
+            steps[start:end] = unpack(steps_part, _STEPS, (t,))
+    return [
+        Frames(
+            schema=Schema((), (names.layers[layer],), (names.stats[stat],)),
+            steps=steps[start:end],
+            times=np.broadcast_to(np.nan, end - start),
+            scalars=np.empty((end - start, 0)),
+            stats=values[start:end].reshape(-1, 1, 1),
+            scalars_present=np.empty((end - start, 0), np.bool_),
+            stats_present=present[start:end].reshape(-1, 1),
+        )
+        for start, end in pairwise([0, total] if rises else ends)
+    ]
+
+
+def _of_layer(parts: Mapping[int, bytes], layer: int, stats: Sequence[int], k: int) -> list[bytes | memoryview]:
+    """The packed arrays of some stats of a layer."""
+    if (one := parts.get(SLICES + layer)) is not None:
+        return [one]
+    held = sections.take(parts[layer], k)
+    return [held[stat] for stat in stats]
+
+
+def _steps_of(parts: Mapping[int, bytes]) -> tuple[memoryview, memoryview]:
+    """The sections of the steps and of the stats' presence."""
+    if STEPS in parts:
+        steps, bits = sections.take(parts[STEPS], 2)
+    else:
+        data = parts[COMMON]
+        steps, *_, bits = sections.split(data, _HEAD.size, _HEAD.unpack_from(data)[2:])
+    return steps, bits
