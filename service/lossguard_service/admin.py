@@ -22,9 +22,11 @@ from pydantic import ValidationError
 from sqlalchemy.engine import Connection
 
 from lossguard_service.settings import Settings
-from lossguard_service.store import backup
+from lossguard_service.store import backup, ownership
+from lossguard_service.store.bytes import BytesError, ByteStore
 from lossguard_service.store.database import Database, DatabaseUrlError, open_database
 from lossguard_service.store.migrate import migrate
+from lossguard_service.store.objects import open_objects
 from lossguard_service.store.tokens import SCOPES, Token, create_token, list_tokens, revoke_token
 
 Command = Callable[[argparse.Namespace, str], Coroutine[Any, Any, int]]
@@ -37,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     run: Command = options.run
     try:
         return asyncio.run(run(options, options.database or Settings().database))
-    except (DatabaseUrlError, backup.BackupError, ValueError, ValidationError, OSError) as error:
+    except (DatabaseUrlError, backup.BackupError, BytesError, ValueError, ValidationError, OSError) as error:
         return _say(options, str(error), {"error": str(error)}, code=2)
 
 
@@ -137,6 +139,23 @@ async def restore(options: argparse.Namespace, url: str) -> int:
     return _say(options, f"restored to {target}", {"database": str(target)})
 
 
+async def own_objects(options: argparse.Namespace, url: str) -> int:
+    """`db own-objects`; only an operator knows whose they are when two databases say so, or when they were moved."""
+    where = options.bytes_url or Settings().bytes_url
+    if where is None:
+        raise ValueError("--bytes-url: name the object store, here or as LOSSGUARD_BYTES_URL")
+    now = time.time()
+    database = open_database(url, connections=2, bytes=ByteStore(open_objects(where)))
+    try:
+        await migrate(database)
+        await ownership.identify(database, now=now)
+        await ownership.claim(database, now=now)
+    finally:
+        await database.close()
+    folder = database.bytes.folder
+    return _say(options, f"the objects in folder {folder} are this database's", {"folder": folder})
+
+
 async def _on(url: str, work: Callable[[Database], Coroutine[Any, Any, Any]]) -> Any:
     database = open_database(url, connections=2)
     try:
@@ -193,6 +212,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("file", type=Path, help="the copy; must not exist")
     command = _command(area, "restore", restore, "put a backup where the service will find it")
     command.add_argument("file", type=Path, help="the backup")
+    command = _command(area, "own-objects", own_objects, "say that the objects in the store are this database's")
+    command.add_argument("--bytes-url", help="the object store; LOSSGUARD_BYTES_URL otherwise")
     return parser
 
 

@@ -33,12 +33,13 @@ from lossguard_service.metrics.replica import Replica
 from lossguard_service.rates import Rates
 from lossguard_service.settings import Settings
 from lossguard_service.store.bytes import BytesError, ByteStore
-from lossguard_service.store.cleanup import delete_doomed, delete_orphans, identify
+from lossguard_service.store.cleanup import clean_up
 from lossguard_service.store.compact import compact, retain
 from lossguard_service.store.database import Database, open_database
 from lossguard_service.store.fleet import fleet
 from lossguard_service.store.migrate import migrate, pending
 from lossguard_service.store.objects import open_objects
+from lossguard_service.store.ownership import identify
 from lossguard_service.web import site
 from lossguard_service.webhooks import Webhooks, destinations
 
@@ -95,7 +96,10 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
                 (settings.sweep_seconds, watch.look),
                 (settings.webhook_seconds, webhooks.deliver),
                 (settings.compact_seconds, lambda: _compact(database, settings, clock)),
-                (settings.compact_seconds, lambda: _clean_up(database, clock)),
+                (
+                    settings.compact_seconds,
+                    lambda: clean_up(database, now=clock(), round_seconds=settings.compact_seconds),
+                ),
             )
         ]
         try:
@@ -165,10 +169,10 @@ async def _readyz(
     request: Request,
     bytes: Annotated[bool, Query(description="Ask the object store too, if there is one.")] = False,
 ) -> str:
-    """The database answers and has this version's schema. Without its object store a replica still does much."""
+    """The database answers and has this version's schema, or a later one. Without its object store much still works."""
     if await pending(request.app.state.database):
         raise errors.Busy(
-            "the database is at another schema than this version's: migration is under way", retry_after=2
+            "the database is at an earlier schema than this version's: migration is under way", retry_after=2
         )
     if not bytes:
         return "ready\n"
@@ -225,11 +229,6 @@ async def _for_ever(seconds: float, work: Callable[[], Awaitable[object]]) -> No
         except Exception:
             # The next round may find the database again; a service that stopped looking would call silence health.
             log.exception("background work failed")
-
-
-async def _clean_up(database: Database, clock: Callable[[], float]) -> None:
-    await delete_doomed(database, now=clock())
-    await delete_orphans(database, now=clock())
 
 
 async def _compact(database: Database, settings: Settings, clock: Callable[[], float]) -> None:

@@ -29,7 +29,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from lossguard.wire.numbers import to_json
-from lossguard_service.store.bytes import BytesLost, BytesUnavailable
+from lossguard_service.store.bytes import AnotherStore, BytesLost, BytesUnavailable
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -219,7 +219,8 @@ def _refusal(request: Request, error: Exception) -> Refusal:
         return Busy("the database did not answer; nothing was stored", retry_after=2)
     if isinstance(error, BytesUnavailable):
         log.error("%s %s: %s", request.method, request.url.path, error)
-        return Busy("the object store did not answer; nothing was stored", retry_after=5)
+        said = str(error) if isinstance(error, AnotherStore) else "the object store did not answer"
+        return Busy(f"{said}; nothing was stored", retry_after=5)
     if isinstance(error, BytesLost):
         log.error("%s %s: %s", request.method, request.url.path, error)
         return BytesGone(str(error))

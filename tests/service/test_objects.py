@@ -64,9 +64,9 @@ def store_of(one: Service) -> Objects:
 
 
 async def keys(one: Service) -> set[str]:
-    """Every object that there is, but for the probe."""
+    """Every object that there is, but for the probe and the mark."""
     pages = store_of(one).listed(one.app.state.database.bytes.folder)
-    return {each.key async for page in pages for each in page if not each.key.endswith("/probe")}
+    return {each.key async for page in pages for each in page if not each.key.endswith(("/probe", "/owner"))}
 
 
 async def named(one: Service) -> set[str]:

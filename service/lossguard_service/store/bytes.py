@@ -7,6 +7,7 @@ bytes are, so the setting may change at any time: what is in the database stays 
 
 BytesError
 ├── BytesUnavailable   the object store did not answer, or refused us: nothing was stored, later may do
+│   └── AnotherStore   it answers, but it is not the one with this database's objects: nothing was stored
 └── BytesLost          an object that a row names is not there, or is not what was written: somebody deleted it
 """
 
@@ -14,7 +15,7 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
@@ -41,6 +42,10 @@ class BytesUnavailable(BytesError):
     """The object store did not answer or refused us; nothing was stored, and the same may succeed later."""
 
 
+class AnotherStore(BytesUnavailable):
+    """The store answers, but it is not the one with this database's objects; nothing was stored."""
+
+
 class BytesLost(BytesError):
     """An object that a row names is gone or cut short: no later try brings it back."""
 
@@ -61,7 +66,12 @@ class Listed:
 
 
 class Objects(Protocol):
-    """An object store: whole values under keys, never changed. Every method raises `BytesUnavailable`."""
+    """An object store: whole values under keys. Every method raises `BytesUnavailable`."""
+
+    @property
+    def may_vanish(self) -> bool:
+        """Whether another, empty one may stand in its place from one moment to the next: a folder that is unmounted."""
+        ...
 
     async def put(self, key: str, data: bytes) -> None:
         """Store `data`; when this returns, it is durable."""
@@ -77,6 +87,10 @@ class Objects(Protocol):
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Make these not exist; it is no error if some do not."""
+        ...
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
         ...
 
     def listed(self, prefix: str) -> AsyncIterator[list[Listed]]:
@@ -133,6 +147,9 @@ class ByteStore:
         self.keep_seconds = keep_seconds
         self._clock = clock
         self.folder = ""
+        self.hold: Callable[[], Awaitable[None]] | None = None
+        """Makes sure that the store is this database's (`ownership`); asked before the first object is put."""
+        self._held = False
         self._probed = -PROBE_SECONDS
 
     async def keep(self, run: str, name: str, data: bytes, *, index: bytes = b"") -> Kept:
@@ -146,9 +163,23 @@ class ByteStore:
         """
         if self.objects is None or len(data) < LEAST_BYTES:
             return Kept(data)
+        await self._hold()
         key, since = f"{self.folder}/{run}/{name}-{secrets.token_hex(8)}", self._clock()
         await self.objects.put(key, data)
         return Kept(index, key, since)
+
+    @property
+    def mark(self) -> str:
+        """The key of the object that says whose the objects are."""
+        return f"{self.folder}/owner"
+
+    async def _hold(self) -> None:
+        if self.hold is None or self.objects is None:
+            return
+        if not self._held or (self.objects.may_vanish and not await self.objects.exists(self.mark)):
+            self._held = False
+            await self.hold()
+            self._held = True
 
     def check(self, kept: Kept) -> None:
         """To be asked by the transaction that names an object: clean-up must not have begun to look at it.
@@ -167,6 +198,7 @@ class ByteStore:
         """
         if self.objects is None:
             return "in the database"
+        await self._hold()
         if not 0 <= self._clock() - self._probed < PROBE_SECONDS:
             key = f"{self.folder}/probe"
             await self.objects.put(key, b"a probe; it may be deleted")

@@ -2,10 +2,10 @@
 
 Both are deleted once they are older than `ByteStore.keep_seconds`, by any number of replicas, at any time, however
 often. It is safe because a key is used once: an object that is old and that no row names is never going to be named, as
-a transaction names no object older than half that time. Objects outside this database's own folder are not looked at.
+a transaction names no object older than half that time. Objects outside this database's own folder are not looked at,
+and none are deleted while another database lays claim to them (`ownership`).
 """
 
-import secrets
 from collections import defaultdict
 from functools import partial
 from typing import Any, Final
@@ -16,22 +16,18 @@ from sqlalchemy.engine import Connection
 from lossguard_service.store import schema, segments
 from lossguard_service.store.bytes import run_folder
 from lossguard_service.store.database import Database
-from lossguard_service.store.upsert import insert_or_ignore
+from lossguard_service.store.ownership import own
 
 SWEEP_SECONDS: Final = 21_600.0
 """How often all objects are listed: a bucket of ten million takes ten thousand requests."""
 ROWS_AT_ONCE: Final = 100
 
 
-async def identify(database: Database, *, now: float) -> None:
-    """Learn the name of the folder in the object store that is this database's own; the first replica makes it."""
-    table = schema.object_folders
-
-    def write(connection: Connection) -> str:
-        insert_or_ignore(connection, table, {"number": 1, "name": secrets.token_hex(8), "swept": now})
-        return str(connection.execute(sa.select(table.c.name)).scalar_one())
-
-    database.bytes.folder = await database.write(write)
+async def clean_up(database: Database, *, now: float, round_seconds: float) -> int:
+    """One round of it, called every `round_seconds`; returns how many objects were deleted."""
+    if database.bytes.objects is None or not await own(database, now=now, round_seconds=round_seconds):
+        return 0
+    return await delete_doomed(database, now=now) + await delete_orphans(database, now=now)
 
 
 async def delete_doomed(database: Database, *, now: float) -> int:
@@ -77,7 +73,9 @@ async def delete_orphans(database: Database, *, now: float) -> int:
         old: dict[str, list[str]] = defaultdict(list)
         for one in page:
             place = one.key.split("/")
-            if len(place) > 2 and one.modified < now - database.bytes.keep_seconds:  # the probe has no run
+            if (
+                len(place) > 2 and one.modified < now - database.bytes.keep_seconds
+            ):  # the probe and the mark have no run
                 old[place[1]].append(one.key)
         if not runs.keys() >= old.keys():
             runs = await database.read(_folders)

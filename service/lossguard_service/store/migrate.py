@@ -2,8 +2,13 @@
 
 The migrations lie beside the sources in a checkout (`migrations/`) and inside the package when it is installed from a
 wheel. One replica migrates, the others wait for its lock and then find nothing to do.
+
+A schema that is newer than this version's is left alone and worked with: every migration works with the code of the
+version before it, which still runs, and may be started again, while replicas are replaced one by one or put back.
 """
 
+import logging
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -15,6 +20,7 @@ from sqlalchemy.engine import Connection
 
 from lossguard_service.store.database import Database
 
+_log = logging.getLogger(__name__)
 _LOCK = 0x4C4F5353
 """The PostgreSQL advisory lock of migrations; an arbitrary number that is the same in every version."""
 
@@ -44,7 +50,27 @@ def upgrade(connection: Connection, revision: str = "head") -> None:
     """Migrate up to `revision` within the connection's transaction."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    newer = _newer(connection)
+    if newer is not None:
+        _log.warning(
+            "the database has schema %s of a later version: fine while replicas are replaced one by one, if this one "
+            "is the version before it",
+            newer,
+        )
+        return
     command.upgrade(config_for(connection), revision)
+
+
+def _newer(connection: Connection) -> str | None:
+    """The database's revision if this version does not know it."""
+    current = MigrationContext.configure(connection).get_current_revision()
+    return None if current is None or current in revisions() else current
+
+
+@cache
+def revisions() -> tuple[str, ...]:
+    """What this version knows, the newest first."""
+    return tuple(script.revision for script in ScriptDirectory.from_config(config_for()).walk_revisions())
 
 
 async def migrate(database: Database) -> None:
@@ -53,10 +79,10 @@ async def migrate(database: Database) -> None:
 
 
 async def pending(database: Database) -> bool:
-    """True if the database is not at this version's schema."""
+    """True if the database is not yet at this version's schema."""
 
-    def current(connection: Connection) -> str | None:
-        return MigrationContext.configure(connection).get_current_revision()
+    def behind(connection: Connection) -> bool:
+        current = MigrationContext.configure(connection).get_current_revision()
+        return current != revisions()[0] and _newer(connection) is None
 
-    head = ScriptDirectory.from_config(config_for()).get_current_head()
-    return await database.read(current) != head
+    return await database.read(behind)

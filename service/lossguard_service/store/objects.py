@@ -93,6 +93,26 @@ class ObstoreObjects:
         self._store = store
         self._folder = folder
 
+    @property
+    def may_vanish(self) -> bool:
+        """See `Objects`."""
+        return self._folder is not None
+
+    async def exists(self, key: str) -> bool:
+        """See `Objects`."""
+        import obstore
+        from obstore.exceptions import BaseError, NotFoundError
+
+        if self._folder is not None:
+            return (self._folder / key).exists()
+        try:
+            await obstore.head_async(self._store, key)
+        except (NotFoundError, FileNotFoundError):
+            return False
+        except (BaseError, OSError) as error:
+            raise _unavailable("read", error) from error
+        return True
+
     async def put(self, key: str, data: bytes) -> None:
         """See `Objects`."""
         import obstore

@@ -159,8 +159,12 @@ object_folders = sa.Table(
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("swept", Number, nullable=False),
+    sa.Column("secret", sa.Text),
+    sa.Column("next_secret", sa.Text),
+    sa.Column("renewed", Number, nullable=False, server_default="0"),
 )
-"""One row: this database's own folder in the object store, and when it was last looked through for orphans."""
+"""One row: this database's own folder in the object store, when it was last looked through for orphans, and what its
+mark says (`ownership`): the secret, the one that is to follow, and when it was renewed."""
 
 schemas = sa.Table(
     "schemas",
