@@ -24,7 +24,7 @@ class Settings(BaseSettings):
         default=None,
         description=(
             "Object storage for the bytes of chunks and segments: `s3://bucket/folder`, `gs://...`, "
-            "`az://account/container/...` or `file:///folder`; unset keeps them in the database."
+            "`az://container/...` or `file:///folder`; unset keeps them in the database."
         ),
     )
     bytes_keep_hours: float = Field(

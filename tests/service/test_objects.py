@@ -425,6 +425,19 @@ def test_a_store_gives_back_what_was_put_and_nothing_else(s3_environment: str, s
 
 
 @pytest.mark.parametrize(
+    ("url", "part", "place"),
+    [("az://container/a/b", "container_name", "container"), ("gs://bucket/a/b", "bucket", "bucket")],
+)
+def test_container_or_bucket_come_first_in_the_url_and_the_account_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, url: str, part: str, place: str
+) -> None:
+    """Azure's laws were run by hand against Azurite; no emulator of Google's store answers what obstore asks."""
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    store = open_objects(url)._store
+    assert (store.config[part], store.prefix) == (place, "a/b")
+
+
+@pytest.mark.parametrize(
     ("url", "words"),
     [
         ("http://host/bucket", "is no object store"),

@@ -19,6 +19,8 @@ from lossguard_service.store.bytes import BytesLost, BytesUnavailable, Listed
 REQUEST_SECONDS: Final = 20.0
 RETRY_SECONDS: Final = 20.0
 RETRIES: Final = 2
+ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
+"""Where the environment names an endpoint; plain http is allowed if it does so with http://."""
 SCHEMES: Final = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "file")
 
 
@@ -27,7 +29,7 @@ class BytesUrlError(ValueError):
 
 
 def open_objects(url: str) -> "ObstoreObjects":
-    """The object store behind a URL: `s3://bucket/folder`, `gs://...`, `az://account/container/...`, `file:///folder`.
+    """The object store behind a URL: `s3://bucket/folder`, `gs://...`, `az://container/...`, `file:///folder`.
 
     Raises:
         BytesUrlError: with a sentence that says what to write or to install instead.
@@ -35,7 +37,7 @@ def open_objects(url: str) -> "ObstoreObjects":
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES:
         raise BytesUrlError(
-            f"{url!r} is no object store: use s3://bucket/folder, gs://bucket/folder, az://account/container/folder or "
+            f"{url!r} is no object store: use s3://bucket/folder, gs://bucket/folder, az://container/folder or "
             "file:///folder"
         )
     if parts.query or parts.fragment or parts.password:
@@ -68,7 +70,7 @@ def _remote(url: str) -> Any:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     config = {"aws_endpoint": endpoint} if endpoint and urlsplit(url).scheme in ("s3", "s3a") else {}
     options: dict[str, Any] = {"timeout": f"{round(1000 * REQUEST_SECONDS)}ms", "connect_timeout": "3s"}
-    if endpoint.startswith("http://"):
+    if any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS):
         options["allow_http"] = True
     retries: Any = {
         "max_retries": RETRIES,
