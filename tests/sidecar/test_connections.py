@@ -124,6 +124,12 @@ def test_a_proxy_of_another_kind_is_refused_at_once(monkeypatch: pytest.MonkeyPa
         Client("http://service.example")
 
 
+@pytest.mark.parametrize("path", ["/a b", "/\r\nx: y", "/é"], ids=["space", "line", "not ASCII"])
+def test_a_path_that_no_request_could_carry_is_refused_at_once(path: str) -> None:
+    with pytest.raises(ValueError, match="service: "):
+        Client(f"http://service.example{path}")
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -10,7 +10,9 @@ acknowledged: a proxy's or a captive portal's friendly page does not.
 """
 
 import email.utils
+import functools
 import json
+import re
 import ssl
 import time
 from dataclasses import dataclass
@@ -18,7 +20,8 @@ from typing import Final
 from urllib.parse import quote, urlsplit
 
 from lossguard import __version__
-from lossguard.sidecar.connections import Answer, Connections
+from lossguard.sidecar.connections import Connections
+from lossguard.sidecar.exchange import Answer
 from lossguard.wire.chunk import ChunkId
 from lossguard.wire.replies import ChunkReply
 
@@ -74,6 +77,8 @@ def check_service(service: str) -> str:
         raise ValueError(f"service: must be a URL such as http://127.0.0.1:8080, got {service!r}")
     if parts.query or parts.fragment:
         raise ValueError(f"service: must have no ? or # in it, got {service!r}")
+    if not re.fullmatch("[!-~]*", parts.path):
+        raise ValueError(f"service: its path must be ASCII without spaces, quoted where it must be, got {service!r}")
     return service.rstrip("/")
 
 
@@ -132,6 +137,7 @@ class Client:
         self._connections.close()
 
 
+@functools.lru_cache(maxsize=256)
 def _run_path(project: str, run: str) -> str:
     return f"/v1/projects/{quote(project, safe='')}/runs/{quote(run, safe='')}"
 

@@ -4,39 +4,23 @@ Guarantees. A request ends in an answer or in an `OSError`; no answer longer tha
 are PUTs that may be sent twice, so one that fails on a connection from before, which the service may have closed in
 the meantime, is tried once more on a new one. The proxies of the environment (`HTTPS_PROXY`, `NO_PROXY`) are used.
 
-The odd choice: the standard library and not httpx, which costs the trainer's machine three times the CPU a request
-(docs/decisions/0305-http-by-the-standard-library.md).
+The odd choice: the standard library makes the connections and reads unusual answers, the usual ones are read by
+`lossguard.sidecar.exchange` (docs/decisions/0305-http-by-the-standard-library.md, 0306-requests-by-hand.md).
 """
 
 import base64
 import http.client
 import ssl
 from collections import deque
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
+from lossguard.sidecar.exchange import Answer, receive, send
+
 MAX_ANSWER_BYTES: Final = 1 << 20
 CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back.
-
-    Attributes:
-        status: the HTTP status.
-        reason: its words.
-        headers: names in lower case.
-        content: the body.
-    """
-
-    status: int
-    reason: str
-    headers: dict[str, str]
-    content: bytes
 
 
 class Connections:
@@ -44,7 +28,7 @@ class Connections:
 
     Args:
         service: the service's URL, checked.
-        headers: sent with every request.
+        headers: sent with every request; printable ASCII.
         trust: for https; what certificates are checked against.
 
     Raises:
@@ -53,52 +37,53 @@ class Connections:
 
     def __init__(self, service: str, headers: dict[str, str], trust: ssl.SSLContext | None = None) -> None:
         self._service = urlsplit(service)
-        self._headers = dict(headers)
         self._trust = trust
         self._idle: deque[http.client.HTTPConnection] = deque()
         self._proxy = _proxy(self._service)
+        self._before, host = self._service.path, _host(self._service)
         if self._proxy is not None and self._service.scheme == "http":
-            self._headers |= _authorization(self._proxy)
+            self._before = f"http://{host}{self._before}"
+            headers = headers | _authorization(self._proxy)
+        fixed = {"host": host, "accept-encoding": "identity", **headers}
+        self._head = "".join(f"{name}: {value}\r\n" for name, value in fixed.items())
 
     def put(self, path: str, body: bytes, content_type: str) -> Answer:
-        """Send a PUT to the service's path, which begins with a slash.
+        """Send a PUT to the service's path, which begins with a slash and is quoted where it must be.
 
         Raises:
             OSError: no answer came; nothing is known about what the service did.
         """
+        head = (
+            f"PUT {self._before}{path} HTTP/1.1\r\n{self._head}"
+            f"content-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n"
+        ).encode("ascii")
         while self._idle:
             try:
                 connection = self._idle.pop()
             except IndexError:  # another thread was faster
                 break
             try:
-                return self._put(connection, path, body, content_type)
+                return self._put(connection, head, body)
             except TimeoutError:
                 raise
             except OSError:
                 continue
-        return self._put(self._connect(), path, body, content_type)
+        return self._put(self._connect(), head, body)
 
-    def _put(self, connection: http.client.HTTPConnection, path: str, body: bytes, content_type: str) -> Answer:
+    def _put(self, connection: http.client.HTTPConnection, head: bytes, body: bytes) -> Answer:
         try:
-            target = self._service.path + path
-            if self._proxy is not None and self._service.scheme == "http":
-                target = f"http://{self._service.netloc}{target}"
-            connection.request("PUT", target, body, self._headers | {"content-type": content_type})
-            answer = connection.getresponse()
-            content = answer.read(MAX_ANSWER_BYTES + 1)
-            if len(content) > MAX_ANSWER_BYTES:
-                raise ConnectionError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
-            headers = {name.lower(): value for name, value in answer.getheaders()}
-            found = Answer(answer.status, answer.reason, headers, content)
+            send(connection.sock, head, body)
+            found, stays = receive(connection.sock, MAX_ANSWER_BYTES)
         except (http.client.HTTPException, ValueError) as error:
             connection.close()
             raise ConnectionError(str(error) or type(error).__name__) from error
         except BaseException:
             connection.close()
             raise
-        if connection.sock is not None:  # None: the service asked for its end
+        if stays:
             self._idle.append(connection)
+        else:
+            connection.close()
         return found
 
     def _connect(self) -> http.client.HTTPConnection:
@@ -127,6 +112,13 @@ class Connections:
         """Close what is not in use."""
         while self._idle:
             self._idle.pop().close()
+
+
+def _host(service: SplitResult) -> str:
+    name = service.hostname or ""
+    name = f"[{name}]" if ":" in name else name.encode("idna").decode()
+    usual = {"http": 80, "https": 443}[service.scheme]
+    return name if service.port in (None, usual) else f"{name}:{service.port}"
 
 
 def _proxy(service: SplitResult) -> SplitResult | None:
