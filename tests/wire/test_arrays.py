@@ -20,6 +20,28 @@ def test_unpacking_gives_back_every_bit(array: np.ndarray) -> None:
     assert (found.dtype, found.shape) == (array.dtype, array.shape)
 
 
+@given(
+    st.one_of(ARRAYS, npst.arrays(np.dtype("<f4"), st.integers(3000, 40_000), elements=st.floats(width=32), fill=None))
+)
+def test_the_planes_are_as_specified(array: np.ndarray) -> None:
+    data = pack(array)
+    if not array.size:
+        assert data == b""
+        return
+    whole = array.reshape(-1).view(np.uint8).reshape(-1, array.dtype.itemsize)[:, ::-1].T
+    planes = b"".join(plane.tobytes() for plane in whole[: data[0]])
+    assert not whole[data[0] :].any()
+    assert not data[0] or whole[data[0] - 1].any()
+    assert (data[1:] if len(planes) <= 64 else zstandard.decompress(data[1:])) == planes
+
+
+def test_planes_with_their_own_blocks_take_fewer_bytes_than_one_block_of_all() -> None:
+    random = np.random.default_rng(0)
+    words = random.lognormal(size=20_000).astype(np.float32).view(np.uint32) & np.uint32(0xFFFFE000)
+    planes = [(words >> np.uint32(shift)).astype(np.uint8) for shift in (24, 16, 8)]
+    assert len(pack(words)) < 0.95 * len(zstandard.compress(np.concatenate(planes).tobytes(), 1))
+
+
 @given(npst.arrays(np.dtype("<u4"), 50), st.integers(0, 32))
 def test_empty_low_planes_cost_nothing_and_come_back(array: np.ndarray, zeros: int) -> None:
     array &= np.uint32(0xFFFFFFFF << zeros & 0xFFFFFFFF)

@@ -70,7 +70,7 @@ from lossguard.wire.header import (
     read,
     write,
 )
-from lossguard.wire.rounding import round_mantissa
+from lossguard.wire.rounding import pack_rounded, round_mantissa
 
 MAX_FRAMES: Final = 65_536
 MAX_LAYERS: Final = 65_536
@@ -133,13 +133,12 @@ def encode(chunk: Chunk, *, mantissa_bits: int = 10) -> bytes:
     frames = chunk.frames
     _check_limits(len(frames), frames.schema, MAX_DECODED_BYTES)
     _check_steps(frames.steps)
-    stats = round_mantissa(np.ascontiguousarray(frames.stats.transpose(2, 1, 0)), mantissa_bits)
     sections = [
         pack(frames.steps),
         pack(frames.times),
         pack(np.ascontiguousarray(frames.scalars.T)),
         _pack_bits(frames.scalars_present),
-        pack(stats),
+        pack_rounded(frames.stats, mantissa_bits),
         _pack_bits(frames.stats_present),
     ]
     header = {
@@ -158,8 +157,11 @@ def encode(chunk: Chunk, *, mantissa_bits: int = 10) -> bytes:
             f"the header has {len(plain)} bytes, at most {MAX_HEADER_BYTES} are allowed: shorten names or config"
         )
     packed = compress(plain)
-    body = b"".join([struct.pack("<II", len(packed), len(plain)), packed, *sections])
-    return MAGIC + bytes([VERSION]) + struct.pack("<I", zlib.crc32(body)) + body
+    parts = [struct.pack("<II", len(packed), len(plain)), packed, *sections]
+    crc = 0
+    for part in parts:
+        crc = zlib.crc32(part, crc)
+    return b"".join([MAGIC, bytes([VERSION]), struct.pack("<I", crc), *parts])
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,15 @@ _KNOWN_BYTES: Final = 65_536
 _known: OrderedDict[bytes, Schema] = OrderedDict()
 
 
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+# Made once: `json.dumps` and `json.loads` with options make a new one at each call.
+_to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
+_from_json: Final = json.JSONDecoder(parse_constant=_no_constant).decode
+
+
 @dataclass(frozen=True, slots=True)
 class ChunkId:
     """Where a chunk belongs.
@@ -57,7 +66,7 @@ class ChunkId:
 def write(header: dict[str, Any], schema: Schema) -> bytes:
     """The header as JSON, once what it says is what a reader would take."""
     identity(header), drops(header), events(header)
-    rest = json.dumps(header, separators=(",", ":"))
+    rest = _to_json(header)
     return (rest[:-1] + ',"schema":' + _schema_json(schema) + "}").encode()
 
 
@@ -65,7 +74,7 @@ def write(header: dict[str, Any], schema: Schema) -> bytes:
 def _schema_json(schema: Schema) -> str:
     _checked_schema(schema.scalars, schema.layers, schema.stats)
     columns = {"scalars": schema.scalars, "layers": schema.layers, "stats": schema.stats}
-    return json.dumps(columns, separators=(",", ":"))
+    return _to_json(columns)
 
 
 def read(data: bytes) -> tuple[dict[str, Any], Schema, int]:
@@ -122,7 +131,7 @@ def _stands_last(rest: bytes, end: bytes) -> bool:
 
 def _object(plain: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(plain, parse_constant=_no_constant)
+        header = _from_json(plain.decode())
     except (ValueError, RecursionError):
         raise CorruptChunk("the header is not JSON") from None
     if not isinstance(header, dict):
@@ -130,20 +139,25 @@ def _object(plain: bytes) -> dict[str, Any]:
     return header
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
-
-
 def identity(header: dict[str, Any]) -> ChunkId:
     """Where the chunk belongs."""
+    place = header.get("project"), header.get("run"), header.get("attempt")
+    known = _checked_place(*place) if all(type(one) is str for one in place) else _check_place(*place)
+    return ChunkId(*known, index=natural(header.get("index"), "index"))
+
+
+def _check_place(project: Any, run: Any, attempt: Any) -> tuple[str, str, str]:
     try:
-        project, run = check_name("project", header.get("project")), check_name("run", header.get("run"))
+        project, run = check_name("project", project), check_name("run", run)
     except ValueError as error:
         raise CorruptChunk(str(error)) from None
-    attempt = text(header.get("attempt"), "attempt")
+    attempt = text(attempt, "attempt")
     if len(attempt) != 32 or not set(attempt) <= set("0123456789abcdef"):
         raise CorruptChunk("attempt: must be 32 hex digits")
-    return ChunkId(project=project, run=run, attempt=attempt, index=natural(header.get("index"), "index"))
+    return project, run, attempt
+
+
+_checked_place: Final = functools.lru_cache(maxsize=1024)(_check_place)
 
 
 def _schema(header: dict[str, Any]) -> Schema:

@@ -1,11 +1,14 @@
-"""Rounding of stats: fewer mantissa bits, no bias, and nothing that is no number changes."""
+"""Rounding of stats: fewer mantissa bits, no bias, and what is no number stays; and the section of rounded stats."""
 
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lossguard.wire.arrays import PIECE, pack, pack_planes, split
 from lossguard.wire.frame import Floats32
 
+Words = NDArray[np.uint32]
 _EXPONENT: Final = np.uint32(0x7F800000)
 _MAGNITUDE: Final = np.uint32(0x7FFFFFFF)
 _NAN: Final = np.uint32(0x7FC00000)
@@ -25,21 +28,75 @@ def round_mantissa(values: Floats32, bits: int) -> Floats32:
         that would round up to Inf stay as they are (adding to the bit pattern would otherwise carry into the exponent).
         Subnormal values lose more than others: they keep their absolute, not their relative precision.
     """
+    raw = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    out = np.empty_like(raw)
+    if not round_words(raw, out, bits):
+        out &= mask_of(bits)
+    return out.view(np.float32)
+
+
+def pack_rounded(stats: Floats32, bits: int) -> bytes:
+    """What `pack` makes of the stats laid out as [K, L, T] and rounded by `round_mantissa`, in fewer ways to memory.
+
+    Args:
+        stats: float32 [T, L, K], of any strides; not changed.
+        bits: 1 to 23.
+    """
+    if stats.size == 0:
+        return b""
+    series = np.ascontiguousarray(np.asarray(stats, np.float32).transpose(2, 1, 0))
+    words = series.reshape(-1).view(np.uint32)
+    kept = (9 + bits + 7) // 8  # sign, exponent, mantissa
+    planes = np.empty((kept, len(words)), np.uint8)
+    scratch = np.empty(min(len(words), PIECE), np.uint32)
+    for begin in range(0, len(words), PIECE):
+        raw = words[begin : begin + PIECE]
+        rounded = scratch[: len(raw)]
+        if round_words(raw, rounded, bits):  # some value needs the planes that were to be left out
+            return pack(round_mantissa(series, bits))
+        split(rounded, planes[:, begin : begin + PIECE])
+    planes[-1] &= np.uint8(int(mask_of(bits)) >> 8 * (4 - kept) & 0xFF)
+    while kept and not planes[kept - 1].any():
+        kept -= 1
+    return pack_planes(planes[:kept])
+
+
+def mask_of(bits: int) -> np.uint32:
+    """What keeps the sign, the exponent and the first `bits` mantissa bits of a word."""
+    return np.uint32(0xFFFFFFFF << 23 - bits & 0xFFFFFFFF)
+
+
+def round_words(raw: Words, out: Words, bits: int) -> bool:
+    """Round float32 values by their bit patterns; what `round_mantissa` does, in an array that is there already.
+
+    Args:
+        raw: the patterns.
+        out: of the same shape; holds the rounded ones afterwards.
+        bits: 1 to 23.
+
+    Returns:
+        False if the caller must still cut what is below the bits, by `mask_of`, which is cheaper once it has fewer
+        bytes to look at. True if it must not: it is cut, and some finite value keeps all of its bits.
+    """
     if not 1 <= bits <= 23:
         raise ValueError(f"bits: must be 1 to 23, got {bits}")
-    raw = np.ascontiguousarray(values, np.float32).view(np.uint32)
     drop = 23 - bits
     if drop == 0:
-        out = raw.copy()
+        np.copyto(out, raw)
     else:
-        out = raw >> np.uint32(drop)
+        np.right_shift(raw, np.uint32(drop), out=out)
         out &= np.uint32(1)
         out += np.uint32((1 << (drop - 1)) - 1)
         out += raw
-        out &= np.uint32(0xFFFFFFFF << drop & 0xFFFFFFFF)
-    if raw.size and int((raw & _MAGNITUDE).max()) >= _LARGE:  # rare, and looking for it costs as much as the rounding
-        special = (out & _EXPONENT) == _EXPONENT
-        special |= (raw & _EXPONENT) == _EXPONENT  # a carry may have gone on into the sign
-        out[special] = raw[special]
-        out[(raw & _MAGNITUDE) > _EXPONENT] = _NAN
-    return out.view(np.float32)
+    # Special values are rare, and looking for them costs as much as the rounding. Where the largest word is small there
+    # is no negative value either; else the largest positive value is looked for among signed words.
+    if not raw.size or int(raw.max()) < _LARGE:
+        return False
+    if int(raw.max() & _MAGNITUDE) < _LARGE and int(raw.view(np.int32).max()) < _LARGE:
+        return False
+    out &= mask_of(bits)
+    special = (out & _EXPONENT) == _EXPONENT
+    special |= (raw & _EXPONENT) == _EXPONENT  # a carry may have gone on into the sign
+    out[special] = raw[special]
+    out[(raw & _MAGNITUDE) > _EXPONENT] = _NAN
+    return bool((out[special] & ~mask_of(bits)).any())
