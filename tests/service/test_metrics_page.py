@@ -136,6 +136,8 @@ def test_gaps_drops_and_lag_are_told_of_a_run_that_has_them(database_url: str, c
             assert value(text, "lossguard_run_dropped_frames_total", run="holes", reason="disk_full") == 1
             assert value(text, "lossguard_run_last_step", run="holes") == 96
             assert value(text, "lossguard_run_heard_step", run="holes") == 200
+            page = (await one.client.get("/runs/video/holes")).text
+            assert "Dropped on the trainer&#39;s side: 1 disk_full, 7 queue_full." in page
 
     run(story())
 

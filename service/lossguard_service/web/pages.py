@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lossguard.wire.numbers import to_json
+from lossguard_service.store import drops
 from lossguard_service.store.checkpoints import list_checkpoints
 from lossguard_service.store.database import Database
 from lossguard_service.store.gaps import list_gaps
@@ -222,6 +223,7 @@ class Pages:
             verdicts=verdicts,
             checkpoints=checkpoints,
             gaps=gaps,
+            dropped=await self._database.read(lambda connection: drops.of_run(connection, found.id)),
             columns=names,
             now=self._clock(),
             stalled_seconds=self._stalled_seconds,

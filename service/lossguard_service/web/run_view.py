@@ -45,6 +45,7 @@ class RunFacts:
 
     Attributes:
         run, attempts, incidents, verdicts, checkpoints, gaps: as the store gives them; incidents with superseded ones.
+        dropped: frames that the trainer's side dropped, by reason.
         columns: the names of its scalars, layers and stats.
         now: Unix seconds.
         stalled_seconds: how long a run may be silent.
@@ -57,6 +58,7 @@ class RunFacts:
     verdicts: Sequence[Verdict]
     checkpoints: Sequence[Checkpoint]
     gaps: Sequence[Gap]
+    dropped: Mapping[str, int]
     columns: Schema
     now: float
     stalled_seconds: float
@@ -361,14 +363,18 @@ def _tone(stored: StoredIncident) -> str:
 
 
 def _gaps(facts: RunFacts) -> str:
-    if not facts.gaps:
-        return ""
-    missing = sum(gap.steps for gap in facts.gaps)
-    first = facts.gaps[0]
-    where = f"steps {whole(first.first_step)} to {whole(first.last_step)} of attempt {first.attempt}"
-    more = f" and {count(len(facts.gaps) - 1, 'more gap')}" if len(facts.gaps) > 1 else ""
-    why = "the trainer's side dropped them" if first.kind == "dropped" else "a chunk has not come, it still may"
-    return f"{count(missing, 'step')} without a frame: {where} ({why}){more}."
+    said = []
+    if facts.gaps:
+        missing = sum(gap.steps for gap in facts.gaps)
+        first = facts.gaps[0]
+        where = f"steps {whole(first.first_step)} to {whole(first.last_step)} of attempt {first.attempt}"
+        more = f" and {count(len(facts.gaps) - 1, 'more gap')}" if len(facts.gaps) > 1 else ""
+        why = "the trainer's side dropped them" if first.kind == "dropped" else "a chunk has not come, it still may"
+        said.append(f"{count(missing, 'step')} without a frame: {where} ({why}){more}.")
+    if facts.dropped:
+        reasons = ", ".join(f"{whole(frames)} {reason}" for reason, frames in sorted(facts.dropped.items()))
+        said.append(f"Dropped on the trainer's side: {reasons}.")
+    return " ".join(said)
 
 
 def _project_path(project: str) -> str:
