@@ -16,6 +16,7 @@ def test_what_is_in_trouble_is_told_of_once_and_the_rest_is_found(
     (tmp_path / "good" / "ads" / "circle").symlink_to("circle")
     (tmp_path / "good" / "ads" / "linked").symlink_to("r")
     (tmp_path / "good" / "note").write_text("no folder")
+    (tmp_path / "good" / "lost+found" / "no run").mkdir(parents=True)
     long, late = tmp_path / ("x" * 300), tmp_path / "late"
     folders = JournalFolders([long, late, tmp_path / "good"])
     for _ in range(3):

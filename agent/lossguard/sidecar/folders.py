@@ -58,7 +58,7 @@ def _runs(directory: Path, trouble: dict[Path, str]) -> Iterator[Path]:
 def _folders(folder: Path, trouble: dict[Path, str], *, is_root: bool = False) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
-            return [Path(entry.path) for entry in entries if _is_folder(entry) and not entry.name.startswith(".")]
+            return [Path(entry.path) for entry in entries if _is_folder(entry) and not _is_foreign(entry.name)]
     except FileNotFoundError:
         if is_root:
             trouble[folder] = (
@@ -68,6 +68,11 @@ def _folders(folder: Path, trouble: dict[Path, str], *, is_root: bool = False) -
     except OSError as error:
         trouble[folder] = f"{folder} cannot be read: {error.strerror}: its runs are not shipped until it can"
     return []
+
+
+def _is_foreign(name: str) -> bool:
+    # The second is in the root of every volume of its own with ext4, for root alone to read.
+    return name.startswith(".") or name == "lost+found"
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
