@@ -12,7 +12,7 @@ from lossguard_service.store import layout, pyramid
 
 HERE = Path(__file__).parent / "segments"
 FIELDS = ("steps", "times", "scalars", "stats", "scalars_present", "stats_present")
-RELEASES = ["first", "steps-apart"]
+BY_LAYER = ["first", "steps-apart"]
 
 
 def parts(name: str) -> dict[int, bytes]:
@@ -20,7 +20,7 @@ def parts(name: str) -> dict[int, bytes]:
         return {int(part): held[part].tobytes() for part in held}
 
 
-@pytest.mark.parametrize("name", RELEASES)
+@pytest.mark.parametrize("name", [*BY_LAYER, "in-one"])
 def test_a_segment_gives_its_frames_bit_for_bit(name: str) -> None:
     found, wanted = layout.load(parts(name), SCHEMA), frames()
     assert found.schema == SCHEMA
@@ -28,7 +28,7 @@ def test_a_segment_gives_its_frames_bit_for_bit(name: str) -> None:
         assert getattr(found, field).tobytes() == getattr(wanted, field).tobytes(), field
 
 
-@pytest.mark.parametrize("name", RELEASES)
+@pytest.mark.parametrize("name", BY_LAYER)
 @pytest.mark.parametrize(("layer", "stat"), [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_a_segment_gives_one_series(name: str, layer: int, stat: int) -> None:
     held = parts(name)
@@ -41,6 +41,15 @@ def test_a_segment_gives_one_series(name: str, layer: int, stat: int) -> None:
         check(found, layer, stat)
 
 
+@pytest.mark.parametrize(("layer", "stat"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_segment_in_one_piece_gives_one_series(layer: int, stat: int) -> None:
+    held = parts("in-one")
+    assert not layout.is_enough(held, layer)
+    laid = layout.Laid(1, 1 << 40, 4, held)
+    (found,) = layout.load_series([laid], SCHEMA, layer, stat)
+    check(found, layer, stat)
+
+
 def check(found: Frames, layer: int, stat: int) -> None:
     block = frames()
     assert found.steps.tolist() == block.steps.tolist()
@@ -50,8 +59,8 @@ def check(found: Frames, layer: int, stat: int) -> None:
 
 def test_a_segment_of_a_later_version_is_refused_in_words() -> None:
     held = parts("first")
-    held[layout.COMMON] = b"\x02" + held[layout.COMMON][1:]
-    with pytest.raises(ValueError, match="a segment of version 2: update this replica"):
+    held[layout.COMMON] = b"\x03" + held[layout.COMMON][1:]
+    with pytest.raises(ValueError, match="a segment of version 3: update this replica"):
         layout.load(held, SCHEMA)
 
 

@@ -11,7 +11,7 @@ from services import Clock, Service, run, service
 from test_ingest_laws import diverging, serially, state
 
 from lossguard_service.settings import Settings
-from lossguard_service.store import compact, coverage, schema
+from lossguard_service.store import compact, coverage, layout, schema
 
 RUN = "/v1/projects/video/runs/ranker"
 LATER = 2 * compact.SETTLED_SECONDS
@@ -19,8 +19,9 @@ LATER = 2 * compact.SETTLED_SECONDS
 
 @pytest.fixture(autouse=True)
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A segment is full with 64 frames."""
+    """A segment is full with 64 frames and laid out by layer; a shorter one is in one piece."""
     monkeypatch.setattr(compact, "SEGMENT_FRAMES", 64)
+    monkeypatch.setattr(layout, "IN_ONE_VALUES", 63 * len(LAYERS) * len(STATS))
 
 
 async def count(one: Service, table: sa.Table) -> int:

@@ -12,7 +12,7 @@ from services import Clock, Service, run, service
 from lossguard.wire.chunk import AttemptStart, Chunk, ChunkId, encode
 from lossguard.wire.frame import Frames, Schema
 from lossguard.wire.numbers import from_json_number
-from lossguard_service.store import coarse, compact, pyramid, schema, segments, series
+from lossguard_service.store import coarse, compact, layout, pyramid, schema, segments, series
 from lossguard_service.store.buckets import Buckets, edges_by_width
 
 RUN = "/v1/projects/video/runs/ranker"
@@ -58,6 +58,7 @@ def test_segments_that_an_earlier_version_made_are_read_as_well(
 ) -> None:
     """Without the parts that this version adds for plots of one series."""
     monkeypatch.setattr(compact, "SEGMENT_FRAMES", 64)
+    monkeypatch.setattr(layout, "IN_ONE_VALUES", 0)
     monkeypatch.setattr(coarse, "ROWS", 16)
 
     async def ask(one: Service) -> list[Any]:
@@ -88,13 +89,14 @@ def test_segments_that_an_earlier_version_made_are_read_as_well(
     run(story())
 
 
-@pytest.mark.parametrize("kept", ["chunks", "segments", "pyramid"])
+@pytest.mark.parametrize("kept", ["chunks", "segments", "segments in one", "pyramid"])
 @pytest.mark.parametrize("points", [1, 7, 100, 5000])
 def test_any_zoom_says_what_the_frames_say(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, kept: str, points: int
 ) -> None:
     """Whatever it is read from: chunks, segments, or what retention leaves."""
     monkeypatch.setattr(compact, "SEGMENT_FRAMES", 64)
+    monkeypatch.setattr(layout, "IN_ONE_VALUES", 1000 if kept == "segments in one" else 0)
     monkeypatch.setattr(compact, "INCIDENT_STEPS", -1000)
     monkeypatch.setattr(coarse, "ROWS", 24)
     # Attempt 1 is superseded after step 250, in the middle of one of its chunks.

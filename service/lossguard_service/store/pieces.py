@@ -130,10 +130,14 @@ async def frames_in(
             layers = range(len(names.layers)) if row is None else [row]
             common = layout.COMMON if row is None else layout.STEPS
             found = segments.parts_of(connection, table, run_id, held, [common], elsewhere=layers)
-            if not all(common in one for one in found):  # the first release knew no `STEPS`
-                found = segments.parts_of(connection, table, run_id, held, [layout.COMMON], elsewhere=layers)
             some = slices.slices_of(connection, run_id, held, stat=column, stats=len(names.stats), layer=row)
-            return [{**one, **more} for one, more in zip(found, some, strict=True)]
+            found = [{**one, **more} for one, more in zip(found, some, strict=True)]
+            lacking = [n for n, one in enumerate(found) if row is not None and not layout.is_enough(one, row)]
+            if lacking:
+                more = segments.parts_of(connection, table, run_id, [held[n] for n in lacking], [layout.COMMON])
+                for n, one in zip(lacking, more, strict=True):
+                    found[n] |= one
+            return found
 
         found = await database.bytes.fetch(await database.read(read_segments))
         if row is not None and column is not None:
