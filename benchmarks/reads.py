@@ -4,8 +4,9 @@
 
 The run's segments are written as compaction writes them, without the way there through chunks. A read of one series
 touches one array of each segment, so that the number of layers makes little difference to it; a plot of all layers'
-maximum reads the pyramid of all of them. The stats are lossless, twice the bytes of the agent's default of 10 bits. Wall
-and CPU milliseconds of this process, medians; the first read, from a cold cache of the database's own, is left out.
+maximum reads the pyramid of all of them. The stats are lossless, twice the bytes of the agent's default of 10 bits.
+Wall and CPU milliseconds of this process, medians; the first read, from a cold cache of the database's own, is left
+out.
 """
 
 import argparse
