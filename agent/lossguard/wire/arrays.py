@@ -74,10 +74,9 @@ def pack_planes(planes: NDArray[np.uint8]) -> bytes:
     head = bytes([len(planes)])
     if planes.size <= PLAIN_BYTES:
         return head + planes.tobytes()
-    compressor = _compressor("planes")
     if planes.shape[1] < _OWN_BLOCKS:
-        return head + compressor.compress(planes.data)
-    stream = compressor.compressobj(size=planes.size)
+        return head + compress(planes.data)
+    stream = _compressor("planes").compressobj(size=planes.size)
     parts = [head]
     for plane in planes[:-1]:
         parts += [stream.compress(plane.data), stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)]
