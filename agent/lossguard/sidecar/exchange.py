@@ -19,7 +19,8 @@ from typing import Any, Final
 
 _PIECE: Final = 65_536
 _STATUS: Final = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: ([ -~]*))?")
-_FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([!-~](?:[ \t]*[!-~])*|)[ \t]*")
+_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE: Final = re.compile(rb"[\t -~]*")
 _LENGTH: Final = re.compile(r"[0-9]{1,15}")
 
 
@@ -95,13 +96,11 @@ def _usual(head: bytes) -> tuple[int, str, dict[str, str], int] | None:
         return None
     headers: dict[str, str] = {}
     for line in lines:
-        field = _FIELD.fullmatch(line)
-        if field is None:
+        name, colon, value = line.partition(b":")
+        key = name.decode("latin-1").lower()
+        if not colon or key in headers or _NAME.fullmatch(name) is None or _VALUE.fullmatch(value) is None:
             return None
-        name = field[1].decode().lower()
-        if name in headers:
-            return None
-        headers[name] = field[2].decode()
+        headers[key] = value.decode().strip(" \t")
     status = int(began[1])
     length = "0" if status in (204, 304) else headers.get("content-length", "")
     if "transfer-encoding" in headers or not _LENGTH.fullmatch(length):
