@@ -238,6 +238,19 @@ def test_a_folder_that_never_came_is_told_at_the_end_and_holds_up_nobody(
     assert steps_of(service, "r") == [1, 2, 3]
 
 
+def test_the_second_signal_ends_a_drain_that_gets_nowhere(tmp_path: Path) -> None:
+    record(tmp_path, "r", 1, 3)
+    process = sidecar(tmp_path, "--service", "http://127.0.0.1:9", "--drain-seconds", 3600, "--poll-seconds", 0.05)
+    assert process.stderr is not None
+    for said, sent in (("does not answer", signal.SIGINT), ("told to end", signal.SIGTERM)):
+        while said not in process.stderr.readline():
+            pass
+        process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 4
+    assert "the chunks stay on disk" in errors
+
+
 def test_a_living_trainer_is_reported(tmp_path: Path, service: LoopbackService) -> None:
     recorder = record(tmp_path, "r", 1, 7, close=False)
     process = sidecar(tmp_path, "--service", service.url, "--poll-seconds", 0.05)

@@ -44,7 +44,9 @@ def sidecar(
     status_host: Annotated[str, typer.Option(help="Address of /metrics and /healthz.")] = "127.0.0.1",
     workers: Annotated[int, typer.Option(min=1, max=64, help="Runs that are shipped at the same time.")] = 4,
     poll_seconds: Annotated[float, typer.Option(min=0.01, help="How often the folders are looked at.")] = 1.0,
-    drain_seconds: Annotated[float, typer.Option(min=0.0, help="Time to finish after SIGTERM.")] = 25.0,
+    drain_seconds: Annotated[
+        float, typer.Option(min=0.0, help="Time to finish after SIGTERM; a second one ends it.")
+    ] = 25.0,
     format: Annotated[str, typer.Option("--format", help="What it prints at its end: table or json.")] = "table",
 ) -> None:
     """Ship journals to the service, in order, until they are acknowledged; delete nothing before that.
@@ -85,10 +87,11 @@ def sidecar(
         )
     if status is not None:
         log.info("status on http://%s:%d/metrics", status_host, status.port)
-    ended = threading.Event()
+    ended, hurried = threading.Event(), threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        ended.set()
+        # Whoever says it twice does not want to wait for a service that does not answer.
+        (hurried if ended.is_set() else ended).set()
 
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -100,7 +103,7 @@ def sidecar(
             ended.wait()
             log.info("told to end: shipping what is sealed, for %.0f s at most", drain_seconds)
             # Every try counts: the disk may go with the pod.
-            drained = dispatcher.drain(drain_seconds, tries=sys.maxsize)
+            drained = dispatcher.drain(drain_seconds, tries=sys.maxsize, stop=hurried.is_set)
         runs = dispatcher.status()
         typer.echo(_summary(runs), err=True)
         if format == "json":
