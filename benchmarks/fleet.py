@@ -197,8 +197,11 @@ def main() -> None:
 @contextmanager
 def s3() -> Iterator[str]:
     """moto's server, in this process: its CPU counts as the client's."""
+    import logging
+
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

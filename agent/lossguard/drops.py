@@ -16,6 +16,7 @@ OUT_OF_ORDER: Final = "out_of_order"
 NOT_ENCODABLE: Final = "not_encodable"
 CLOSED: Final = "closed"
 RING_OVERRUN: Final = "ring_overrun"
+REFUSED: Final = "refused"
 INTERNAL_ERROR: Final = "internal_error"
 
 MEANING: Final = {
@@ -27,6 +28,7 @@ MEANING: Final = {
     NOT_ENCODABLE: "the chunk format cannot hold it: a frame too large, or a name it does not allow",
     CLOSED: "it came after close()",
     RING_OVERRUN: "the ring on the device was overwritten before it was read",
+    REFUSED: "the service, or a proxy before it, refused its chunk, which the sidecar has set aside",
     INTERNAL_ERROR: "an error of ours, logged and swallowed",
 }
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import lossguard
+from lossguard.journal.segment import RECORD_MAGIC
 from lossguard.recorder import Recorder
 from lossguard.wire.frame import Frames, Schema
 
@@ -117,6 +118,21 @@ def test_sending_everything_again_changes_nothing(tmp_path: Path, service: Servi
     for document in (before, after):
         document.pop("last_seen", None)
     assert after == before
+
+
+def test_a_chunk_that_rotted_is_a_gap_and_what_comes_after_is_judged(tmp_path: Path, service: Service) -> None:
+    attempt = record(tmp_path / "j", "r", 0, 80)
+    (segment,) = (tmp_path / "j" / "ads" / "r" / attempt).glob("*.journal")
+    data = bytearray(segment.read_bytes())
+    third = [place for place in range(len(data)) if data.startswith(RECORD_MAGIC, place)][2]
+    data[third + 60] ^= 1
+    segment.write_bytes(data)
+    code, errors = ship(tmp_path / "j", service)
+    assert code == 0, errors
+    found = service.get("/v1/projects/ads/runs/r")
+    assert (found["judged_step"], found["waiting_chunks"], found["frames"]) == (80, 0, 64)
+    (gap,) = found["gaps"]
+    assert (gap["kind"], gap["first_step"], gap["last_step"]) == ("dropped", 17, 32)
 
 
 def test_a_killed_service_loses_nothing(tmp_path: Path, service: Service) -> None:

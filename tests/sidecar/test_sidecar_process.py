@@ -16,6 +16,7 @@ from service_on_loopback import Answer, LoopbackService
 
 from lossguard.recorder import Recorder
 from lossguard.sidecar.status import exposition
+from lossguard.wire.chunk import Checkpoint
 from lossguard.wire.frame import Frames, Schema
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "guard_raises")
@@ -123,6 +124,37 @@ def test_a_refused_chunk_is_set_aside_with_its_reason_and_the_rest_goes_on(
     (reason,) = tmp_path.rglob("rejected/*.json")
     assert "422 no such stat" in reason.read_text()
     assert reason.with_suffix(".chunk").stat().st_size > 0
+
+
+def test_in_place_of_a_refused_chunk_the_service_gets_an_empty_one_with_its_events_and_counts(
+    tmp_path: Path, service: LoopbackService
+) -> None:
+    recorder = Recorder(tmp_path, "ads", "r", seal_frames=5, seal_seconds=3600.0)
+    for step in range(1, 13):
+        recorder.record(frames(step, 1))
+        if step == 8:
+            recorder.event(Checkpoint(8, 1.7e9, "ckpt-8", True))
+    recorder.close()
+    refused: dict[tuple[str, str, str, int], int] = {}
+
+    def refuse(identity: tuple[str, str, str, int]) -> Answer | None:
+        if identity[3] not in (2, 3):
+            return None
+        refused[identity] = refused.get(identity, 0) + 1
+        # The second time an outage comes between: the chunk is passed only when the service knows.
+        return {1: Answer(413), 2: Answer(500), 3: Answer(413)}.get(refused[identity])
+
+    service.always = refuse
+    code, errors = once(tmp_path, "--service", service.url)
+    assert code == 0, errors
+    (stored,) = service.chunks("r").values()
+    assert [chunk.id.index for chunk in stored] == list(range(4))
+    assert stored[1].drops == {}
+    lost = stored[2:4]
+    assert [chunk.drops for chunk in lost] == [{"refused": 3}, {"refused": 4}]
+    assert [len(chunk.frames) for chunk in lost] == [0, 0]
+    assert [event.step for event in lost[0].events] == [8]
+    assert len(list(tmp_path.rglob("rejected/*.chunk"))) == 2
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,8 @@ class AttemptReader:
         self._segment = 0
         self._offset = 0
         self.next_index = 0
+        """The index that comes next, if nothing in between has rotted."""
+        self._is_new = True
         self.last_step: int | None = None
         self._file = -1
         self._file_number = 0
@@ -75,6 +77,7 @@ class AttemptReader:
             self._segment, self._offset = int(cursor["segment"]), int(cursor["offset"])
             self.next_index = int(cursor["next_index"])
             self.last_step = None if cursor["last_step"] is None else int(cursor["last_step"])
+            self._is_new = False
         except (OSError, ValueError, KeyError, TypeError):
             # No cursor or a broken one: begin again, the service knows what it has.
             self._segment, self._offset, self.next_index = 0, 0, 0
@@ -124,8 +127,12 @@ class AttemptReader:
             size = os.fstat(self._file).st_size
             if size == 0:
                 return None
-            if size >= FILE_HEADER_BYTES and read_header(self._file) is not None:
+            header = read_header(self._file) if size >= FILE_HEADER_BYTES else None
+            if header is not None:
                 self._offset = FILE_HEADER_BYTES
+                # After a lost cursor: what was before this file was acknowledged, or it would be here.
+                self.next_index = max(self.next_index, header.first_index if self._is_new else 0)
+                self._is_new = False
         return read_record(self._file, self._offset)
 
     def _count(self, damage: Damage) -> None:

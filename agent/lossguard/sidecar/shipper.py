@@ -1,8 +1,9 @@
 """Ships one run: its attempts in the order of their start, their chunks in order.
 
 Guarantees. A chunk is passed only when the service has it or when it was set aside with its reason; anything else ends
-the turn, and the next one begins at the same chunk. An attempt's folder is deleted when its trainer is gone and all of
-it was acknowledged.
+the turn, and the next one begins at the same chunk. In the place of one that is set aside or rotted the service gets an
+empty chunk, or it would wait for that index and judge nothing behind it. An attempt's folder is deleted when its
+trainer is gone and all of it was acknowledged.
 """
 
 import logging
@@ -13,16 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from lossguard import drops
 from lossguard.journal.heartbeat import FOLDER_NAME, Heartbeat, forget, heartbeats
 from lossguard.journal.layout import attempt_folders
 from lossguard.journal.reader import AttemptReader, Cut, RunLock, remove_stillborn
 from lossguard.journal.segment import Record
 from lossguard.sidecar.client import Accepted, Failed, Outcome, Refused
-from lossguard.wire.chunk import ChunkError, ChunkId, outline
+from lossguard.wire.chunk import Chunk, ChunkError, ChunkId, decode, encode, outline
+from lossguard.wire.frame import Frames, Schema
 
 CHUNKS_PER_TURN: Final = 64
 """A run with a long backlog lets the others have a turn after so many chunks."""
 
+_NO_FRAMES: Final = Frames.of(Schema(()), [], [])
 _log = logging.getLogger("lossguard.sidecar")
 
 
@@ -163,17 +167,20 @@ class RunShipper:
         return record
 
     def _send(self, reader: AttemptReader, record: Record) -> Failed | None:
+        for index in range(max(1, reader.next_index), record.index):
+            # Rotted away. Not the first one: without its event nobody knows from which step the attempt began.
+            outcome = self._stand_in(reader, index)
+            if isinstance(outcome, Failed):
+                return outcome
         try:
             about = outline(record.chunk)
         except ChunkError as error:
-            self._set_aside(reader, record, f"not readable: {error}")
-            return None
+            return self._set_aside(reader, record, f"not readable: {error}")
         outcome = self._service.put_chunk(about.id, record.chunk)
         if isinstance(outcome, Failed):
             return outcome
         if isinstance(outcome, Refused):
-            self._set_aside(reader, record, outcome.reason)
-            return None
+            return self._set_aside(reader, record, outcome.reason)
         assert isinstance(outcome, Accepted)
         reader.acknowledge(record, about.last_step)
         self.shipped.chunks += 1
@@ -181,12 +188,29 @@ class RunShipper:
         self.shipped.duplicates += outcome.reply.duplicate
         return None
 
-    def _set_aside(self, reader: AttemptReader, record: Record, reason: str) -> None:
+    def _set_aside(self, reader: AttemptReader, record: Record, reason: str) -> Failed | None:
+        outcome = self._stand_in(reader, record.index, record.chunk)
+        if isinstance(outcome, Failed):
+            return outcome  # the service must hear of it before the chunk is passed
         path = reader.set_aside(record, reason)
         self.shipped.refused += 1
         _log.error(
             "%s/%s: chunk %d was refused and set aside in %s: %s", self.project, self.run, record.index, path, reason
         )
+        if isinstance(outcome, Refused):
+            _log.error("%s/%s: nor was an empty one taken in its place: %s", self.project, self.run, outcome.reason)
+        return None
+
+    def _stand_in(self, reader: AttemptReader, index: int, lost: bytes = b"") -> Outcome:
+        """Send an empty chunk in the place of one that is lost, with what is known of that."""
+        try:
+            was = decode(lost)
+            counts, events = {drops.REFUSED: len(was.frames)} if len(was.frames) else {}, was.events
+            counts |= was.drops
+        except ChunkError:
+            counts, events = {}, ()
+        identity = ChunkId(self.project, self.run, reader.attempt, index)
+        return self._service.put_chunk(identity, encode(Chunk(identity, _NO_FRAMES, counts, events)))
 
     def _finish(self, reader: AttemptReader) -> None:
         if reader.remove_if_done():
