@@ -24,6 +24,10 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "IN_ONE_VALUES", 63 * len(LAYERS) * len(STATS))
 
 
+class Stopped(Exception):
+    """Somebody ended the process here."""
+
+
 async def count(one: Service, table: sa.Table) -> int:
     return await one.app.state.database.read(
         lambda connection: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
@@ -107,6 +111,41 @@ def test_replicas_that_compact_at_once_make_each_segment_once(stored_url: str, c
             assert await everything(other) == before
 
     run(story())
+
+
+def test_what_is_stopped_in_the_middle_is_done_again(
+    stored_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compaction after its rows are written and before it commits; retention before its rows are gone."""
+    doom, stopped = compact.doom, list[str]()
+
+    def stop(connection: sa.Connection, run_id: int, attempt: int, index: int, kind: str, *rest: Any) -> None:
+        if kind not in stopped:
+            stopped.append(kind)
+            raise Stopped
+        doom(connection, run_id, attempt, index, kind, *rest)
+
+    monkeypatch.setattr(compact, "doom", stop)
+
+    async def story() -> None:
+        async with service(stored_url, clock) as one:
+            for chunk in chunks(frames(1, 200), stop="failed"):
+                await one.put(chunk)
+            database, before = one.app.state.database, await everything(one)
+            with pytest.raises(Stopped):
+                await compact.compact(database, now=clock() + LATER)
+            assert (await count(one, schema.segments), await count(one, schema.segment_parts)) == (0, 0)
+            assert await everything(one) == before
+            assert await compact.compact(database, now=clock() + LATER) == 4
+            assert await everything(one) == before
+            with pytest.raises(Stopped):
+                await compact.retain(database, now=clock() + 10 * LATER, full_seconds=LATER)
+            assert await everything(one) == before
+            assert await compact.retain(database, now=clock() + 10 * LATER, full_seconds=LATER) == 4
+            assert await count(one, schema.segment_parts) == 0
+
+    run(story())
+    assert stopped == ["chunks", "segment"]
 
 
 def test_ingest_goes_on_while_segments_are_made(sqlite_url: str, clock: Clock) -> None:
