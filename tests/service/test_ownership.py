@@ -59,7 +59,9 @@ async def mark(one: Service) -> Any:
     return await ownership._marked(ownership._objects(database), database.bytes.mark)
 
 
-def test_a_store_that_is_not_mounted_is_not_made_anew(database_url: str, store: Path, clock: Clock) -> None:
+def test_a_store_that_is_not_mounted_is_not_made_anew(
+    database_url: str, store: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     data, url = chunks(frames(1, 320)), f"file://{store}"
     away = store.with_name("away")
 
@@ -73,6 +75,11 @@ def test_a_store_that_is_not_mounted_is_not_made_anew(database_url: str, store: 
             assert "is the folder mounted" in answer.json()["detail"]
             assert (await one.client.get("/readyz?bytes=true")).status_code == 503
             assert await rounds(one, clock) == 0
+            shutil.rmtree(store)
+            store.write_text("no folder")  # whatever is asked there is an error
+            assert await rounds(one, clock) == 0
+            assert "objects are cleaned up later" in caplog.text
+            store.unlink()
         async with service(database_url, clock, bytes_url=url) as one:
             assert (await one.client.get("/readyz")).status_code == 200
             assert (await one.put(data[3])).status_code == 503

@@ -6,6 +6,7 @@ a transaction names no object older than half that time. Objects outside this da
 and none are deleted while another database lays claim to them (`ownership`).
 """
 
+import logging
 from collections import defaultdict
 from functools import partial
 from typing import Any, Final
@@ -14,10 +15,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from lossguard_service.store import schema, segments
-from lossguard_service.store.bytes import run_folder
+from lossguard_service.store.bytes import BytesUnavailable, run_folder
 from lossguard_service.store.database import Database
 from lossguard_service.store.ownership import own
 
+_log = logging.getLogger(__name__)
 SWEEP_SECONDS: Final = 21_600.0
 """How often all objects are listed: a bucket of ten million takes ten thousand requests."""
 ROWS_AT_ONCE: Final = 100
@@ -25,7 +27,13 @@ ROWS_AT_ONCE: Final = 100
 
 async def clean_up(database: Database, *, now: float, round_seconds: float) -> int:
     """One round of it, called every `round_seconds`; returns how many objects were deleted."""
-    if database.bytes.objects is None or not await own(database, now=now, round_seconds=round_seconds):
+    if database.bytes.objects is None:
+        return 0
+    try:
+        if not await own(database, now=now, round_seconds=round_seconds):
+            return 0
+    except BytesUnavailable as error:
+        _log.warning("objects are cleaned up later: %s", error)
         return 0
     return await delete_doomed(database, now=now) + await delete_orphans(database, now=now)
 
