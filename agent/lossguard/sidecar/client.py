@@ -110,8 +110,8 @@ class Client:
             answer = self._connections.put(path, data, CONTENT_TYPE)
         except ssl.SSLCertVerificationError as error:
             return Failed(
-                f"{self.service} is not trusted: {error.verify_message.rstrip(".")}: name the PEM file of its authority "
-                "(--ca, or SSL_CERT_FILE), or correct the service's certificate"
+                f"{self.service} is not trusted: {error.verify_message.rstrip('.')}: name the PEM file of its "
+                "authority (--ca, or SSL_CERT_FILE), or correct the service's certificate"
             )
         except OSError as error:
             return Failed(f"{self.service} does not answer: {error or type(error).__name__}")
