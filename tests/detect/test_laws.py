@@ -106,6 +106,21 @@ def test_an_auc_that_dies_in_silence_after_thousands_of_frames_is_seen_whatever_
     assert 2200 <= full.detected_step <= 2232
 
 
+@pytest.mark.parametrize("rate", ["steady", "falls", "falls and rises"])
+@pytest.mark.parametrize("block", [1, 23, 256])
+def test_a_slide_of_a_loss_without_metrics_is_seen_alike_whatever_the_cuts(block: int, rate: str) -> None:
+    t = np.arange(1600)
+    loss = 0.4 + np.exp(-t / 80) + 0.01 * np.random.default_rng(4).standard_normal(len(t))
+    loss[700:1000] += np.linspace(0, 0.6, 300)
+    loss[1300:] += np.linspace(0, 0.8, 300)
+    rates = {"steady": 0.1 + 0 * t, "falls": 0.1 / (1 + t / 100), "falls and rises": 0.1 * 1.5 ** (t // 97 % 3)}[rate]
+    frames = Frames.of(Schema(("loss", "learning_rate")), t + 1, np.stack([loss, rates], axis=1))
+    whole = judged(frames)
+    assert monitor.dumps(judged(frames, list(range(0, len(frames), block)))) == monitor.dumps(whole)
+    slides = [i for i in monitor.report(whole, "x").incidents if i.kind in ("micro_divergence", "full_divergence")]
+    assert len(slides) >= 2
+
+
 def test_losses_may_come_and_go_within_a_run() -> None:
     frames, state = RUNS["healthy"], monitor.init()
     bare = Frames.of(

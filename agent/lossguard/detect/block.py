@@ -29,6 +29,7 @@ from lossguard.detect import (
 )
 from lossguard.detect.columns import columns
 from lossguard.detect.scalars import Scalars
+from lossguard.detect.slide import Slide
 from lossguard.detect.state import MonitorState
 from lossguard.wire.frame import Frames
 
@@ -68,6 +69,7 @@ class Block:
         self.odd = odd if odd.any() else None
         self.steps: list[int] = frames.steps.tolist()
         self.behind, self.stale = 0, False
+        self.slides: list[tuple[int, Slide]] = []
 
     def _widen(self, fresh: tuple[str, ...]) -> None:
         """Make room for losses that the run did not have."""
@@ -141,7 +143,7 @@ class Block:
         if nonfinite.watching(state.nonfinite):
             return 0, None
         n = min(len(self.frames) - t, ahead.room(state.frame), period.until_search(state.frame))
-        if not state.judges:
+        if not state.judges and not self._slides_alone():
             n = min(n, baseline.until_due(state.frame))  # the slow watch takes its turn at each renewal
         if self.odd is not None:
             odd = self.odd[t : t + n]
@@ -157,12 +159,31 @@ class Block:
             self._pass(t, passed)
         return passed, hits or None
 
+    def _slides_alone(self) -> bool:
+        """Whether the slow watch over a loss without metrics can be looked ahead at: nothing else writes to it.
+
+        A learning rate that rises might begin its levels anew.
+        """
+        state, rates = self.state, self.scalars.rates
+        if state.slide.number is not None or state.regime.rises > 0:
+            return False
+        if rates is None or self.scalars.rate == state.regime.rate:
+            return True
+        return bool(rates[0] <= state.regime.rate) and bool((rates[1:] <= rates[:-1]).all())
+
     def _standing(self, t: int, coming: ahead.Ahead) -> int:
-        """For how many frames what lies ahead is right: no AUC has to be asked whether it collapsed before that."""
+        """For how many frames what lies ahead is right: at none of its renewals has the slow watch, or an AUC that may
+        have collapsed, anything to tell.
+        """
         state, sure = self.state, coming.sure
         renewals = [k for k in coming.renewals if 0 < k < sure]
+        self.slides = []
         if not renewals:
             return sure
+        if not state.judges:
+            coming_values = self.scalars.main[t : t + sure].tolist()
+            self.slides, told = slide.ahead(state.slide, coming_values, state.frame, renewals)
+            return sure if told is None else told
         watched = []
         for name, values in state.judges.items():
             recent, counts = state.recent[name], None
@@ -188,7 +209,11 @@ class Block:
             values = series.finite(t, t + n)
             state.judges[name] = [*state.judges[name], *values][-JUDGE_FRAMES:]
             state.recent[name] = [*state.recent[name], *values][-episode.KEPT_FRAMES :]
-        slide.extend(state.slide, self.scalars.main[t : t + n])
+        done = 0
+        for k, ahead_of_it in self.slides:
+            if k < n:
+                done, state.slide = k, ahead_of_it
+        slide.extend(state.slide, self.scalars.main[t + done : t + n])
         stop = t + n
         while t < stop:  # what tells at the last frame of a group: group by group, in the order of the frames
             m = min(stop - t, habits.room(state.habits), spread.room(state.frame) if self.scalars.spreads else stop)

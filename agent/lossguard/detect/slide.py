@@ -7,8 +7,7 @@ frames; that needs no scale of the loss and no zero. Full when a quarter of the 
 
 import math
 from dataclasses import dataclass, field
-
-import numpy as np
+from itertools import pairwise
 
 from lossguard.wire.frame import Floats64
 
@@ -75,7 +74,12 @@ def init() -> Slide:
 
 def extend(slide: Slide, values: Floats64) -> None:
     """Take values of the total loss; what is not finite is passed over."""
-    kept = [v for v in values.tolist() if math.isfinite(v)]
+    take(slide, values.tolist())
+
+
+def take(slide: Slide, values: list[float]) -> None:
+    """The same from a list."""
+    kept = [v for v in values if math.isfinite(v)]
     if len(slide.head) < FIRST_FRAMES:
         slide.head = [*slide.head, *kept][:FIRST_FRAMES]
     slide.recent = [*slide.recent, *kept][-LEVEL_FRAMES[-1] :]
@@ -85,18 +89,51 @@ def progress(slide: Slide) -> float:
     """How far the loss has come down since the first frames; 0 before that is known."""
     if len(slide.head) < FIRST_FRAMES or not math.isfinite(slide.best[0]):
         return 0.0
-    return float(np.median(slide.head)) - slide.best[0]
+    return _median(slide.head) - slide.best[0]
 
 
 def _scale(values: list[float]) -> float:
     """The noise of a few values, from the median of their differences: a trend hardly widens it."""
-    return 1.4826 / math.sqrt(2) * float(np.median(np.abs(np.diff(values))))
+    return 1.4826 / math.sqrt(2) * _median([abs(b - a) for a, b in pairwise(values)])
+
+
+def _median(values: list[float]) -> float:
+    """Of at most twenty floats: NumPy's costs twenty times as much."""
+    ordered, half = sorted(values), len(values) // 2
+    return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def rebase(slide: Slide) -> None:
     """The best levels so far are no measure any more; what the run has come down from still is."""
     fresh = init()
     slide.best, slide.noise, slide.since = fresh.best, fresh.noise, fresh.since
+
+
+def ahead(
+    slide: Slide, values: list[float], frame: int, judgements: list[int]
+) -> tuple[list[tuple[int, Slide]], int | None]:
+    """What the watch will be over the next values, and where it first has something to tell.
+
+    Args:
+        slide: the memory, unchanged; nothing may be open in it.
+        values: of the total loss, those to come.
+        frame: the number of the first of them.
+        judgements: before which of them the levels are compared.
+
+    Returns:
+        The places of the judgements that flag nothing, each with the memory after it; and the place of the one that
+        flags, None if none does.
+    """
+    found: list[tuple[int, Slide]] = []
+    at = 0
+    for place in judgements:
+        slide = Slide(slide.recent, slide.head, slide.best[:], slide.noise[:], slide.since[:], slide.number)
+        take(slide, values[at:place])
+        if judge(slide, frame + place).flag:
+            return found, place
+        found.append((place, slide))
+        at = place
+    return found, None
 
 
 def judge(slide: Slide, frame: int) -> Verdict:
@@ -112,7 +149,7 @@ def judge(slide: Slide, frame: int) -> Verdict:
     for k, frames in enumerate(LEVEL_FRAMES):
         if len(slide.recent) < frames:
             continue
-        level = float(np.median(slide.recent[-frames:]))
+        level = _median(slide.recent[-frames:])
         if level < slide.best[k]:
             slide.best[k] = level
             slide.noise[k] = _scale(slide.recent)
