@@ -50,11 +50,14 @@ class _Detectors(Detectors):
 
 
 class _Ingest(Ingest):
-    """Ingest with a clock around what it does inside a transaction."""
+    """Ingest with a clock around what it works out, and around what it does inside a transaction."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.part = Part(time.thread_time)
+
+    def _try(self, *arguments: Any) -> Any:
+        return self.part.time(super()._try, *arguments)
 
     def _store(self, *arguments: Any) -> Any:
         return self.part.time(super()._store, *arguments)
@@ -89,7 +92,7 @@ def parts(chunks: Sequence[Chunk], warm: int, folder: Path) -> dict[str, float]:
         "encode (client)": encoding.seconds,
         "decode and check": preparing.seconds,
         "detectors": detecting,
-        "statements": storing - detecting,
+        "the run after it, statements": storing - detecting,
         "commit, sync, threads": whole.seconds - preparing.seconds - storing,
     }
     return {name: 1e6 * seconds / (len(chunks) - warm) for name, seconds in found.items()}

@@ -47,7 +47,7 @@ class Settings(BaseSettings):
         default=8,
         ge=1,
         le=256,
-        description="Connections to PostgreSQL per replica, and two more for repeated questions to the gate.",
+        description="Connections to PostgreSQL per replica, as many again for chunks, two for repeated questions.",
     )
     max_chunk_bytes: int = Field(default=64 << 20, ge=1 << 10, description="Largest chunk that is accepted, in bytes.")
     token_chunks_per_second: float | None = Field(

@@ -4,7 +4,6 @@
 chunks came. Memory is bounded by the number of runs; a run that is dropped costs a replay from its last snapshot.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -12,9 +11,11 @@ from typing import Final
 from sqlalchemy.engine import Connection
 
 from lossguard.detect import monitor
+from lossguard.detect.record import Record
 from lossguard.wire.frame import Frames
 from lossguard.wire.incident import RunReport
 from lossguard_service.incidents.position import Consumed, Position, from_document, is_beginning, to_document
+from lossguard_service.recent import Recent
 from lossguard_service.store import chunks, states
 from lossguard_service.store.bytes import BytesLost
 from lossguard_service.store.database import offload
@@ -23,8 +24,9 @@ from lossguard_service.store.record import config_of
 
 SNAPSHOT_FRAMES: Final = 4096
 """A snapshot is written when so many frames were judged since the last one: a replay of less than a second."""
-_OFFLOAD_VALUES: Final = 20_000
-"""Larger blocks are judged off the event loop; for smaller ones the hop costs more than it saves."""
+_INLINE_VALUES: Final = 200_000
+"""Larger blocks are judged off the event loop. A millisecond at most for smaller ones, in which Python's lock is held
+nearly all the time: another thread would only make two of them wait for it."""
 
 
 class FramesGone(LookupError):
@@ -52,19 +54,23 @@ class Judged:
         """The last step judged."""
         return next((one.through for one in reversed(self.position) if one.through is not None), None)
 
+    @property
+    def records(self) -> list[Record]:
+        """What the report's incidents and status follow from; not to be changed."""
+        return self.state.records
+
     def report(self, run: str) -> RunReport:
         """The run as its detectors see it."""
         return monitor.report(self.state, run)
 
 
 class Detectors:
-    """Detector states by run; see the module. One per replica, used from any thread under the run's lock."""
+    """Detector states by run; see the module. One per replica, used from any thread."""
 
     def __init__(self, *, runs: int = 2000) -> None:
         if runs < 1:
             raise ValueError(f"runs: at least one run must fit, got {runs}")
-        self._runs = runs
-        self._judged: OrderedDict[int, Judged] = OrderedDict()
+        self._judged: Recent[int, Judged] = Recent(runs)
 
     def advance(
         self, connection: Connection, run_id: int, plan: Sequence[Stretch], fresh: Mapping[tuple[int, int], Frames]
@@ -72,7 +78,8 @@ class Detectors:
         """Judge what is not judged yet; None while the lineage is empty.
 
         Args:
-            connection: inside the transaction that holds the run's lock.
+            connection: inside the transaction that holds the run's lock, or what stands for one
+                (`lossguard_service.store.without`): a state that is held and frames that are fresh ask nothing of it.
             run_id: which run.
             plan: its lineage now.
             fresh: frames of chunks by (attempt, index) that need not be read from the store.
@@ -86,15 +93,12 @@ class Detectors:
         if judged.frames - judged.saved_frames >= SNAPSHOT_FRAMES:
             states.add(connection, run_id, to_document(judged.position), judged.frames, monitor.dumps(judged.state))
             judged = Judged(judged.position, judged.state, judged.frames, judged.frames)
-        self._judged[run_id] = judged
-        self._judged.move_to_end(run_id)
-        while len(self._judged) > self._runs:
-            self._judged.popitem(last=False)
+        self._judged.put(run_id, judged)
         return judged
 
     def forget(self, run_id: int) -> None:
         """Drop a run's state, for example because the transaction that advanced it failed."""
-        self._judged.pop(run_id, None)
+        self._judged.drop(run_id)
 
     def _start(self, connection: Connection, run_id: int, plan: Sequence[Stretch]) -> Judged:
         held = self._judged.get(run_id)
@@ -153,7 +157,12 @@ def _judge(
 
 def _update(state: monitor.MonitorState, frames: Frames) -> monitor.MonitorState:
     work: Callable[[], monitor.MonitorState] = lambda: monitor.update(state, frames)  # noqa: E731
-    return offload(work) if frames.stats.size + frames.scalars.size > _OFFLOAD_VALUES else work()
+    return offload(work) if is_large(frames) else work()
+
+
+def is_large(frames: Frames) -> bool:
+    """Whether frames are judged off the event loop."""
+    return frames.stats.size + frames.scalars.size > _INLINE_VALUES
 
 
 def _blocks(

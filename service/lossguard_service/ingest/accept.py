@@ -7,46 +7,38 @@ lock puts them in a row, and the end state is the one that sending the chunks on
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, cast
 
 from sqlalchemy.engine import Connection
 
-from lossguard.wire import chunk as wire
+from lossguard.detect.record import Record
 from lossguard.wire.chunk import AttemptStart, AttemptStop, Checkpoint, ChunkId
 from lossguard.wire.frame import Schema
-from lossguard.wire.numbers import from_json_number
 from lossguard.wire.replies import ChunkReply
 from lossguard_service.errors import Busy, ChunkConflict, NotFound, Refusal
 from lossguard_service.incidents import track
 from lossguard_service.incidents.advise import advise
 from lossguard_service.incidents.announce import announce
-from lossguard_service.incidents.detectors import Detectors
-from lossguard_service.ingest.prepare import Prepared, digest, prepare
+from lossguard_service.incidents.detectors import Detectors, is_large
+from lossguard_service.ingest.prepare import Prepared, prepare
+from lossguard_service.ingest.work import View, Work, digest_of_last
+from lossguard_service.ingest.work import run_values as changed_by
+from lossguard_service.recent import Recent
 from lossguard_service.store import checkpoints, chunks, drops, record
 from lossguard_service.store.bytes import Kept, run_folder
 from lossguard_service.store.database import Database
 from lossguard_service.store.incidents import StoredIncident, incidents_of
 from lossguard_service.store.lineage import Attempt, Stretch, lineage
 from lossguard_service.store.runs import Run, attempts_of
+from lossguard_service.store.without import NeedsTransaction, NoTransaction
 
 log = logging.getLogger(__name__)
 _INLINE_BYTES: Final = 16_384
 """Smaller bodies are decoded on the event loop: the hop to a thread would cost more."""
 _ALONE_BYTES: Final = 262_144
 """The same while no other chunk is in work: half a millisecond, for which nobody waits."""
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    """What a replica remembers of a run's rows; true as long as the run's revision is the same."""
-
-    run: Run
-    attempts: list[Attempt]
-    incidents: list[StoredIncident]
-    schemas: dict[Schema, int]
 
 
 class Ingest:
@@ -66,10 +58,9 @@ class Ingest:
         self._detectors = detectors
         self._clock = clock
         self._max_pending = max_pending
-        self._remembered = remembered
         self._destinations = destinations
         self._pending = 0
-        self._views: OrderedDict[int, _View] = OrderedDict()
+        self._views: Recent[tuple[str, str], View] = Recent(remembered)
 
     @property
     def pending(self) -> int:
@@ -91,16 +82,22 @@ class Ingest:
                 prepared = prepare(identity, data)
             else:
                 prepared = await asyncio.to_thread(prepare, identity, data)
-            touched: list[int] = []
+            touched: list[Run] = []
             store, folder = self._database.bytes, run_folder(identity.project, identity.run)
             kept = await store.keep(folder, f"{identity.attempt}/{identity.index:08}", data)
             try:
-                reply = await self._database.write(lambda connection: self._store(connection, prepared, kept, touched))
+                tried = self._try(prepared, touched)
+                reply = None
+                if tried is not None and self._database.is_far and kept.object is None:
+                    reply = await self._at_once(tried, kept)
+                if reply is None:
+                    reply = await self._database.write(
+                        lambda connection: self._store(connection, prepared, kept, touched, tried)
+                    )
             except BaseException as error:
                 # What was not committed did not happen: the state in memory may be ahead of it.
-                for run_id in touched:
-                    self._detectors.forget(run_id)
-                    self._views.pop(run_id, None)
+                for run in touched:
+                    self._forget(run)
                 if isinstance(error, Refusal):  # after any other error the transaction may have been committed
                     await store.discard(kept)
                 raise
@@ -137,21 +134,69 @@ class Ingest:
         if not await self._database.write(write):
             raise NotFound(f"no chunk of run {project}/{name} has come yet")
 
-    def _store(self, connection: Connection, prepared: Prepared, kept: Kept, touched: list[int]) -> ChunkReply:
+    def _try(self, prepared: Prepared, touched: list[Run]) -> Work | None:
+        """What an ordinary chunk makes of a run that is remembered, before the run is locked; None if it is not one.
+
+        It counts only where the run is locked, or guarded, as it was remembered.
+        """
+        identity, now = prepared.chunk.id, self._clock()
+        view = self._views.get((identity.project, identity.run))
+        if view is None or view.run.waiting_chunks or view.run.status == "diverged" or is_large(prepared.chunk.frames):
+            return None
+        attempt = next((one for one in view.attempts if one.key == identity.attempt), None)
+        if attempt is None or identity.index != attempt.next_index:
+            return None
+        touched.append(view.run)
+        try:
+            work = self._work(cast("Connection", NoTransaction()), view, attempt, prepared, now)
+        except NeedsTransaction:
+            return None
+        return None if work.after.run.status == "diverged" else work
+
+    async def _at_once(self, work: Work, kept: Kept) -> ChunkReply | None:
+        """Store what was worked out in one way there and back; None if the run was another one by then."""
+        if not await chunks.store_at_once(self._database, work, kept, work.before.run.revision):
+            self._forget(work.before.run)
+            return None
+        self._remember(work.after)
+        return self._reply(cast("Connection", NoTransaction()), work.attempt, work.after)
+
+    def _forget(self, run: Run) -> None:
+        self._detectors.forget(run.id)
+        self._views.drop((run.project, run.name))
+
+    def _remember(self, view: View) -> None:
+        self._views.put((view.run.project, view.run.name), view)
+
+    def _store(
+        self, connection: Connection, prepared: Prepared, kept: Kept, touched: list[Run], tried: Work | None
+    ) -> ChunkReply:
         identity, now = prepared.chunk.id, self._clock()
         view = self._view(connection, identity, now)
-        run, attempts = view.run, list(view.attempts)
-        touched.append(run.id)
-        attempt = next((one for one in attempts if one.key == identity.attempt), None)
-        if attempt is not None and (identity.index < attempt.next_index or run.waiting_chunks):
-            known = chunks.digest_of(connection, run.id, attempt.number, identity.index)
-            if known is not None:
-                if known != prepared.sha256:
-                    raise ChunkConflict(
-                        f"chunk {identity.index} of attempt {attempt.number} of {identity.project}/{identity.run} is "
-                        f"stored with other bytes (sha256 {known[:12]}..., these are {prepared.sha256[:12]}...)"
-                    )
-                return self._reply(connection, run, attempt, view.incidents, duplicate=True)
+        if tried is None or view is not tried.before:
+            run = view.run
+            touched.append(run)
+            attempt = next((one for one in view.attempts if one.key == identity.attempt), None)
+            if attempt is not None and (identity.index < attempt.next_index or run.waiting_chunks):
+                known = chunks.digest_of(connection, run.id, attempt.number, identity.index)
+                if known is not None:
+                    if known != prepared.sha256:
+                        raise ChunkConflict(
+                            f"chunk {identity.index} of attempt {attempt.number} of {identity.project}/{identity.run} "
+                            f"is stored with other bytes (sha256 {known[:12]}..., these are {prepared.sha256[:12]}...)"
+                        )
+                    return self._reply(connection, attempt, view, duplicate=True)
+            tried = self._work(connection, view, attempt, prepared, now)
+        self._database.bytes.check(kept)
+        chunks.store(connection, tried, kept)
+        self._remember(tried.after)
+        return self._reply(connection, tried.attempt, tried.after)
+
+    def _work(
+        self, connection: Connection, view: View, attempt: Attempt | None, prepared: Prepared, now: float
+    ) -> Work:
+        """What a new chunk makes of its run; an ordinary one asks nothing of the connection."""
+        run, attempts, identity = view.run, list(view.attempts), prepared.chunk.id
         run_values: dict[str, Any] = {}
         if attempt is None:
             number = attempts[-1].number + 1 if attempts else 1
@@ -166,34 +211,29 @@ class Ingest:
         attempts[attempt.number - 1] = attempt
         newest = prepared.digest
         if absorbed > 0:
-            newest = _digest_of_last(connection, run.id, attempt) or newest
-        run_values |= _run_values(run, attempt, prepared, absorbed, newest, now)
+            newest = digest_of_last(connection, run.id, attempt) or newest
+        run_values |= changed_by(run, attempt, prepared, absorbed, newest, now)
         run = replace(run, **run_values)
-        judged, incidents = self._judge(connection, run, attempts, attempt, prepared, view.incidents, now)
+        judged, incidents, records = self._judge(connection, run, attempts, attempt, prepared, view, now)
         run_values |= judged
-        self._database.bytes.check(kept)
-        chunks.store(connection, row, kept, attempt_values, run_values)
         run = replace(run, **judged, revision=run.revision + 1)
-        self._views[run.id] = _View(run, attempts, incidents, view.schemas)
-        return self._reply(connection, run, attempt, incidents, duplicate=False)
+        after = View(run, attempts, incidents, view.schemas, records)
+        return Work(row, attempt_values, run_values, view, attempt, after)
 
-    def _view(self, connection: Connection, identity: ChunkId, now: float) -> _View:
+    def _view(self, connection: Connection, identity: ChunkId, now: float) -> View:
         """The run, locked, with its attempts, incidents and column names: from memory if nobody has written since."""
         found = record.lock_revision(connection, identity.project, identity.run)
         if found is not None:
-            run_id, revision = found
-            view = self._views.get(run_id)
-            if view is not None and view.run.revision == revision:
-                self._views.move_to_end(run_id)
+            view = self._views.get((identity.project, identity.run))
+            if view is not None and (view.run.id, view.run.revision) == found:
                 return view
-        while len(self._views) >= self._remembered:
-            self._views.popitem(last=False)
         run = record.lock_or_open_run(connection, identity.project, identity.run, now)
-        return _View(
+        return View(
             run,
             attempts_of(connection, run.id),
             incidents_of(connection, run.id),
             {names: number for number, names in chunks.schemas_of(connection, run.id).items()},
+            None,
         )
 
     def _row(
@@ -260,10 +300,15 @@ class Ingest:
         attempts: list[Attempt],
         attempt: Attempt,
         prepared: Prepared,
-        stored: list[StoredIncident],
+        view: View,
         now: float,
-    ) -> tuple[dict[str, Any], list[StoredIncident]]:
-        """Advance the detectors and the incidents; returns the run's changed columns and the incidents as they are."""
+    ) -> tuple[dict[str, Any], list[StoredIncident], list[Record] | None]:
+        """Advance the detectors and the incidents.
+
+        Returns:
+            The run's changed columns, the incidents as they are, and the detectors' records that they are of.
+        """
+        stored, records = view.incidents, view.records
         plan: tuple[Stretch, ...] = lineage(attempts)
         fresh = {(attempt.number, prepared.chunk.id.index): prepared.chunk.frames}
         values: dict[str, Any] = {}
@@ -278,11 +323,15 @@ class Ingest:
             log.exception("the detectors failed on run %s/%s", run.project, run.name)
             self._detectors.forget(run.id)
             judged = None
-        if judged is not None:
-            report = judged.report(run.name)
-            changed |= track.reconcile(connection, run.id, stored, report.incidents, now)
-            values = {"judged_step": judged.judged_step, "status": report.status}
-        return values, self._tell(connection, run, stored, now) if changed else stored
+        if judged is None:
+            records = None
+        else:
+            values = {"judged_step": judged.judged_step, "status": run.status}
+            if records is None or judged.records != records:
+                report, records = judged.report(run.name), judged.records
+                changed |= track.reconcile(connection, run.id, stored, report.incidents, now)
+                values["status"] = report.status
+        return values, self._tell(connection, run, stored, now) if changed else stored, records
 
     def _tell(self, connection: Connection, run: Run, before: list[StoredIncident], now: float) -> list[StoredIncident]:
         """The run's incidents as they are now; what changed is told to whoever wants to hear of it."""
@@ -291,48 +340,8 @@ class Ingest:
         announce(connection, run.id, name, before, after, destinations=self._destinations, now=now)
         return after
 
-    def _reply(
-        self, connection: Connection, run: Run, attempt: Attempt, incidents: list[StoredIncident], *, duplicate: bool
-    ) -> ChunkReply:
+    def _reply(self, connection: Connection, attempt: Attempt, view: View, *, duplicate: bool = False) -> ChunkReply:
+        run = view.run
         saved = checkpoints.checkpoints_of(connection, run.id) if run.status == "diverged" else []
-        advice = advise([one.incident for one in incidents], saved)
+        advice = advise([one.incident for one in view.incidents], saved)
         return ChunkReply(duplicate, attempt.number, attempt.next_index, run.judged_step, run.status, advice)
-
-
-def _run_values(
-    run: Run, attempt: Attempt, prepared: Prepared, absorbed: int, newest: dict[str, Any] | None, now: float
-) -> dict[str, Any]:
-    """The run's changed columns; a function of which chunks are here, not of the order in which they came."""
-    values: dict[str, Any] = {
-        "last_seen": max(run.last_seen, now),
-        "frames": run.frames + len(prepared.chunk.frames),
-        "dropped_frames": run.dropped_frames + sum(prepared.chunk.drops.values()),
-        "waiting_chunks": run.waiting_chunks + (1 if absorbed < 0 else -absorbed),
-    }
-    if prepared.first_step is not None:
-        steps = (run.first_step, prepared.first_step)
-        values["first_step"] = min(step for step in steps if step is not None)
-    if attempt.number != run.attempt:
-        return values
-    for start in prepared.events(AttemptStart):
-        values["config"] = start.config
-    for stop in prepared.events(AttemptStop):
-        values["stop_reason"] = stop.reason
-    if prepared.first_step is not None:
-        values["last_progress"] = max(run.last_progress, now)
-    if absorbed >= 0:
-        values["last_step"] = attempt.start_step if attempt.last_step is None else attempt.last_step
-        if newest is not None:
-            loss = newest["scalars"].get("loss")
-            values |= {"summary": newest, "loss_last": None if loss is None else from_json_number(loss)}
-    return values
-
-
-def _digest_of_last(connection: Connection, run_id: int, attempt: Attempt) -> dict[str, Any] | None:
-    """The digest of the attempt's last contiguous chunk that holds frames."""
-    rows = chunks.rows_of(connection, run_id, attempt=attempt.number, first=attempt.last_step)
-    last = max((row.index for row in rows if row.index < attempt.next_index), default=None)
-    if last is None:
-        return None
-    data = chunks.bytes_now(connection, chunks.bytes_of(connection, run_id, attempt.number, last, last))
-    return digest(wire.decode(data[last]).frames)

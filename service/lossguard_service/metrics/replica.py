@@ -106,6 +106,11 @@ class Watched:
         """See `Database`."""
         return self._database.bytes
 
+    @property
+    def is_far(self) -> bool:
+        """See `Database`."""
+        return self._database.is_far
+
     async def read(self, function: Callable[[Connection], T]) -> T:
         """See `Database`."""
         return await self._timed("read", self._database.read, function)
@@ -117,6 +122,10 @@ class Watched:
     async def write(self, function: Callable[[Connection], T]) -> T:
         """See `Database`."""
         return await self._timed("write", self._database.write, function)
+
+    async def at_once(self, statement: Hot, values: Mapping[str, Any]) -> list[tuple[Any, ...]] | None:
+        """See `Database`."""
+        return await self._timed("write", self._database.at_once, statement, values)
 
     async def close(self) -> None:
         """See `Database`."""

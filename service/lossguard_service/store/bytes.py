@@ -26,6 +26,8 @@ from sqlalchemy.engine import Connection
 from lossguard_service.store import schema
 
 K = TypeVar("K")
+BYTES_OPTION: Final = "lossguard_bytes"
+"""The execution option by which a connection knows its database's byte store."""
 LEAST_BYTES: Final = 4096
 """Less than this stays in its row: as an object it would cost a request of its own, whatever its size."""
 AT_ONCE: Final = 32

@@ -12,6 +12,7 @@ from lossguard.wire import chunk as wire
 from lossguard.wire.frame import Frames, Schema
 from lossguard_service.store import database, layout, schema, segments
 from lossguard_service.store.bytes import Elsewhere, Held, Kept
+from lossguard_service.store.database import Database
 from lossguard_service.store.hot import Hot, insert
 from lossguard_service.store.record import attempt_update, run_update
 
@@ -24,6 +25,37 @@ def _store(attempt_names: tuple[str, ...], run_names: tuple[str, ...]) -> Hot:
     if attempt_names:
         statements.append(attempt_update(attempt_names))
     return Hot(*statements, run_update(run_names))
+
+
+@lru_cache
+def _store_at_once(attempt_names: tuple[str, ...], run_names: tuple[str, ...]) -> Hot:
+    """Everything hangs on the run's row: if its revision is another one, nothing is written and no row comes back."""
+    runs = schema.runs.c
+    guarded = run_update(run_names).where(runs.revision == sa.bindparam("revision"))
+    this = guarded.returning(runs.id).cte("this")
+    written = []
+    for table in (schema.chunks, schema.chunk_bytes):
+        values = [sa.bindparam(one.name, type_=one.type) for one in table.c]
+        rows = sa.select(*values).select_from(this)
+        written.append(sa.insert(table).from_select([one.name for one in table.c], rows).cte(table.name))
+    if attempt_names:
+        update = attempt_update(attempt_names).where(schema.attempts.c.run_id == this.c.id)
+        written.append(update.cte("attempt"))
+    return Hot(sa.select(this.c.id).add_cte(*written))
+
+
+@dataclass(frozen=True, slots=True)
+class NewChunk:
+    """A chunk to be stored, and what it changes.
+
+    Attributes:
+        row: all columns of `schema.chunks`.
+        attempt_values, run_values: changed columns of its attempt and its run; the run's revision rises besides.
+    """
+
+    row: dict[str, Any]
+    attempt_values: dict[str, Any]
+    run_values: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,25 +185,33 @@ def digest_of(connection: Connection, run_id: int, attempt: int, index: int) -> 
     return found
 
 
-def store(
-    connection: Connection,
-    row: dict[str, Any],
-    kept: Kept,
-    attempt_values: dict[str, Any],
-    run_values: dict[str, Any],
-) -> None:
+def store(connection: Connection, new: NewChunk, kept: Kept) -> None:
     """Store a chunk and what it changes of its attempt and its run; the caller holds the run's lock and knows it new.
 
     Args:
         connection: inside the transaction that holds the lock.
-        row: all columns of `schema.chunks`.
+        new: what to store.
         kept: the chunk's bytes, or where they are.
-        attempt_values, run_values: changed columns; the run's revision rises besides.
     """
-    values = row | {"data": kept.data, "object": kept.object}
-    values |= {f"attempt_{name}": value for name, value in attempt_values.items()}
-    values |= {f"run_{name}": value for name, value in run_values.items()}
-    _store(tuple(attempt_values), tuple(run_values)).run(connection, values)
+    _store(tuple(new.attempt_values), tuple(new.run_values)).run(connection, _named(new, kept))
+
+
+async def store_at_once(database: Database, new: NewChunk, kept: Kept, revision: int) -> bool:
+    """The same in one statement, without a lock, provided that the run's revision is `revision`; it is one afterwards.
+
+    Returns:
+        Whether that was so and all is stored, durably. False also where the connection was lost meanwhile: it may be
+        stored then, and whoever asks under the run's lock finds out.
+    """
+    statement = _store_at_once(tuple(new.attempt_values), tuple(new.run_values))
+    return bool(await database.at_once(statement, _named(new, kept) | {"revision": revision}))
+
+
+def _named(new: NewChunk, kept: Kept) -> dict[str, Any]:
+    """The values of both by the names that they have in the statements."""
+    values = new.row | {"data": kept.data, "object": kept.object}
+    values |= {f"attempt_{name}": value for name, value in new.attempt_values.items()}
+    return values | {f"run_{name}": value for name, value in new.run_values.items()}
 
 
 def schemas_of(connection: Connection, run_id: int) -> dict[int, Schema]:

@@ -21,12 +21,11 @@ from typing import Any, Final, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
 
-from lossguard_service.store.bytes import ByteStore
-from lossguard_service.store.glances import Glances, NoGlance
+from lossguard_service.store.bytes import BYTES_OPTION, ByteStore
 from lossguard_service.store.hot import Hot
+from lossguard_service.store.postgres import PostgresDatabase
 
 T = TypeVar("T")
 GROUP_COMMIT_JOBS: Final = 64
@@ -35,9 +34,6 @@ PAGE_BYTES: Final = 32_768
 """Measured on chunks of 200 KB: a quarter more points per CPU-second than SQLite's 4,096."""
 BUSY_SECONDS: Final = 60.0
 """How long a connection waits for another process's lock on the file: longer than any migration of ours."""
-
-
-_BYTES: Final = "lossguard_bytes"
 
 
 class DatabaseUrlError(ValueError):
@@ -57,6 +53,11 @@ class Database(Protocol):
         """Where the bytes of chunks and segments go."""
         ...
 
+    @property
+    def is_far(self) -> bool:
+        """Whether a statement is a way there and back, so that `at_once` is worth its while."""
+        ...
+
     async def read(self, function: Callable[[Connection], T]) -> T:
         """What `function` returns from one consistent snapshot; it must not write."""
         ...
@@ -67,6 +68,13 @@ class Database(Protocol):
 
     async def write(self, function: Callable[[Connection], T]) -> T:
         """What `function` returns, once its transaction is durable; an exception undoes all it wrote."""
+        ...
+
+    async def at_once(self, statement: Hot, values: Mapping[str, Any]) -> list[tuple[Any, ...]] | None:
+        """The rows of one statement that is a transaction by itself, durable.
+
+        None: go the ordinary way. Where the database is far, nobody knows then whether the statement was done.
+        """
         ...
 
     async def close(self) -> None:
@@ -126,7 +134,7 @@ def wait_for(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 def bytes_of(connection: Connection) -> ByteStore:
     """The byte store of the database that a `read` or `write` works on."""
-    found: ByteStore = connection.get_execution_options()[_BYTES]
+    found: ByteStore = connection.get_execution_options()[BYTES_OPTION]
     return found
 
 
@@ -140,6 +148,7 @@ class SqliteDatabase:
     """One file in WAL mode; see the module."""
 
     name = "sqlite"
+    is_far = False
 
     def __init__(self, path: Path, *, readers: int = 4, bytes: ByteStore) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,6 +202,10 @@ class SqliteDatabase:
         self._jobs.put(_Job(function, future))
         # A caller that goes away (a client that hangs up) must not cancel a write that may already be under way.
         return await asyncio.shield(asyncio.wrap_future(future))
+
+    async def at_once(self, statement: Hot, values: Mapping[str, Any]) -> list[tuple[Any, ...]] | None:
+        """See `Database`; the writer thread is as near, and lets others share its commit."""
+        return None
 
     async def close(self) -> None:
         """See `Database`."""
@@ -276,7 +289,7 @@ class SqliteDatabase:
 def _sqlite_engine(url: URL, *, begin: str, pool: int, bytes: ByteStore) -> Engine:
     engine = sa.create_engine(
         url,
-        execution_options={_BYTES: bytes},
+        execution_options={BYTES_OPTION: bytes},
         poolclass=sa.pool.QueuePool,
         pool_size=pool,
         max_overflow=0,
@@ -324,53 +337,3 @@ def _switch_to_wal(connection: Any) -> None:
             if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > give_up:
                 raise
         time.sleep(0.01)
-
-
-_POSTGRES: Final = {"server_settings": {"application_name": "lossguard", "jit": "off"}}
-
-
-class PostgresDatabase:
-    """PostgreSQL through asyncpg; see the module."""
-
-    name = "postgresql"
-
-    def __init__(self, url: URL, *, connections: int = 8, bytes: ByteStore) -> None:
-        self.bytes = bytes
-        self.engine: AsyncEngine = create_async_engine(
-            url.set(drivername="postgresql+asyncpg"),
-            pool_size=connections,
-            max_overflow=0,
-            pool_pre_ping=True,
-            execution_options={_BYTES: bytes},
-            connect_args=_POSTGRES,
-        )
-        self._glances = Glances({**self.engine.dialect.create_connect_args(self.engine.url)[1], **_POSTGRES})
-
-    async def read(self, function: Callable[[Connection], T]) -> T:
-        """See `Database`."""
-        async with self.engine.connect() as connection:
-            await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            return await connection.run_sync(function)
-
-    async def glance(self, select: Hot, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """See `Database`; without BEGIN and ROLLBACK, each of which would be a way there and back."""
-        try:
-            return await self._glances.rows(*select.plain(self.engine.dialect, values))
-        except NoGlance:
-            pass
-        async with self.engine.connect() as connection:
-            await connection.execution_options(isolation_level="AUTOCOMMIT")
-            return await connection.run_sync(lambda one: select.run(one, values))
-
-    async def write(self, function: Callable[[Connection], T]) -> T:
-        """See `Database`."""
-        return await asyncio.shield(self._write(function))
-
-    async def _write(self, function: Callable[[Connection], T]) -> T:
-        async with self.engine.begin() as connection:
-            return await connection.run_sync(function)
-
-    async def close(self) -> None:
-        """See `Database`."""
-        await self._glances.close()
-        await self.engine.dispose()

@@ -1,22 +1,20 @@
-"""A few connections to PostgreSQL for small SELECTs that are asked again and again, without SQLAlchemy between.
+"""A few connections to PostgreSQL for single statements that come again and again, without SQLAlchemy between.
 
 Guarantees. Each statement is a transaction by itself and sees what is committed when it begins. A connection that
 failed is given up; the caller then goes the ordinary way, which opens another one and finds the words for what is
-wrong. Why: a question to the gate that is asked again takes 83 us of CPU so, and 361 through SQLAlchemy's pool.
+wrong. Why: a question to the gate that is asked again takes 83 us of CPU so, and 361 through SQLAlchemy's pool; for
+what is written so see docs/decisions/0409-a-chunk-in-one-statement.md.
 """
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
 
-CONNECTIONS: Final = 2
-"""A glance takes less than a millisecond; two let one go while the other waits."""
-
 
 class NoGlance(Exception):
-    """The connection failed; nothing was read."""
+    """The statement or its connection failed; whether what it writes was written, nobody knows."""
 
 
 class Glances:
@@ -24,15 +22,16 @@ class Glances:
 
     Args:
         options: how to reach the database, as `asyncpg.connect` takes it.
+        connections: at most so many at once.
     """
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, Any], connections: int) -> None:
         self._options = options
         self._free: list[Any] = []
-        self._turns = asyncio.Semaphore(CONNECTIONS)
+        self._turns = asyncio.Semaphore(connections)
 
     async def rows(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        """The rows of one SELECT.
+        """The rows of one statement.
 
         Raises:
             NoGlance: see there.
