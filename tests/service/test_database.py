@@ -1,6 +1,8 @@
 """A database file that cannot be opened is an error for the caller, never a wait without end."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,29 @@ def test_a_fresh_file_opened_by_many_at_once_makes_none_of_them_wait_for_ever(tm
 
     for turn in range(10):
         run(story(f"sqlite:///{tmp_path / str(turn)}.db"))
+
+
+@pytest.mark.parametrize("page_bytes", [None, 4096, 32_768])
+def test_a_file_keeps_its_page_size_and_its_journal_is_copied_at_the_same_size(
+    tmp_path: Path, page_bytes: int | None
+) -> None:
+    path = tmp_path / "lossguard.db"
+    if page_bytes is not None:
+        with closing(sqlite3.connect(path)) as old:
+            old.execute(f"PRAGMA page_size={page_bytes}")
+            old.execute("CREATE TABLE before (x INT)")
+
+    def pragmas(connection: Connection) -> list[int]:
+        names = ("page_size", "wal_autocheckpoint")
+        return [connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in names]
+
+    async def story() -> list[int]:
+        database = open_database(f"sqlite:///{path}")
+        try:
+            return await database.write(pragmas)
+        finally:
+            await database.close()
+
+    size, pages = run(story())
+    assert size == (page_bytes or 8192)
+    assert size * pages == 8 << 20

@@ -78,7 +78,7 @@ class Ahead:
         height = (columns - centre) / scale
         limit = CLIP_SCALES * scale
         clipped = plain > limit
-        if clipped.any():
+        if np.count_nonzero(clipped):
             np.minimum(plain, limit, out=self._residuals[:, RESIDUAL_FRAMES:])
             group = self._group[int(np.argmax(clipped.any(axis=0)))]
             self.sure = int(np.searchsorted(self._group, group, side="right"))

@@ -66,7 +66,7 @@ class Block:
         odd = self.broken | self.gapped
         if self.scalars.whole is not None:
             odd |= ~self.scalars.whole
-        self.odd = odd if odd.any() else None
+        self.odd = odd if np.count_nonzero(odd) else None
         self.steps: list[int] = frames.steps.tolist()
         self.behind, self.stale = 0, False
         self.slides: list[tuple[int, Slide]] = []

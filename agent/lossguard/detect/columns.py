@@ -52,7 +52,7 @@ def columns(frames: Frames) -> dict[str, Column]:
     for column, k in zip(values, places.values(), strict=True):
         column[:] = frames.stats[:, :, k]
     here: dict[str, Bits] = {}
-    if not frames.stats_present.all():
+    if np.count_nonzero(frames.stats_present) < frames.stats_present.size:
         for column, (name, k) in zip(values, places.items(), strict=True):
             if not frames.stats_present[:, k].all():
                 here[name] = frames.stats_present[:, k]

@@ -147,7 +147,7 @@ class Watched:
     def __init__(self, frames: Frames, columns: Mapping[str, Column], logs: Logs, count: int) -> None:
         """Look at a block; `count` frames of a group came before it."""
         names = frames.schema.stats if frames.schema.layers else ()
-        complete = bool(frames.stats_present.all())
+        complete = np.count_nonzero(frames.stats_present) == frames.stats_present.size
         dead = GRADIENT_ZERO_FRACTION if GRADIENT_ZERO_FRACTION in names else "dead_fraction"
         self.stats: list[Floats32 | None] = [None] * STATS
         self.here: list[Bits | None] = [None] * STATS
@@ -306,7 +306,7 @@ def _chronic(habits: Habits, group: Group) -> list[Finding]:
         ("overclipped", habits.clipped, group.factor),
         ("dead_units", habits.dead, group.share),
     ):
-        if len(counts) and kind not in habits.told and (counts >= HABIT_GROUPS).any():
+        if len(counts) and kind not in habits.told and np.count_nonzero(counts >= HABIT_GROUPS):
             i = int(np.argmax(counts))
             habits.told = [*habits.told, kind]
             found.append(Finding(kind, habits.names[i], float(column[i])))
@@ -332,6 +332,7 @@ def _median(values: Floats32) -> float:
 
 def _count(counts: Floats64, found: Bits, share: float) -> Floats64:
     """Groups in a row in which a layer was found, as long as that share of the layers was; empty where none was."""
-    if not found.any() or found.mean() < share:
+    many = np.count_nonzero(found)
+    if not many or many / len(found) < share:
         return np.empty(0)
     return np.where(found, (counts if len(counts) else 0.0) + 1.0, 0.0)

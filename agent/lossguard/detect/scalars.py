@@ -55,7 +55,9 @@ class Scalars:
 
     def __init__(self, frames: Frames, names: tuple[str, ...]) -> None:
         scalars, present = frames.schema.scalars, frames.scalars_present
-        known = frames.scalars if present.all() else np.where(present, frames.scalars, np.nan)
+        known = (
+            frames.scalars if np.count_nonzero(present) == present.size else np.where(present, frames.scalars, np.nan)
+        )
         found = voices.roles(scalars)
         columns, places, of = _places(scalars, names)
         self.rows, self.here = known[:, places], present[:, places]
@@ -64,7 +66,8 @@ class Scalars:
             self.rows, self.here = np.full((len(frames), len(names)), np.nan), np.zeros((len(frames), len(names)), bool)
             self.rows[:, of], self.here[:, of] = rows, here
         whole = np.isfinite(self.rows)
-        self.whole: Bits | None = None if whole.all() else np.asarray(whole.all(axis=1))
+        everything = np.count_nonzero(whole) == whole.size
+        self.whole: Bits | None = None if everything else np.asarray(whole.all(axis=1))
         self.main: Floats64 = self.rows[:, 0] if names else np.full(len(frames), np.nan)
         self.judges: dict[str, Series] = {}
         for name in found.judges:
@@ -84,7 +87,7 @@ class Scalars:
         }  # fmt: skip
         self.rates = known[:, columns["learning_rate"]] if "learning_rate" in columns else None
         self.rate = math.nan
-        if self.rates is not None and (self.rates == self.rates[0]).all():
+        if self.rates is not None and np.count_nonzero(self.rates == self.rates[0]) == len(frames):
             self.rate = float(self.rates[0])
 
 
