@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,8 +142,37 @@ def bytes_of(connection: Connection) -> ByteStore:
 
 @dataclass(slots=True)
 class _Job:
+    """What is to be written, and who waits for it."""
+
     function: Callable[[Connection], Any]
-    future: "Future[Any]"
+    loop: asyncio.AbstractEventLoop
+    future: "asyncio.Future[Any]"
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What came of a job."""
+
+    job: _Job
+    result: Any
+    failure: BaseException | None
+
+
+def _tell(outcomes: list[_Outcome]) -> None:
+    """Wake those who wait: one call into their loop for all of them, because each call wakes it."""
+    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        outcomes[0].job.loop.call_soon_threadsafe(_settle, outcomes)
+
+
+def _settle(outcomes: list[_Outcome]) -> None:
+    for one in outcomes:
+        # A caller that went away has cancelled its future; what it asked for was written all the same.
+        if one.job.future.done():
+            continue
+        if one.failure is None:
+            one.job.future.set_result(one.result)
+        else:
+            one.job.future.set_exception(one.failure)
 
 
 class SqliteDatabase:
@@ -200,10 +229,11 @@ class SqliteDatabase:
         """See `Database`."""
         if self._closed:
             raise RuntimeError("the database is closed")
-        future: Future[T] = Future()
-        self._jobs.put(_Job(function, future))
-        # A caller that goes away (a client that hangs up) must not cancel a write that may already be under way.
-        return await asyncio.shield(asyncio.wrap_future(future))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        # A caller that goes away (a client that hangs up) cancels its future, and not a write that may be under way.
+        self._jobs.put(_Job(function, loop, future))
+        return await future
 
     async def at_once(self, statement: Hot, values: Mapping[str, Any]) -> list[tuple[Any, ...]] | None:
         """See `Database`; the writer thread is as near, and lets others share its commit."""
@@ -231,7 +261,7 @@ class SqliteDatabase:
                 connection = self._writer_engine.connect()
             except Exception as error:
                 # No folder, no permission, locked for too long: the caller hears it, the next job tries again.
-                waiting.future.set_exception(error)
+                _tell([_Outcome(waiting, None, error)])
                 waiting = self._jobs.get()
                 continue
             with connection:
@@ -258,34 +288,23 @@ class SqliteDatabase:
             job = self._jobs.get()
 
     def _commit(self, connection: Connection, group: list[_Job]) -> None:
-        outcomes: list[tuple[_Job, Any, BaseException | None]] = []
+        outcomes: list[_Outcome] = []
         try:
             with connection.begin():
                 for job in group:
-                    if not job.future.set_running_or_notify_cancel():
+                    # Alone in its group, a function needs no savepoint: its failure rolls the transaction back.
+                    if len(group) == 1:
+                        outcomes.append(_Outcome(job, job.function(connection), None))
                         continue
                     try:
-                        # Alone in its group, a function needs no savepoint: its failure rolls the transaction back.
-                        if len(group) == 1:
-                            outcomes.append((job, job.function(connection), None))
-                            continue
                         with connection.begin_nested():
                             result = job.function(connection)
-                        outcomes.append((job, result, None))
+                        outcomes.append(_Outcome(job, result, None))
                     except Exception as error:
-                        if len(group) == 1:
-                            raise
-                        outcomes.append((job, None, error))
+                        outcomes.append(_Outcome(job, None, error))
         except Exception as error:
-            for job in group:
-                if not job.future.done():
-                    job.future.set_exception(error)
-            return
-        for job, result, failure in outcomes:
-            if failure is None:
-                job.future.set_result(result)
-            else:
-                job.future.set_exception(failure)
+            outcomes = [_Outcome(job, None, error) for job in group]
+        _tell(outcomes)
 
 
 def _sqlite_engine(url: URL, *, begin: str, pool: int, bytes: ByteStore) -> Engine:
