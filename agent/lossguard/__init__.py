@@ -1,9 +1,10 @@
 """Lossguard, the part that runs beside a trainer.
 
-Importing this package loads neither Keras nor TensorFlow (those live in `lossguard.keras`) nor anything else:
-`lossguard.Run` is loaded when it is first asked for.
+Importing this package loads neither Keras nor TensorFlow nor anything else: `lossguard.Run`, and `lossguard.keras` with
+Keras, are loaded when they are first asked for.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,4 +19,6 @@ def __getattr__(name: str) -> Any:
         from lossguard.run import Run
 
         return Run
+    if name == "keras":
+        return importlib.import_module("lossguard.keras")
     raise AttributeError(f"module 'lossguard' has no attribute {name!r}")

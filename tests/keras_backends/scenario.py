@@ -247,6 +247,48 @@ def detaching() -> Any:
     }
 
 
+def masked() -> Any:
+    inputs = keras.Input((3,), dtype="int32")
+    looked_up = keras.layers.Embedding(11, 2, mask_zero=True, name="embedding")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid", name="click")(looked_up))
+    random = np.random.default_rng(7)
+    model.set_weights([random.normal(size=weight.shape).astype("float32") / 3 for weight in model.get_weights()])
+    codes = examples(40)[0]["codes"]
+    codes[:, 2] *= codes[:, 0] % 2
+    sinks: list[Sink] = []
+    mine = watch_of(sinks, full_every=1, window_steps=10)
+    model.compile(mine.wrap(keras.optimizers.SGD(0.1)), loss="binary_crossentropy")
+    labels = (random.random((40, 3, 1)) < 0.4).astype("float32")
+    model.fit(codes, labels, batch_size=8, shuffle=False, verbose=0, callbacks=[mine])
+    return {**sinks[0].told(), "weights": values(model.weights)}
+
+
+def again() -> Any:
+    """A second Watch of the same model, which is detached within `fit`."""
+    inputs, labels = examples(40)
+
+    def trained(watched: bool) -> keras.Model:
+        model = model_of_two_tasks()
+        model.compile(keras.optimizers.Adam(0.02), loss=LOSSES)
+        for epochs in (1, 2):
+            callbacks: list[Any] = []
+            if watched:
+                mine = watch_of(sinks)
+                out = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs=None, mine=mine: mine.detach())
+                callbacks = [mine] if epochs == 1 else [mine, out]
+            model.fit(inputs, labels, epochs=epochs, batch_size=8, shuffle=False, verbose=0, callbacks=callbacks)
+        return model
+
+    sinks: list[Sink] = []
+    watched, bare = trained(True), trained(False)
+    return {
+        "steps": [sink.told()["steps"] for sink in sinks],
+        "weights": values(watched.weights),
+        "bare": values(bare.weights),
+        "variables": [len(watched.optimizer.variables), len(bare.optimizer.variables)],
+    }
+
+
 def going_back() -> Any:
     """A feature that is Inf in one batch breaks the weights; the copies in memory mend them."""
     inputs, labels = examples(800)
@@ -371,13 +413,15 @@ def scenarios() -> dict[str, Any]:
         "several optimizers": several_optimizers,
         "saving": saving,
         "detaching": detaching,
+        "again": again,
+        "masked": masked,
         "going back": going_back,
         "failing": failing,
         "own loop": own_loop,
     }
     if BACKEND == "tensorflow":
         # What is compared with the bare optimizer of the same backend: `tests/keras` does it for this one.
-        for name in ("saving", "detaching", "going back", "failing"):
+        for name in ("saving", "detaching", "again", "going back", "failing"):
             del found[name]
     if BACKEND == "jax":
         found["together"] = lambda: fit(OPTIMIZERS["Adagrad"](), full_every=4, epochs=2, steps_per_execution=4)

@@ -105,7 +105,9 @@ def test_no_other_framework_is_needed(backend: str) -> None:
     assert told(backend)["imported"] == [backend]
 
 
-@pytest.mark.parametrize("name", ["cadence", "window", "eager", "broken", "skipped", "loss scaling", "own loop"])
+@pytest.mark.parametrize(
+    "name", ["cadence", "window", "eager", "broken", "skipped", "loss scaling", "own loop", "masked"]
+)
 def test_frames_say_what_they_say_on_tensorflow(backend: str, name: str) -> None:
     here, there = scenario(backend, name), scenario("tensorflow", name)
     assert here["steps"] == list(range(1, len(here["steps"]) + 1))
@@ -195,3 +197,10 @@ def test_an_error_of_theirs_ends_the_attempt(backend: str) -> None:
     assert found["raised"] is True
     assert found["ended"] == "failed"
     assert found["steps"] == [1, 2, 3]
+
+
+def test_a_second_watch_takes_over_and_is_detached_within_fit(backend: str) -> None:
+    found = scenario(backend, "again")
+    assert found["steps"] == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]
+    the_same_weights(found["weights"], found["bare"])
+    assert found["variables"][0] == found["variables"][1]

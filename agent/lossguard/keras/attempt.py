@@ -4,6 +4,7 @@ Guarantees. An attempt's steps are fetched once each and in order; what the ring
 A forked child has none of it: neither the journal nor the threads behind the device, for which it might wait for ever.
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +16,13 @@ from lossguard import drops
 from lossguard.keras.beside import Beside
 from lossguard.keras.budget import COST, Budget
 from lossguard.keras.fetch import Fetcher, Sink, Snapshot
+from lossguard.keras.leftout import LeftOut
 from lossguard.keras.optimizer import Hook
 from lossguard.keras.price import price_of
 from lossguard.wire.chunk import AttemptEnd, Event
 from lossguard.worker import Worker
+
+_log = logging.getLogger("lossguard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class Attempt:
         budget: share of the training's time, with its cadence; None measures no cost.
         beside: scalars that will be measured beside the step.
         jit: whether the step is compiled by XLA.
+        skipped: steps that loss scaling has left out so far; None where there is none.
 
     Attributes:
         sink: where frames and events go.
@@ -81,6 +86,7 @@ class Attempt:
         budget: Budget | None = None,
         beside: Sequence[str] = (),
         jit: bool = False,
+        skipped: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.sink = sink
         self._hooks = hooks
@@ -89,11 +95,14 @@ class Attempt:
         self._budget = budget
         self._jit = jit
         measured = [] if budget is None else [COST]
-        self._beside = Beside(sink, (*measured, *beside), [] if budget is None else [budget.judge])
+        self._left_out = LeftOut(skipped)
+        judges = [self._left_out.judge] if budget is None else [self._left_out.judge, budget.judge]
+        self._beside = Beside(sink, (*measured, *beside), judges)
         self._fetcher = Fetcher(self._beside)
         self._read_step = start_step
         self._last_fetch = time.monotonic()
         self._steps_waiting = 0
+        self._said_so = False
         self._process = os.getpid()
 
     @property
@@ -110,6 +119,7 @@ class Attempt:
     def fetch(self) -> None:
         """Take the new rows of all rings off the device."""
         if any(hook.ring is None for hook in self._hooks):
+            self._without_rings()
             return
         if self._budget is None:
             self._take()
@@ -128,10 +138,21 @@ class Attempt:
             self.sink.drop(drops.RING_OVERRUN, last - first + 1 - room)
             first = last - room + 1
         if last < first:
+            self._left_out.look()
             return
         parts = tuple((hook.ring.layout, hook.ring.snapshot(first, last)) for hook in self._hooks if hook.ring)
         self._fetcher.hand_over(Snapshot(first, last - first + 1, parts, time.time()))
         self._read_step = last
+
+    def _without_rings(self) -> None:
+        self._sync()
+        self._left_out.look()
+        if not self._said_so and max(hook.step for hook in self._hooks) > self._read_step:
+            self._said_so = True
+            _log.warning(
+                "Lossguard: updates are made by a step that was compiled before its optimizer was watched, and are not "
+                "recorded; make the tf.function after watch.wrap"
+            )
 
     def _keep_to(self, budget: Budget) -> None:
         if budget.price is None:
@@ -151,4 +172,5 @@ class Attempt:
     def end(self, reason: AttemptEnd, timeout_seconds: float) -> None:
         """Record what was fetched, and end the attempt."""
         self._fetcher.close(timeout_seconds)
+        self._left_out.end()
         self.sink.close(reason, timeout_seconds)

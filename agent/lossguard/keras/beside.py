@@ -46,11 +46,14 @@ class Beside:
 
     def record(self, frames: Frames) -> bool:
         """Record frames with their values; False if some were dropped and counted."""
-        if not self._names or not len(frames):
+        if not len(frames):
             return self._sink.record(frames)
         last = int(frames.steps[-1])
         for judge in self._judges:
-            self.put(last, judge(frames))
+            if said := judge(frames):
+                self.put(last, said)
+        if not self._names:
+            return self._sink.record(frames)
         with self._lock:
             found = {step: self._waiting.pop(step) for step in sorted(self._waiting) if step <= last}
         values = np.full((len(frames), len(self._names)), np.nan)

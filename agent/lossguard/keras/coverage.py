@@ -16,6 +16,7 @@ TREATED: Final = "treated, not measured"
 UNWATCHED: Final = "left out by unwatched="
 OTHER: Final = "no watched optimizer updates it"
 FROZEN: Final = "not trainable"
+EMPTY: Final = "has no entries"
 ENGINE: Final = "a TPU's embedding engine updates it"
 
 
@@ -58,7 +59,7 @@ class Coverage:
     @property
     def unwatched(self) -> tuple[str, ...]:
         """The layers that are trained and not measured, tables of an embedding engine included."""
-        return tuple(one.layer for one in self.weights if one.how not in (MEASURED, FROZEN))
+        return tuple(one.layer for one in self.weights if one.how not in (MEASURED, FROZEN, EMPTY))
 
     def __str__(self) -> str:
         width = max([len("layer"), *(len(one.layer) for one in self.weights)])
@@ -87,7 +88,9 @@ def cover(model: Any, optimizers: Sequence[Any], treatments: Sequence[Any], unwa
     found = []
     for variable in [*weights, *(one for one in taken if id(one) not in known)]:
         path = variable.path
-        if id(variable) in updated:
+        if math.prod(variable.shape) == 0:
+            how = EMPTY
+        elif id(variable) in updated:
             left_out = any(re.search(pattern, path) for pattern in unwatched)
             treated = any(treatment.applies_to(path) for treatment in treatments)
             how = MEASURED if not left_out else TREATED if treated else UNWATCHED

@@ -29,14 +29,14 @@ def describe(optimizers: Sequence[Any], trainable: Sequence[Any], unwatched: Seq
     watched = {
         variable.path
         for variable in taken
-        if variable.path in sizes and not any(re.search(pattern, variable.path) for pattern in unwatched)
+        if sizes.get(variable.path) and not any(re.search(pattern, variable.path) for pattern in unwatched)
     }
     total = sum(sizes.values())
     return {
         "parameters": total,
         "parameters_watched": sum(sizes[path] for path in watched) / total if total else 1.0,
         "layers_watched": len(watched),
-        "layers_unwatched": sorted(set(sizes) - watched),
+        "layers_unwatched": sorted({path for path, size in sizes.items() if size} - watched),
         "optimizer": {"class": type(optimizers[0]).__name__, **_plain(optimizers[0].get_config())},
         "versions": {
             "lossguard": lossguard.__version__,

@@ -46,6 +46,8 @@ class Hook:
     Attributes:
         most_scalars: how many scalars there may be, where that must be known before the first step.
         plain: whether XLA will surely not compile the step.
+        resting: whether the attempt that it watched for has ended, and none has begun since.
+        let_go: what gives the bare optimizers back, this one among them.
     """
 
     def __init__(
@@ -69,6 +71,8 @@ class Hook:
         self._stretched = 1
         self.most_scalars = 16
         self.plain = False
+        self.resting = False
+        self.let_go: Callable[[], None] = self.detach
         self._scalars = scalars
         self._carried = carried
         self._caught_alone: set[int] = set()
@@ -103,7 +107,9 @@ class Hook:
         return tuple(
             index
             for index, layer in enumerate(self.layers)
-            if not any(re.search(pattern, layer) for pattern in self.unwatched)
+            # Of no numbers there is no largest one.
+            if math.prod(self.optimizer._trainable_variables[index].shape)
+            and not any(re.search(pattern, layer) for pattern in self.unwatched)
         )
 
     @property
@@ -262,6 +268,12 @@ class Hook:
         elif one.treated:
             value = backend.scale(value, one.factor)
         getattr(optimizer, one.write)(variable, value)
+
+
+def hook_of(optimizer: keras.optimizers.Optimizer) -> Hook | None:
+    """The hook that stands in an optimizer."""
+    place = getattr(optimizer.__dict__.get("_backend_update_step"), "__self__", None)
+    return getattr(place, "hook", None)
 
 
 def leaves(optimizer: keras.optimizers.Optimizer) -> tuple[keras.optimizers.Optimizer, ...]:

@@ -20,6 +20,7 @@ from lossguard.keras.tasks import Task
 from lossguard.keras.window import BUCKETS, Window, auc, binary_counts, logits_of, regression_counts, rmse
 
 _NOTHING: dict[str, Any] = {}
+SKIPPED = "skipped_steps"
 
 
 class StepScalars:
@@ -38,6 +39,7 @@ class StepScalars:
         self.tasks = tasks
         self._batch_id = batch_id
         self._skipped: Any = None
+        self._scaler: Any = None
         self._window: Window | None = None
         # Mirrored replicas are traced in threads of their own.
         self._seen = threading.local()
@@ -90,7 +92,21 @@ class StepScalars:
         """
         if self._skipped is None:
             self._skipped = backend.variable(0.0, "lossguard_skipped")
+        if optimizer is not self._scaler:
+            self.forget_skips()
             backend.count_skips(optimizer, self._skipped)
+            self._scaler = optimizer
+
+    def forget_skips(self) -> None:
+        """Give the bare LossScaleOptimizer back."""
+        if self._scaler is not None:
+            backend.forget_skips(self._scaler)
+            self._scaler = None
+
+    @property
+    def skipped(self) -> float | None:
+        """Steps left out so far; None where nothing leaves any out. Copies one number from the device."""
+        return None if self._skipped is None else float(ops.convert_to_numpy(backend.read(self._skipped)))
 
     @property
     def kinds(self) -> dict[str, str]:
@@ -126,7 +142,7 @@ class StepScalars:
         step = getattr(self._seen, "step", None)
         self._seen.step = None
         found = _NOTHING if step is None or not backend.reachable(step[0]) else self._measure(step)
-        skipped = {} if self._skipped is None else {"skipped_steps": backend.read(self._skipped)}
+        skipped = {} if self._skipped is None else {SKIPPED: backend.read(self._skipped)}
         return {**found, "learning_rate": learning_rate, **skipped}
 
     @guarded("StepScalars.measure", _NOTHING)
@@ -138,12 +154,18 @@ class StepScalars:
             found[f"loss/{name}"] = total([ops.cast(value, "float32")])[0]
         if self._batch_id is not None and inputs is not None:
             # Over replicas each writes its own row, and the first one's is read.
-            found |= split_id(self._batch_id(inputs))
+            found |= self._identity(self._batch_id, inputs)
         if labels is not None and outputs is not None:
             found |= tasks_module.measure(self.tasks, labels, outputs, sample_weights, total)
             if self._window is not None:
                 found |= self._of_window(self._window, labels, outputs, sample_weights, total)
         return found
+
+    @staticmethod
+    @guarded("batch_id", _NOTHING)
+    def _identity(batch_id: Callable[[Any], Any], inputs: Any) -> dict[str, Any]:
+        # A guard of its own: a function of the user's that fails must not take the losses along.
+        return split_id(batch_id(inputs))
 
     def _of_window(
         self, window: Window, labels: Any, outputs: Any, sample_weights: Any, total: Callable[[list[Any]], list[Any]]
@@ -170,6 +192,16 @@ class StepScalars:
 
 
 def split_id(value: Any) -> dict[str, Any]:
-    """A whole number as two float32 scalars: one alone is exact only up to 2**24."""
+    """A whole number as two float32 scalars: one alone is exact only up to 2**24.
+
+    Raises:
+        ValueError: it is text, which would fail within the step only, or several numbers.
+    """
+    value = ops.convert_to_tensor(value)
+    kind, shape = keras.backend.standardize_dtype(value.dtype), tuple(value.shape)
+    if "int" not in kind and "float" not in kind:
+        raise ValueError(f"batch_id: must give a whole number, got {kind}; give the name of a file a number")
+    if any(length not in (1, None) for length in shape):
+        raise ValueError(f"batch_id: must give one whole number for the batch, got the shape {shape}")
     whole = ops.cast(ops.reshape(value, ()), backend.WHOLE)
     return {ID_HIGH: ops.cast(whole // ID_SPLIT, "float32"), ID_LOW: ops.cast(whole % ID_SPLIT, "float32")}

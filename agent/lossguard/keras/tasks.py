@@ -1,7 +1,8 @@
 """Tasks of a compiled model, and their scalars, computed inside the train step.
 
 Guarantees. Every scalar is that of the whole batch (of all replicas) and of this step alone. With sample weights, an
-example counts with its weight everywhere, so that labels which are masked out do not exist. Predictions of a binary
+example counts with its weight everywhere, so that labels which are masked out do not exist; those that Keras's own mask
+hides (`mask_zero=True`) neither. Predictions of a binary
 task are probabilities, whatever the model puts out. The total `loss` is not recomputed: it is the one minimised.
 """
 
@@ -12,6 +13,7 @@ from typing import Any, Final, Literal
 import keras
 from keras import ops
 
+from lossguard.keras.backends import backend
 from lossguard.keras.ranking import won_pairs
 
 Kind = Literal["binary", "regression"]
@@ -256,10 +258,12 @@ def _of_one_length(rows: list[tuple[Task, Any, Any, Any]]) -> list[tuple[Task, A
 
 
 def flat(label: Any, output: Any, weights: Any) -> tuple[Any, Any, Any]:
-    """Labels, outputs and sample weights (1 if there are none) as float32 [entries of the output]."""
+    """Labels, outputs and sample weights (1 if there are none, 0 where masked) as float32 [entries of the output]."""
     y = ops.reshape(ops.cast(label, "float32"), (-1,))
     p = ops.reshape(ops.cast(output, "float32"), (-1,))
-    return y, p, ops.ones_like(y) if weights is None else _spread(weights, output)
+    w = ops.ones_like(y) if weights is None else _spread(weights, output)
+    mask = backend.mask(output)
+    return y, p, w if mask is None else w * _spread(mask, output)
 
 
 def _spread(weights: Any, output: Any) -> Any:

@@ -14,7 +14,7 @@ from lossguard.keras.coverage import Coverage, cover
 from lossguard.keras.describe import describe
 from lossguard.keras.distribution import refuse
 from lossguard.keras.merge import leave_rows, merge_rows
-from lossguard.keras.optimizer import Hook, leaves
+from lossguard.keras.optimizer import Hook, hook_of, leaves
 from lossguard.keras.scalars import StepScalars
 from lossguard.keras.treatments.base import StepTreatment, Treatment
 
@@ -85,8 +85,11 @@ class Training:
             if known := next((hook for hook in self.hooks if hook.optimizer is leaf), None):
                 known.cover(optimizer)
                 continue
-            if "_backend_update_step" in leaf.__dict__:
-                raise ValueError(f"optimizer: {leaf.name} is watched by another Watch; detach() that one first")
+            if (other := hook_of(leaf)) is not None:
+                if not other.resting:
+                    raise ValueError(f"optimizer: {leaf.name} is watched by another Watch; detach() that one first")
+                # A notebook's cell that is run again makes a new Watch, and nobody can reach the old one.
+                other.let_go()
             refuse(leaf, acts=self._acts)
             first = not self.hooks
             whole = next((one for one in self._treatments if isinstance(one, StepTreatment)), None)
@@ -104,6 +107,7 @@ class Training:
                 unwatched=self._unwatched,
                 carried=self._carried if first else tuple,
             )
+            hook.let_go = self.let_go
             hook.cover(optimizer)
             self.hooks.append(hook)
             if self._dedupe_sparse:
@@ -151,6 +155,12 @@ class Training:
             hook.detach()
             leave_rows(hook.optimizer)
         self.hooks.clear()
+        self._scalars.forget_skips()
+
+    def rest(self, resting: bool) -> None:
+        """Whether another watch may take the optimizers."""
+        for hook in self.hooks:
+            hook.resting = resting
 
     def prepare(self) -> None:
         """Make what must be there before the next step is compiled."""

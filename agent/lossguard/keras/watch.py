@@ -151,6 +151,7 @@ class Watch(keras.callbacks.Callback):
         self._attempt: Attempt | None = None
         self._last_batch = -1
         self._stays_open = False
+        self._entered_at = 0
 
     # --- putting it in
 
@@ -175,12 +176,15 @@ class Watch(keras.callbacks.Callback):
         return self
 
     def detach(self) -> None:
-        """Give the bare optimizer and model back; training goes on unwatched once the step is compiled again."""
+        """Give the bare optimizer and model back, also within `fit`, whose step is then compiled again."""
+        self.close()
+        self._training.sync()
         self._training.let_go()
         if self._model is not None:
             self._scalars.detach(self._model)
             backend.uncover_model(self._model)
-            self._model.train_function = None
+            if self._model.train_function is not None:
+                self._model.make_train_function(force=True)
 
     def coverage(self) -> Coverage:
         """Which weights are measured, what share of the parameters, and why the others are not; `print` it.
@@ -233,7 +237,7 @@ class Watch(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Open the attempt before the first step, after all callbacks have restored what they restore."""
-        if self._attempt is None:
+        if self._attempt is None and self._training.hooks:
             self._open()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -276,11 +280,15 @@ class Watch(keras.callbacks.Callback):
     def __enter__(self) -> Self:
         """Several calls of `fit`, or the steps of a loop of one's own, in one `with` block are one attempt."""
         self._stays_open = True
-        if self._model is None and self._training.hooks:
+        if self._model is not None:
+            self.set_model(self._model)
+            self._entered_at = self._training.updates()
+        elif self._training.hooks:
             self._make_ready()
             self._open()
         return self
 
+    @backend.uncompiled
     def observe(
         self,
         loss: Any,
@@ -315,6 +323,10 @@ class Watch(keras.callbacks.Callback):
             TrainingStopped: only with `on_full_divergence`, see there.
         """
         self._training.returned(optimizer_variables)
+        if self._attempt is None and self._stays_open and self._training.hooks:
+            # `train_on_batch` calls no callback, so this is the first that is heard of its first step.
+            updates = self._training.updates()
+            self._open(self._entered_at if updates - self._entered_at < 2 else updates - 1)
         self._after(1)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
@@ -358,11 +370,13 @@ class Watch(keras.callbacks.Callback):
         atexit.unregister(self._at_exit)
         if self._model is not None:
             self._scalars.detach(self._model)
+        self._training.rest(True)
         attempt.end(reason, timeout_seconds)
 
     @guarded("Watch.open", None)
-    def _open(self) -> None:
-        start_step = self._training.updates()
+    def _open(self, start_step: int | None = None) -> None:
+        start_step = self._training.updates() if start_step is None else start_step
+        self._training.rest(False)
         sink = self._destination.open(rank_of(self._training.optimizers), start_step, self._config)
         if self._reaction is not None:
             sink = self._reaction.begin(sink, self._scalars.kinds, self._trainee)
@@ -376,6 +390,7 @@ class Watch(keras.callbacks.Callback):
             budget=None if self._budget_share is None else Budget(self._budget_share, self._full_every, time.time()),
             beside=() if self._sharpness is None else SCALARS,
             jit=bool(getattr(self._model, "jit_compile", False)),
+            skipped=lambda: self._scalars.skipped,
         )
         atexit.register(self._at_exit)
 

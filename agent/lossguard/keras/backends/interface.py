@@ -61,7 +61,13 @@ class Hooked(Protocol):
 
 
 class Placement(Protocol):
-    """The hook in its place within the optimizer."""
+    """The hook in its place within the optimizer.
+
+    Attributes:
+        hook: see there.
+    """
+
+    hook: Hooked
 
     def cover(self, optimizer: Any) -> None:
         """The hooked optimizer stands within this one."""
@@ -128,6 +134,9 @@ class Backend(Protocol):
     def still(self, tensors: Any) -> Any:
         """Tensors, nested or not, met while gradients are recorded, as ones that may be used after that."""
 
+    def mask(self, tensor: Any) -> Any:
+        """Keras's mask of an output: false entries have no loss; None if it has none."""
+
     def uncompiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function that is called while the step is traced, as one that the step's compiler leaves alone."""
 
@@ -139,6 +148,9 @@ class Backend(Protocol):
 
     def count_skips(self, optimizer: Any, skipped: Any) -> None:
         """Add 1 to a variable at every step that a LossScaleOptimizer leaves out."""
+
+    def forget_skips(self, optimizer: Any) -> None:
+        """No more."""
 
     # --- state on the device
 

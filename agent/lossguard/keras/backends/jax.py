@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from jax import numpy as jnp
 from keras import ops, tree
+from keras.src.backend import get_keras_mask, set_keras_mask  # a JAX array takes no attribute: Keras keeps a table
 
 from lossguard.keras.backends.calls import calls
 from lossguard.keras.backends.interface import Hooked, Indices
@@ -81,7 +82,7 @@ class Placement:
     """One method of the optimizer, one that makes its variables, and the two that read and write files."""
 
     def __init__(self, hook: Hooked) -> None:
-        self._hook = hook
+        self.hook = hook
         self._ring: Any = None
         self._covered: list[Any] = []
         optimizer = hook.optimizer
@@ -99,7 +100,7 @@ class Placement:
             self._covered.append(optimizer)
 
     def remove(self) -> None:
-        optimizer = self._hook.optimizer
+        optimizer = self.hook.optimizer
         for passenger in _passengers(optimizer):
             optimizer._untrack_variable(passenger)
         for name in ("build", "_backend_update_step"):
@@ -114,7 +115,7 @@ class Placement:
 
     def prepare(self) -> None:
         """Let our variables get on, once the optimizer's own are there; makes the ring unless a step has written it."""
-        hook, optimizer = self._hook, self._hook.optimizer
+        hook, optimizer = self.hook, self.hook.optimizer
         if not optimizer.built:
             return
         if hook.ring is None:
@@ -130,7 +131,7 @@ class Placement:
                 optimizer._track_variable(one)
 
     def _update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
-        hook, optimizer = self._hook, self._hook.optimizer
+        hook, optimizer = self.hook, self.hook.optimizer
         room = hook.most_scalars if self._ring is None else self._ring.shape[1] - hook.width(0)
         scalars, position = hook.scalars(learning_rate, room), hook.position()
         ring = hook.make_ring(self._ring)
@@ -152,7 +153,7 @@ class Placement:
     def _run(
         self, ring: Any, grads: Any, variables: Any, scalars: Any, position: Any, learning_rate: Any, *, leave_out: bool
     ) -> None:
-        hook = self._hook
+        hook = self.hook
         if leave_out:
             pending = [hook.nothing(one, gradient) for gradient, one in zip(grads, variables, strict=True)]
         else:
@@ -218,7 +219,20 @@ def uncover_model(model: Any) -> None:
 
 def still(tensors: Any) -> Any:
     # What is met within `jax.grad` may not be used outside of it; without a tangent it may.
-    return tree.map_structure(lambda one: lax.stop_gradient(one) if isinstance(one, jax.Array) else one, tensors)
+    return tree.map_structure(_still, tensors)
+
+
+def _still(one: Any) -> Any:
+    if not isinstance(one, jax.Array):
+        return one
+    alone, hidden = lax.stop_gradient(one), mask(one)
+    if hidden is not None:
+        set_keras_mask(alone, lax.stop_gradient(hidden))
+    return alone
+
+
+def mask(tensor: Any) -> Any:
+    return get_keras_mask(tensor)
 
 
 def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -247,6 +261,10 @@ def count_skips(optimizer: Any, skipped: Any) -> None:
         return trainable, [*found[:place], found[place] + 1.0, *found[place + 1 :]]
 
     optimizer._stateless_handle_non_finite_grads = leave_out
+
+
+def forget_skips(optimizer: Any) -> None:
+    optimizer.__dict__.pop("_stateless_handle_non_finite_grads", None)
 
 
 # --- state on the device

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+_NAME = "_stateful_handle_non_finite_grads"
+
 
 def count_skips(optimizer: Any, skipped: Any) -> None:
     """Add one to `skipped` whenever the `LossScaleOptimizer` leaves a step out."""
@@ -11,4 +13,9 @@ def count_skips(optimizer: Any, skipped: Any) -> None:
         bare()
         skipped.assign_add(1.0)
 
-    optimizer._stateful_handle_non_finite_grads = leave_out
+    setattr(optimizer, _NAME, leave_out)
+
+
+def forget_skips(optimizer: Any) -> None:
+    """No more."""
+    optimizer.__dict__.pop(_NAME, None)

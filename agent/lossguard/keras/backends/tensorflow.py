@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from lossguard.keras.backends.interface import Hooked, Indices
 from lossguard.keras.backends.skips import count_skips as count_skips
+from lossguard.keras.backends.skips import forget_skips as forget_skips
 
 END_OF_DATA: Final = (StopIteration, tf.errors.OutOfRangeError)
 WHOLE: Final = "int64"
@@ -104,7 +105,7 @@ class Placement:
     """
 
     def __init__(self, hook: Hooked) -> None:
-        self._hook = hook
+        self.hook = hook
         optimizer = hook.optimizer
         self._bare_update = optimizer._backend_update_step
         optimizer._backend_update_step = self._update_step
@@ -118,19 +119,19 @@ class Placement:
 
     def remove(self) -> None:
         for name in ("_backend_update_step", "_distributed_tf_update_step"):
-            self._hook.optimizer.__dict__.pop(name, None)
+            self.hook.optimizer.__dict__.pop(name, None)
 
     @tf.autograph.experimental.do_not_convert
     def _update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
-        scalars = self._hook.scalars(learning_rate)
-        packed = (learning_rate, scalars, self._hook.position())
+        scalars = self.hook.scalars(learning_rate)
+        packed = (learning_rate, scalars, self.hook.position())
         self._bare_update(grads, trainable_variables, packed)
 
     @tf.autograph.experimental.do_not_convert
     def _distributed(self, distribution: Any, grads_and_vars: Any, packed: Any) -> None:
         with tf.init_scope(), distribution.scope():
-            ring = self._hook.make_ring()
-        if not self._hook.skips:
+            ring = self.hook.make_ring()
+        if not self.hook.skips:
             self._run(distribution, ring, grads_and_vars, packed, leave_out=False)
             return
         # The gradients are summed over the replicas by now: each has the same.
@@ -145,7 +146,7 @@ class Placement:
 
     def _run(self, distribution: Any, ring: Any, grads_and_vars: Any, packed: Any, *, leave_out: bool) -> None:
         """Propose, measure and write, each on every replica."""
-        hook = self._hook
+        hook = self.hook
         learning_rate, scalars, position = packed
         update = distribution.extended.update
         # A replica is known by the order of the calls: its id is a symbolic tensor under the default strategy.
@@ -214,8 +215,14 @@ def still(tensors: Any) -> Any:
     return tensors
 
 
+def mask(tensor: Any) -> Any:
+    return getattr(tensor, "_keras_mask", None)
+
+
 def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function
+    # AutoGraph would rewrite it from its source, which may not be there or not be what runs.
+    left_alone: Callable[..., Any] = tf.autograph.experimental.do_not_convert(function)
+    return left_alone
 
 
 def reachable(tensor: Any) -> bool:

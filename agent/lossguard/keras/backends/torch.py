@@ -19,6 +19,7 @@ from keras import ops, tree
 from lossguard.keras.backends.calls import calls
 from lossguard.keras.backends.interface import Hooked, Indices
 from lossguard.keras.backends.skips import count_skips as count_skips
+from lossguard.keras.backends.skips import forget_skips as forget_skips
 
 END_OF_DATA: Final = (StopIteration,)
 WHOLE: Final = "int64"
@@ -76,7 +77,7 @@ class Placement:
     """One method of the optimizer."""
 
     def __init__(self, hook: Hooked) -> None:
-        self._hook = hook
+        self.hook = hook
         optimizer = hook.optimizer
         # The implementation that goes layer by layer stands behind the fused one in the order of bases.
         unfused = (one for one in type(optimizer).__mro__ if one.__name__ != "TorchParallelOptimizer")
@@ -91,12 +92,12 @@ class Placement:
         pass
 
     def remove(self) -> None:
-        self._hook.optimizer.__dict__.pop("_backend_update_step", None)
+        self.hook.optimizer.__dict__.pop("_backend_update_step", None)
 
     @torch.compiler.disable
     @torch.no_grad()
     def _update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
-        hook = self._hook
+        hook = self.hook
         scalars, position = hook.scalars(learning_rate), hook.position()
         ring = hook.make_ring()
         finite = not hook.skips or bool(torch.stack([torch.isfinite(one).all() for one in grads]).all())
@@ -125,7 +126,19 @@ def uncover_model(model: Any) -> None:
 
 
 def still(tensors: Any) -> Any:
-    return tree.map_structure(lambda one: one.detach() if isinstance(one, torch.Tensor) else one, tensors)
+    return tree.map_structure(_still, tensors)
+
+
+def _still(one: Any) -> Any:
+    if not isinstance(one, torch.Tensor):
+        return one
+    alone: Any = one.detach()
+    alone._keras_mask = mask(one)
+    return alone
+
+
+def mask(tensor: Any) -> Any:
+    return getattr(tensor, "_keras_mask", None)
 
 
 def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:

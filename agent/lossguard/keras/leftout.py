@@ -1,0 +1,51 @@
+"""Steps that loss scaling leaves out one after the other.
+
+A step that is left out is no update and has no frame: the next frame's `skipped_steps` tells of it. Where no next one
+comes, since every further step overflows, only this tells: a warning in the log.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from lossguard.keras.scalars import SKIPPED
+from lossguard.wire.frame import Frames
+
+IN_A_ROW: Final = 64
+
+_log = logging.getLogger("lossguard")
+
+
+class LeftOut:
+    """Of one attempt.
+
+    Args:
+        count: steps left out so far; None where nothing leaves any out. Asked between two executions.
+    """
+
+    def __init__(self, count: Callable[[], float | None]) -> None:
+        self._count = count
+        self._told = count() or 0.0
+        self._next = IN_A_ROW
+
+    def judge(self, frames: Frames) -> Mapping[str, float]:
+        """Take note of what the last frame says."""
+        if SKIPPED in frames.schema.scalars:
+            self._told = float(frames.scalars[-1, frames.schema.scalars.index(SKIPPED)])
+            self._next = IN_A_ROW
+        return {}
+
+    def look(self) -> None:
+        """Warn of 64 steps without an update, and again of four times as many."""
+        in_a_row = self._since_the_last_frame()
+        if in_a_row >= self._next:
+            self._next = 4 * in_a_row
+            _log.warning("Lossguard: loss scaling has left out the last %d steps: the model is not updated", in_a_row)
+
+    def end(self) -> None:
+        """Say what no frame said."""
+        if in_a_row := self._since_the_last_frame():
+            _log.warning("Lossguard: loss scaling left out the last %d steps; no frame tells of them", in_a_row)
+
+    def _since_the_last_frame(self) -> int:
+        return round((self._count() or 0.0) - self._told)
