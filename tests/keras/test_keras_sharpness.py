@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from conftest import LOSSES, MemorySink, examples, two_tasks
 from lossguard.keras import Watch
-from lossguard.keras.curvature import Curvature, compiled_loss
+from lossguard.keras.curvature import Curvature
+from lossguard.keras.held import compiled_loss
 from lossguard.keras.preconditioner import preconditioner
 from lossguard.keras.sharpness import COST, RATIO, Sharpness
 

@@ -204,3 +204,15 @@ def test_a_second_watch_takes_over_and_is_detached_within_fit(backend: str) -> N
     assert found["steps"] == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]
     the_same_weights(found["weights"], found["bare"])
     assert found["variables"][0] == found["variables"][1]
+
+
+def test_the_sharpness_is_that_of_tensorflow_and_of_a_known_spectrum(backend: str) -> None:
+    if backend == "torch":
+        pytest.skip("the probe is refused on PyTorch")
+    here, there = scenario(backend, "sharpness"), scenario("tensorflow", "sharpness")
+    assert len(here["ratios"]) == 2
+    close(here["ratios"], there["ratios"], "ratios", 1e-3)
+    for found, known in (here["quadratic"], there["quadratic"]):
+        close(found, [known] * 2, "quadratic", 1e-4)
+    assert all(cost > 0 for cost in here["costs"])
+    the_same_weights(here["weights"], here["bare"])

@@ -5,11 +5,9 @@ Guarantees. Weights, slots, the user's metrics and the random state stay as they
 sparse thing that it is.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 Vectors = list[Any]
@@ -66,39 +64,6 @@ class Curvature:
     def _gradient_norm(self) -> Any:
         gradients = self._gradients([variable.value for variable in self._variables])
         return tf.linalg.global_norm([one for one in gradients if one is not None])
-
-
-def compiled_loss(model: keras.Model, batch: tuple[Any, ...]) -> Callable[[], Any]:
-    """The loss that a compiled model minimises, of one batch, without dropout and in inference mode.
-
-    Args:
-        model: compiled.
-        batch: (x, y) or (x, y, sample_weight), arrays or tensors, nested as `fit` takes them.
-    """
-    x, y, sample_weight = (*tf.nest.map_structure(tf.convert_to_tensor, batch), None)[:3]
-    extra = {"training": False} if model._compute_loss_has_training_arg else {}
-
-    def loss() -> Any:
-        # The class's: that of the instance tells the watch of a training step.
-        compute = type(model).compute_loss
-        with _unheard(model):
-            return compute(model, x=x, y=y, y_pred=model(x, training=False), sample_weight=sample_weight, **extra)
-
-    return loss
-
-
-@contextmanager
-def _unheard(model: keras.Model) -> Iterator[None]:
-    """Keep a loss out of the metrics that Keras shows: computing one adds it to the averages of the epoch."""
-    trackers = list(getattr(model._compile_loss, "metrics", ()))
-    bare = [tracker.update_state for tracker in trackers]
-    for tracker in trackers:
-        tracker.update_state = lambda *values, **options: None
-    try:
-        yield
-    finally:
-        for tracker, update_state in zip(trackers, bare, strict=True):
-            tracker.update_state = update_state
 
 
 def _dot(one: Vectors, other: Vectors) -> Any:

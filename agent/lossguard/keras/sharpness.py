@@ -13,17 +13,27 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import keras
 import numpy as np
 
 from lossguard.guard import guarded
+from lossguard.keras.backends import backend
+from lossguard.keras.held import compiled_loss
 from lossguard.keras.preconditioner import preconditioner
 from lossguard.keras.treatments.base import checked_patterns
 
-if TYPE_CHECKING:
-    from lossguard.keras.curvature import Curvature
+
+class Curvature(Protocol):
+    """The preconditioned Hessian, a module for each backend that has it: `curvature`, `curvature_jax`."""
+
+    def turn(self, vectors: list[Any], shift: Any) -> tuple[list[Any], Any]:
+        """One power step: the unit vectors (A + shift) v / |(A + shift) v| and the quotient v A v, for |v| = 1."""
+
+    def gradient_norm(self) -> Any:
+        """The norm of the loss's gradient."""
+
 
 RATIO: Final = "sharpness_ratio"
 COST: Final = "sharpness_cost"
@@ -35,20 +45,20 @@ _NOTHING: Final[dict[str, float]] = {}
 @dataclass(frozen=True, slots=True)
 class _Probed:
     optimizer: Any
-    curvature: "Curvature"
+    curvature: Curvature
     limit: float
     shapes: list[tuple[int, ...]]
     gradient_seconds: float
 
 
 class Sharpness:
-    """The probe; give it to `Watch(sharpness=...)`. It needs Keras on TensorFlow, one device and float32.
+    """The probe; give it to `Watch(sharpness=...)`. It needs Keras on TensorFlow or JAX, one device and float32.
 
     Args:
         batch: the held batch, (x, y) or (x, y, sample_weight) as `fit` takes it; the compiled loss is computed of it. A
             few thousand examples: a product keeps about twice the activations that a training step does.
         loss: in the place of `batch` where no loss is compiled: a function of nothing that computes the scalar loss of
-            a held batch with TensorFlow, without dropout.
+            a held batch, without dropout.
         every: steps between two probes. A probe stands between two executions of the compiled step, which wait for it.
         products: products with the Hessian in a probe at most.
         first_products: ... in the first one, which begins at a random vector.
@@ -106,15 +116,20 @@ class Sharpness:
         Raises:
             ValueError: says what is in the way.
         """
-        if keras.backend.backend() != "tensorflow":
-            raise ValueError(f"sharpness: needs Keras on TensorFlow; this process runs it on {keras.backend.backend()}")
+        runs_on = keras.backend.backend()
+        if runs_on not in ("tensorflow", "jax"):
+            raise ValueError(f"sharpness: needs Keras on TensorFlow or JAX; this process runs it on {runs_on}")
         if len(optimizers) != 1:
             raise ValueError(f"sharpness: needs one optimizer, this training has {len(optimizers)}")
         preconditioner(optimizers[0])
         if self._batch is not None and model is None:
             raise ValueError("sharpness: without a compiled model give Sharpness a loss= in the place of a batch")
+        if model is None and runs_on == "jax":
+            raise ValueError("sharpness: on JAX a loop of one's own keeps its weights to itself; it needs fit")
         if model is not None:
-            if model.distribute_strategy.num_replicas_in_sync > 1:
+            strategy = getattr(model, "distribute_strategy", None)
+            spread = strategy is not None and strategy.num_replicas_in_sync > 1
+            if spread or keras.distribution.distribution() is not None:
                 raise ValueError("sharpness: needs a training on one device; this one is replicated")
             rough = sorted({one.compute_dtype for one in model.layers} & {"float16", "bfloat16"})
             if rough:
@@ -142,6 +157,7 @@ class Sharpness:
 
     @guarded("Sharpness.probe", _NOTHING)
     def _measure(self) -> dict[str, float]:
+        backend.sync(self._model)
         if self._probed is None:
             self._probed = self._prepare()
         probed = self._probed
@@ -152,8 +168,6 @@ class Sharpness:
         return {RATIO: eta * eigenvalue / probed.limit, COST: cost}
 
     def _prepare(self) -> _Probed:
-        from lossguard.keras.curvature import Curvature, compiled_loss
-
         (optimizer,) = self._optimizers
         variables = [
             variable
@@ -166,12 +180,24 @@ class Sharpness:
         if loss is None:
             raise RuntimeError("probe was called before check")
         known = preconditioner(optimizer)
-        curvature = Curvature(loss, variables, known.diagonal)
+        curvature = self._curvature(loss, variables, known.diagonal)
         shapes = [tuple(variable.shape) for variable in variables]
         # The first calls compile, and are not what a probe costs.
         curvature.turn(_random(shapes), np.float32(0.0))
         seconds = min(_seconds(curvature.gradient_norm) for _ in range(4))
         return _Probed(optimizer, curvature, known.limit, shapes, seconds)
+
+    def _curvature(
+        self, loss: Callable[[], Any], variables: Sequence[Any], diagonal: Callable[[Any], Any] | None
+    ) -> Curvature:
+        if keras.backend.backend() == "jax":
+            from lossguard.keras import curvature_jax
+
+            read = [] if self._model is None else self._model.variables
+            return curvature_jax.Curvature(loss, variables, diagonal, read)
+        from lossguard.keras import curvature
+
+        return curvature.Curvature(loss, variables, diagonal)
 
     def _top(self, probed: _Probed) -> float:
         limit = self._products if self._vectors is not None else self._first_products
