@@ -22,7 +22,7 @@ class Curvature:
         loss: the scalar loss, from nothing: of the held batch.
         variables: Keras variables, the coordinates.
         diagonal: from a variable to its part of D; None is the identity.
-        read: what else the loss may read, such as weights that are no coordinates.
+        read: what else is read, such as weights that are no coordinates, and the optimizer's slots.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Curvature:
 
     def turn(self, vectors: Vectors, shift: Any) -> tuple[Vectors, Any]:
         """One power step: the unit vectors (A + shift) v / |(A + shift) v| and the quotient v A v, for |v| = 1."""
-        made: tuple[Vectors, Any] = self._turned(*self._now(), self._roots(), vectors, shift)
+        made: tuple[Vectors, Any] = self._turned(*self._now(), vectors, shift)
         return made
 
     def gradient_norm(self) -> Any:
@@ -52,18 +52,17 @@ class Curvature:
     def _now(self) -> tuple[Vectors, Vectors]:
         return [one.value for one in self._variables], [one.value for one in self._read]
 
-    def _roots(self) -> Vectors | None:
-        return None if self._diagonal is None else [jnp.sqrt(self._diagonal(one)) for one in self._variables]
+    def _given(self, values: Vectors, read: Vectors) -> keras.StatelessScope:
+        given = [*zip(self._variables, values, strict=True), *zip(self._read, read, strict=True)]
+        return keras.StatelessScope(state_mapping=given)
 
     def _at(self, values: Vectors, read: Vectors) -> Any:
-        given = [*zip(self._variables, values, strict=True), *zip(self._read, read, strict=True)]
-        with keras.StatelessScope(state_mapping=given):
+        with self._given(values, read):
             return jnp.asarray(self._loss(), "float32")
 
-    def _turn(
-        self, values: Vectors, read: Vectors, roots: Vectors | None, vectors: Vectors, shift: Any
-    ) -> tuple[Vectors, Any]:
-        scale = roots or [1.0] * len(vectors)
+    def _turn(self, values: Vectors, read: Vectors, vectors: Vectors, shift: Any) -> tuple[Vectors, Any]:
+        with self._given(values, read):
+            scale = [1.0 if self._diagonal is None else jnp.sqrt(self._diagonal(one)) for one in self._variables]
         directions = [root * vector for root, vector in zip(scale, vectors, strict=True)]
         _, curved = jax.jvp(lambda some: jax.grad(self._at)(some, read), (values,), (directions,))
         product = [root * one for root, one in zip(scale, curved, strict=True)]

@@ -193,7 +193,7 @@ class Sharpness:
         if keras.backend.backend() == "jax":
             from lossguard.keras import curvature_jax
 
-            read = [] if self._model is None else self._model.variables
+            read = [] if self._model is None else [*self._model.variables, *backend.variables(self._optimizers[0])]
             return curvature_jax.Curvature(loss, variables, diagonal, read)
         from lossguard.keras import curvature
 
