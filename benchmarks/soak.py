@@ -6,8 +6,9 @@ In a round each run sends one chunk, as a sidecar does about every minute: 60 ro
 as fast as one service process over SQLite takes them. `--long` runs send more and longer chunks, one after the other,
 so that all the time some run has a segment to compact, which is what needs most memory at once. At each line a scrape
 of `/metrics`, a heat map and a series are asked for. The table shows the service's memory over the chunks: resident,
-and what of it is its own (anonymous: without the database's file and the libraries). Whether it is flat: a line through
-the samples after the first half, and the most of each quarter. Ends by itself after `--limit` seconds with what it has.
+and what of it is its own (anonymous: without the database's file and the libraries). Whether it is flat: the medians of
+the quarters, and the median of all slopes within the second half. Ends by itself after `--limit` seconds with what it
+has.
 """
 
 import argparse
@@ -107,12 +108,17 @@ def segments(database: Path) -> int:
 
 
 def verdict(samples: list[tuple[int, float, float]], runs: int) -> str:
-    """How flat the samples are."""
-    quarters = [[one[1] for one in part] for part in np.array_split(np.array(samples), 4) if len(part)]
-    half = samples[len(samples) // 2 :]
-    slope = np.polyfit([one[0] / (HOUR * runs) for one in half], [one[1] for one in half], 1)[0] if len(half) > 1 else 0
-    most = ", ".join(f"{max(quarter):.0f}" for quarter in quarters)
-    return f"most of each quarter {most} MB; after the first half {slope:+.1f} MB an hour of {runs} runs"
+    """How flat the samples are: medians, since one that falls into a compaction is higher by what that needs."""
+    taken, resident = np.array([one[:2] for one in samples]).T
+    quarters = ", ".join(f"{np.median(part):.0f}" for part in np.array_split(resident, 4))
+    hours, half = taken / (HOUR * runs), len(samples) // 2
+    slopes = [
+        (resident[later] - resident[one]) / (hours[later] - hours[one])
+        for one in range(half, len(samples))
+        for later in range(one + 1, len(samples))
+    ]
+    slope = f"{np.median(slopes):+.1f} MB an hour of {runs} runs"
+    return f"medians of the quarters {quarters} MB; in the second half {slope} (median slope)"
 
 
 def main() -> None:
