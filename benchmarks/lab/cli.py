@@ -1,6 +1,7 @@
 """The lab's command line."""
 
 import os
+import resource
 import shutil
 import sys
 import time
@@ -50,7 +51,8 @@ def lab(
         page.write(out)
         return
     source = Source(days=4, rows_per_day=3000) if quick else Source(None if data is None else str(data))
-    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    began = time.monotonic()
+    deadline = None if minutes is None else began + 60 * minutes
     try:
         work = Lab(source, cache, workers=workers, quick=quick, deadline=deadline)
         if plan:
@@ -62,7 +64,8 @@ def lab(
                 work.complete(chosen)
             finally:
                 work.close()
-        written = page.collect(work, chosen, out)
+        call = page.Call(progress.runs, time.monotonic() - began, _cpu_seconds())
+        written = page.collect(work, chosen, out, call)
     except (DataError, PoolError) as error:
         print(f"lossguard-lab: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
@@ -73,6 +76,12 @@ def lab(
         _export(work, export)
     for line in written:
         print(line)
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of the workers that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def _cost(configs: list[Config]) -> float:
@@ -118,7 +127,11 @@ def _export(work: Lab, folder: Path) -> None:
 
 
 class _Progress:
-    """Progress on the terminal: a bar over the planned runs, by their price."""
+    """Progress on the terminal: a bar over the planned runs, by their price.
+
+    Attributes:
+        runs: that have ended.
+    """
 
     def __init__(self, work: Lab, chosen: list[object]) -> None:
         from rich.console import Console
@@ -137,7 +150,7 @@ class _Progress:
         missing = [config for config in configs if work.known(config) is None]
         work.planning = False
         self._task = self._bar.add_task("", total=max(_cost(missing), 0.1), runs=0, name="")
-        self._runs = 0
+        self.runs = 0
 
     def __enter__(self) -> "_Progress":
         self._bar.start()
@@ -148,5 +161,5 @@ class _Progress:
 
     def done(self, name: str, seconds: float) -> None:
         """A run has ended."""
-        self._runs += 1
-        self._bar.update(self._task, advance=seconds, runs=self._runs, name=name)
+        self.runs += 1
+        self._bar.update(self._task, advance=seconds, runs=self.runs, name=name)

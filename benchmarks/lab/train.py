@@ -9,6 +9,7 @@ import hashlib
 import math
 import time
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import keras
@@ -72,15 +73,10 @@ class Trainer:
         begin = time.process_time()
         self.compiled = config.compiled
         self._data = data
-        columns = data.examples.categorical
-        if not config.sparse:
-            columns = np.delete(columns, SPARSE, axis=1)
-        numbers = np.concatenate([data.examples.numeric, data.raw], 1) if config.raw else data.examples.numeric
-        self._categorical = tf.constant(columns)
-        self._numeric = tf.constant(numbers)
-        self._labels = {task: tf.constant(data.examples.labels[task][:, None]) for task in config.tasks}
+        self._categorical, self._numeric, labels = _tensors(data, config.sparse, config.raw)
+        self._labels = {task: labels[task] for task in config.tasks}
         self.model = lab_model.build(
-            config.bottom, data.examples.rows, columns.shape[1], numbers.shape[1], config.tasks
+            config.bottom, data.examples.rows, self._categorical.shape[1], self._numeric.shape[1], config.tasks
         )
         self.optimizer = _optimizer(config)
         self.optimizer.build(self.model.trainable_variables)
@@ -226,6 +222,15 @@ class Trainer:
         for variable in self.model.trainable_variables:
             found.update(variable.numpy().tobytes())
         return found.hexdigest()
+
+
+@cache
+def _tensors(data: LabData, sparse: bool, raw: bool) -> tuple[Any, Any, dict[str, Any]]:
+    """The columns and labels for TensorFlow, one copy for all steps: it does not give back what a function captured."""
+    columns = data.examples.categorical if sparse else np.delete(data.examples.categorical, SPARSE, axis=1)
+    numbers = np.concatenate([data.examples.numeric, data.raw], 1) if raw else data.examples.numeric
+    labels = {task: tf.constant(values[:, None]) for task, values in data.examples.labels.items()}
+    return tf.constant(columns), tf.constant(numbers), labels
 
 
 def _variables(treatment: Any) -> Any:

@@ -12,6 +12,7 @@ import re
 import textwrap
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,28 @@ PAGE = Path("lab.md")
 WIDTH = 120
 
 
-def collect(lab: Lab, chosen: Sequence[Experiment], out: Path) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of the lab, from its start until everything was trained.
+
+    Attributes:
+        trained: runs, without those that were there.
+        wall_seconds, cpu_seconds: of it and its workers.
+    """
+
+    trained: int
+    wall_seconds: float
+    cpu_seconds: float
+
+
+def collect(lab: Lab, chosen: Sequence[Experiment], out: Path, call: Call) -> list[str]:
     """Measure, write the results file, the figures and the page; what to tell the user.
 
     Args:
         lab: that ran.
         chosen: the experiments to measure.
         out: folder of the documents.
+        call: what it took.
     """
     place = out / RESULTS
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +67,7 @@ def collect(lab: Lab, chosen: Sequence[Experiment], out: Path) -> list[str]:
             notes.append(f"{one.NAME}: not complete ({missing})")
             continue
         experiments[one.NAME] = to_json({"title": one.TITLE, "cost": _cost(lab, counted), "found": found})
-    results = {"about": about, "experiments": experiments}
+    results = {"about": about | {"call": to_json(asdict(call))}, "experiments": experiments}
     text = json.dumps(results, indent=1, sort_keys=True)
     # Points on one line: a line for each number would be most of the file.
     place.write_text(re.sub(r"\[\s+([^][{}]*?)\s+\]", lambda list_: f"[{' '.join(list_[1].split())}]", text) + "\n")
@@ -151,15 +167,27 @@ def _anchor(title: str) -> str:
     return kept.replace(" ", "-")
 
 
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes"
+
+
 def _commands(results: dict[str, Any]) -> list[str]:
     about, costs = results["about"], [one["cost"] for one in results["experiments"].values()]
-    runs, cpu, wall = (sum(one[name] for one in costs) for name in ("runs", "cpu_seconds", "wall_seconds"))
+    runs, cpu = (sum(one[name] for one in costs) for name in ("runs", "cpu_seconds"))
+    call = about["call"]
+    if call["trained"] == runs:
+        said = f"All of them were trained in one call that began with nothing: {_minutes(call['wall_seconds'])}"
+    else:
+        said = (
+            f"The last call trained {call['trained']} of them, the others were kept: {_minutes(call['wall_seconds'])}"
+        )
     return [
         f"On {about['data']}, {about['date']}, with TensorFlow {about['tensorflow']}, Keras {about['keras']} and "
         f"Python {about['python']}, {about['workers']} processes of one thread on {about['cores']} cores: {runs} runs, "
-        f"{cpu:.0f} CPU seconds with their compilations, or {cpu / 60 / about['workers']:.0f} minutes of "
-        f"{about['workers']} cores that do nothing else. The machine was shared and the lab had a low priority: by the "
-        f"clock its runs took {wall / 60 / about['workers']:.0f} minutes.",
+        f"{cpu:.0f} CPU seconds with their compilations. {said} by the clock and {call['cpu_seconds']:.0f} CPU seconds, "
+        f"with reading the data and judging the runs; {about['workers']} cores that do nothing else need "
+        f"{_minutes(call['cpu_seconds'] / about['workers'])}. The clock also runs for whatever else such a machine does: "
+        "where it says more than the cores need, the machine was shared.",
         "",
         '    make lab ARGS="--data KuaiRand-Pure/data"    # docs/demo.md says how to get the data',
         '    make lab ARGS="--quick"                      # a smoke run on a generated stream',
