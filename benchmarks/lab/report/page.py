@@ -184,10 +184,10 @@ def _commands(results: dict[str, Any]) -> list[str]:
     return [
         f"On {about['data']}, {about['date']}, with TensorFlow {about['tensorflow']}, Keras {about['keras']} and "
         f"Python {about['python']}, {about['workers']} processes of one thread on {about['cores']} cores: {runs} runs, "
-        f"{cpu:.0f} CPU seconds with their compilations. {said} by the clock and {call['cpu_seconds']:.0f} CPU seconds, "
-        f"with reading the data and judging the runs; {about['workers']} cores that do nothing else need "
-        f"{_minutes(call['cpu_seconds'] / about['workers'])}. The clock also runs for whatever else such a machine does: "
-        "where it says more than the cores need, the machine was shared.",
+        f"{cpu:.0f} CPU seconds with their compilations. {said} by the clock and {call['cpu_seconds']:.0f} CPU "
+        f"seconds, with reading the data and judging the runs; {about['workers']} cores that do nothing else need "
+        f"{_minutes(call['cpu_seconds'] / about['workers'])}. The clock also runs for whatever else such a machine "
+        "does: where it says more than the cores need, the machine was shared.",
         "",
         '    make lab ARGS="--data KuaiRand-Pure/data"    # docs/demo.md says how to get the data',
         '    make lab ARGS="--quick"                      # a smoke run on a generated stream',

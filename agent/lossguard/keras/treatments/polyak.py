@@ -8,9 +8,9 @@ what it knows. Then, and only then,
     2. if what is left still promises more than loss - floor, all of it is cut by one factor, to exactly that.
 
 The promise says when, Clippy by how much, and the second cut is the Polyak step with the user's learning rate as its
-upper bound: SPS_max (Loizou et al., arXiv 2002.10542), here under any optimizer's preconditioner, as in MoMo (Schaipp et
-al., arXiv 2305.07583). On a convex loss whose least value is the floor no step passes the minimum along u. When it acts
-does not depend on the scale of loss, weights or gradients, and is no threshold that anybody chooses.
+upper bound: SPS_max (Loizou et al., arXiv 2002.10542), here under any optimizer's preconditioner, as in MoMo (Schaipp
+et al., arXiv 2305.07583). On a convex loss whose least value is the floor no step passes the minimum along u. When it
+acts does not depend on the scale of loss, weights or gradients, and is no threshold that anybody chooses.
 
 While every step promises less than the loss all factors are exactly 1: weights are those of the untreated training, bit
 for bit.
