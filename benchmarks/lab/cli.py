@@ -5,6 +5,7 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ import typer
 from lab import prices
 from lab.config import Config
 from lab.data import Source
-from lab.lab import Lab
+from lab.lab import Experiment, Lab
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -50,6 +51,8 @@ def lab(
     if render:
         page.write(out)
         return
+    if quick and data is not None:
+        raise typer.BadParameter("a smoke run generates its rows; leave --data out", param_hint="--quick")
     source = Source(days=4, rows_per_day=3000) if quick else Source(None if data is None else str(data))
     began = time.monotonic()
     deadline = None if minutes is None else began + 60 * minutes
@@ -133,7 +136,7 @@ class _Progress:
         runs: that have ended.
     """
 
-    def __init__(self, work: Lab, chosen: list[object]) -> None:
+    def __init__(self, work: Lab, chosen: Sequence[Experiment]) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -146,7 +149,7 @@ class _Progress:
             console=Console(stderr=True),
         )
         work.planning = True
-        configs = dict.fromkeys(config for one in chosen for config in one.plan(work))  # type: ignore[attr-defined]
+        configs = dict.fromkeys(config for one in chosen for config in one.plan(work))
         missing = [config for config in configs if work.known(config) is None]
         work.planning = False
         self._task = self._bar.add_task("", total=max(_cost(missing), 0.1), runs=0, name="")

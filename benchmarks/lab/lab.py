@@ -10,9 +10,13 @@ from lab.cache import Cache
 from lab.config import Config, Outcome
 from lab.data import Source, read
 from lab.pool import Pool
+from lossguard.demo.tables import DataError
 from lossguard.trace.trace import Trace
 
 QUICK_STEPS, QUICK_BATCH = 48, 128
+LEAST_ROWS = 200_000
+"""Rows before the last day that a folder must hold: the experiments pass over about so many once (KuaiRand-Pure has
+212,597, the generated stream 207,700)."""
 
 
 class Missing(Exception):
@@ -74,6 +78,7 @@ class Lab:
     deadline: float | None = None
     asked: dict[Config, None] = field(default_factory=dict)
     _cache: Cache | None = None
+    _training: int = 0
     _known: dict[Config, Outcome] = field(default_factory=dict)
     _pool: Pool | None = None
 
@@ -85,10 +90,26 @@ class Lab:
 
     @property
     def cache(self) -> Cache:
-        """The kept runs of these data."""
+        """The kept runs of these data.
+
+        Raises:
+            DataError: no such data, or too little.
+        """
         if self._cache is None:
-            self._cache = Cache(self.folder, read(self.source).fingerprint, self.source.reference)
+            data = read(self.source)
+            self._training = data.examples.training
+            if self.source.folder is not None and self._training < LEAST_ROWS:
+                raise DataError(
+                    f"{self.source.folder} holds {self._training:,} rows before its last day, the lab needs "
+                    f"{LEAST_ROWS:,}: give it all of KuaiRand-Pure, or leave --data out for a generated stream"
+                )
+            self._cache = Cache(self.folder, data.fingerprint, self.source.reference)
         return self._cache
+
+    def steps(self, batch: int, most: int) -> int:
+        """How many batches one pass over the rows before the last day has, `most` at most."""
+        _ = self.cache
+        return min(most, self._training // batch)
 
     def seeds(self, count: int) -> range:
         """So many seeds, fewer in a smoke run."""

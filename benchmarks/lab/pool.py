@@ -6,6 +6,7 @@ costs what it was at, and the error says so. Nothing is left running.
 
 import multiprocessing
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +19,9 @@ from lab.data import Source
 
 CHUNK = 10
 """Runs in one task of a worker at most: the last tasks of the workers should end together."""
+TASKS = 20
+"""Tasks after which a process is replaced. TensorFlow keeps what it compiled until the process ends, 50 to 100 MB for
+each step, also where the step, its model and its graphs are collected and the session is cleared (measured)."""
 
 
 class PoolError(RuntimeError):
@@ -38,7 +42,7 @@ def chunks(configs: Sequence[Config], workers: int) -> list[list[Config]]:
 
 
 class Pool:
-    """Worker processes; they live from their first run to `close`, with what they have compiled.
+    """Worker processes; each lives for `TASKS` tasks, with what it has compiled last, the last ones until `close`.
 
     Args:
         source: of the rows.
@@ -52,7 +56,8 @@ class Pool:
         self._context = multiprocessing.get_context("spawn")
         self._says = self._context.SimpleQueue()
         self._stop = self._context.Event()
-        self._executors: dict[int, ProcessPoolExecutor] = {}
+        self._executors: dict[tuple[int, int], ProcessPoolExecutor] = {}
+        self._tasks: Counter[tuple[int, int]] = Counter()
 
     def run(self, configs: Sequence[Config], deadline: float | None = None) -> None:
         """Train what is not in the cache.
@@ -71,7 +76,7 @@ class Pool:
             # Two threads are not shared out: TensorFlow may use a process's threads for one run alone.
             workers = self._workers if threads == 1 else 1
             try:
-                self._run(chunks(part, workers), self._executor(threads, workers), workers, deadline)
+                self._run(chunks(part, workers), threads, workers, deadline)
             except BrokenProcessPool:
                 raise PoolError(
                     "a worker process died (out of memory?); finished runs are kept, run the lab again to go on"
@@ -84,27 +89,34 @@ class Pool:
             executor.shutdown(cancel_futures=True)
         self._executors.clear()
 
-    def _executor(self, threads: int, workers: int) -> ProcessPoolExecutor:
-        if threads not in self._executors:
-            self._executors[threads] = ProcessPoolExecutor(
-                workers,
+    def _executor(self, threads: int, place: int) -> ProcessPoolExecutor:
+        """The one process that works at this place; a new one where it has done its tasks."""
+        key = (threads, place)
+        if self._tasks[key] >= TASKS:
+            self._executors.pop(key).shutdown()
+            self._tasks[key] = 0
+        if key not in self._executors:
+            self._executors[key] = ProcessPoolExecutor(
+                1,
                 mp_context=self._context,
                 initializer=worker.begin,
                 initargs=(self._source, self._folder, threads, self._says, self._stop),
             )
-        return self._executors[threads]
+        self._tasks[key] += 1
+        return self._executors[key]
 
-    def _run(
-        self, waiting: list[list[Config]], executor: ProcessPoolExecutor, workers: int, deadline: float | None
-    ) -> None:
-        running: set[Future[int]] = set()
+    def _run(self, waiting: list[list[Config]], threads: int, workers: int, deadline: float | None) -> None:
+        running: dict[Future[int], int] = {}
+        idle = list(range(workers))
         while waiting or running:
             if deadline is not None and time.monotonic() > deadline:
                 waiting = []
-            while waiting and len(running) < workers:
-                running.add(executor.submit(worker.train, waiting.pop(0)))
-            finished, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            while waiting and idle:
+                place = idle.pop(0)
+                running[self._executor(threads, place).submit(worker.train, waiting.pop(0))] = place
+            finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             while not self._says.empty():
                 self._done(*self._says.get())
             for future in finished:
+                idle.append(running.pop(future))
                 future.result()

@@ -1,5 +1,7 @@
 """One training: the same numbers whatever ran before, and what is recorded of it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -71,3 +73,16 @@ def test_the_judged_day_is_never_trained_on(data: LabData) -> None:
             assert rows.shape == (RUN.steps, 16)
             assert rows.max() < examples.training
             assert set(examples.day[rows.ravel()]) <= set(range(examples.last_day))
+
+
+def test_a_strictly_sequential_pass_fits_into_the_rows_of_the_generated_stream_too(tmp_path: Path) -> None:
+    from lab import order
+    from lab.lab import Lab
+
+    source = Source(days=3, rows_per_day=400)
+    examples = read(source).examples
+    steps = Lab(source, tmp_path).steps(64, 410)
+    assert steps == examples.training // 64
+    order.rows(RUN.but(order="sequential", steps=steps), examples)
+    with pytest.raises(ValueError, match="are more than the"):
+        order.rows(RUN.but(order="sequential", steps=steps + 1), examples)

@@ -219,9 +219,10 @@ def text(found: dict[str, Any]) -> list[str]:
         "",
         "![Distance from the minimum over the steps](lab/figure-3.svg)",
         "",
-        f"**Figures 4 and 7.** One naive run (seed {followed['seed']}) through its divergence: a is five steps "
-        f"before ({steps['a']}, loss {number(followed['loss_at']['a'])}), b the last step before the loss jumps, whose "
-        f"update breaks the model ({steps['b']}, {number(followed['loss_at']['b'])}), c the peak ({steps['c']}, "
+        "**Figures 4 and 7.** They are drawn together here; a public summary shows the measures and factors of all "
+        f"methods as the paper's figure 8. One naive run (seed {followed['seed']}) through its divergence: a is five "
+        f"steps before ({steps['a']}, loss {number(followed['loss_at']['a'])}), b the last step before the loss jumps, "
+        f"whose update breaks the model ({steps['b']}, {number(followed['loss_at']['b'])}), c the peak ({steps['c']}, "
         f"{number(followed['loss_at']['c'])}). The "
         f"thresholds are the paper's ({', '.join(f'{name} {value:g}' for name, value in THRESHOLDS.items())}).",
         "",

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lab import summary
-from lab.config import Config
+from lab.config import Bottom, Config
 from lab.experiments import table2
 from lab.grids import CLIPPY, METHODS
 from lab.lab import Lab
@@ -19,8 +19,8 @@ TITLE = "Incremental training: strictly sequential data"
 
 TRIALS = 5
 STEPS = 410
-"""Batches of 512 in the 13 days of KuaiRand-Pure, rounded down."""
-BOTTOM = "large+dcn"
+"""Batches of 512 in the 13 days of KuaiRand-Pure, rounded down; fewer where there are fewer rows."""
+BOTTOM: Bottom = "large+dcn"
 REMEDIES: dict[str, dict[str, Any]] = {
     "naive, a window of a day": {"order": "window"},
     "naive, warm-up of 100": {"warm_up": 100},
@@ -32,7 +32,7 @@ def _rows(lab: Lab) -> dict[tuple[str, str], list[Config]]:
     found = {}
     for rate in table2.RATES:
         base = table2.base(lab, "small" if lab.quick else BOTTOM, rate)
-        base = base.but(order="sequential", steps=min(base.steps, STEPS))
+        base = base.but(order="sequential", steps=min(base.steps, lab.steps(base.batch, STEPS)))
         for method in METHODS[::4] if lab.quick else METHODS:
             settings = table2.best(lab, base.bottom, rate, method)
             found[rate, method] = base.but(treatment=method, settings=settings)

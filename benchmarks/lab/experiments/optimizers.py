@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lab import summary
-from lab.config import Config, Optimizer
+from lab.config import Bottom, Config, Optimizer
 from lab.grids import CLIPPY, Settings
 from lab.lab import Lab
 from lab.report.markdown import counts, interval, percent, plus_minus, table
@@ -13,7 +13,7 @@ NAME = "optimizers"
 TITLE = "Clippy on Adam, RMSprop and SGD"
 
 TRIALS = 4
-BOTTOM = "large+dcn"
+BOTTOM: Bottom = "large+dcn"
 RATES: dict[Optimizer, tuple[float, float]] = {"adam": (1e-2, 3e-2), "rmsprop": (1e-2, 3e-2), "sgd": (1e-2, 3e-2)}
 """One that trains each of them, and one at which a first run diverged."""
 METHODS: dict[str, Settings] = {"naive": (), "clippy": CLIPPY}

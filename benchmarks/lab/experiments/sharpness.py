@@ -70,7 +70,7 @@ def text(found: dict[str, Any]) -> list[str]:
         ]
         for run in found["runs"]
     ]
-    head = ["method", "seed", "hindsight", "onset", "median ratio before", "largest ratio", "click AUC, %"]
+    head = ["method", "seed", "hindsight", "onset", "median ratio before it", "largest of the run", "click AUC, %"]
     return [
         f"The clean row of Table 3, probed every {found['every']} steps on a batch of 1024 that is held. A ratio of 1 "
         "is the edge at which a quadratic of this curvature would begin to grow under this rate.",
@@ -106,8 +106,8 @@ def figures(found: dict[str, Any]) -> dict[str, str]:
 def headline(found: dict[str, Any]) -> str:
     """How near they come to the edge."""
     said = [
-        f"{run['method']}, seed {run['seed']} ({run['hindsight']}): median {number(run['median_before'])}, largest "
+        f"{run['method']}, seed {run['seed']} ({run['hindsight']}): {number(run['median_before'])}, "
         f"{number(run['largest'])}"
         for run in found["runs"]
     ]
-    return f"The sharpness ratio before an onset: {'; '.join(said)}."
+    return f"The sharpness ratio, its median before an onset and its largest value in the run: {'; '.join(said)}."

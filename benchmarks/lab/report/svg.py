@@ -83,7 +83,7 @@ def rows(panels: Sequence[Panel], x_label: str, columns: int = 1) -> str:
     from matplotlib import pyplot
 
     # The salt makes the same picture the same bytes; its default is drawn anew in every process.
-    style = {"svg.hashsalt": "lossguard", "svg.fonttype": "none", "font.size": 8, "axes.spines.top": False}
+    style: Any = {"svg.hashsalt": "lossguard", "svg.fonttype": "none", "font.size": 8, "axes.spines.top": False}
     style |= {"axes.spines.right": False, "axes.titlesize": 8, "legend.frameon": False, "lines.linewidth": 1.0}
     height = -(-len(panels) // columns)
     with matplotlib.rc_context(style):
@@ -107,8 +107,8 @@ def _draw(axes: Any, panel: Panel) -> None:
     for line in panel.lines:
         points = [[from_json_number(value) for value in point] for point in line.points]
         if points:
-            x, y = zip(*points, strict=True)
-            axes.plot(x, y, line.style, label=line.label)
+            places, values = zip(*points, strict=True)
+            axes.plot(places, values, line.style, label=line.label)
     if panel.log:
         axes.set_yscale("log")
     if panel.level is not None:
