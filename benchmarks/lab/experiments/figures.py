@@ -210,7 +210,9 @@ def text(found: dict[str, Any]) -> list[str]:
             f"A run that hindsight calls {one['hindsight']} (seed {one['seed']}, onset {one['onset'] or '-'}, held-out "
             f"click AUC {100 * one['auc']:.2f} %); Lossguard calls it {one['status']}."
             for one in (micro, full)
-        ),
+        )
+        + " The onset is where the last event begins, or the one that does not end; a peak before it is an event that "
+        "ended.",
         "",
         "![Loss and batch AUC of a micro- and a full divergence](lab/figure-1.svg)",
         "",
@@ -273,7 +275,7 @@ def figures(found: dict[str, Any]) -> dict[str, str]:
         for what, title in (("measured", f"{layer}: measures"), ("factor", f"{layer}: factors")):
             lines = [svg.Line(method, one[what]) for method, one in methods.items()]
             panels.append(svg.Panel(title, lines, log=True, marks=marks))
-    names = list(dict.fromkeys(name.rsplit(" ", 2)[0] for name in found["curves"]))
+    names = [name for name in table2.BOTTOMS if any(curve.startswith(f"{name} ") for curve in found["curves"])]
     curves = [
         svg.Panel(f"{bottom} {rate}", _of(found["curves"], f"{bottom} {rate} "))
         for bottom in names
@@ -306,7 +308,8 @@ def _of(curves: dict[str, Any], start: str) -> list[svg.Line]:
 def _first(divergences: dict[str, Any]) -> Sequence[svg.Panel]:
     panels = []
     for what, title, log in (("loss", "total loss", True), ("batch_auc", "click AUC of the batch, mean of 9", False)):
-        for name, one in divergences.items():
+        for name in ("micro", "full"):
+            one = divergences[name]
             marks = [(one["onset"], "onset")] if one["onset"] else []
             panels.append(svg.Panel(f"{name}: {title}", [svg.Line(what, one[what])], log=log, marks=marks))
     return panels
@@ -327,9 +330,11 @@ def headline(found: dict[str, Any]) -> str:
     layer = followed["rows"][0]["layer"]
     grown = {row["method"]: _times(row["measured"]) for row in followed["rows"] if row["layer"] == layer}
     said = ", ".join(f"{method} {number(times, 2)}" for method, times in grown.items())
+    rising = ", ".join(method for method, times in grown.items() if times > JUMPED)
     return (
-        f"From five steps before the loss jumped to the step before it the measures of `{layer}` grew by these "
-        f"factors: {said}. Clippy clips `{low}` most (median factor {number(medians[low], 2)})."
+        f"From five steps before the loss jumped to the step before it the measures of `{layer}` changed by these "
+        f"factors: {said}. That they rise before the loss does shows for {rising or 'none of them'}. Clippy clips "
+        f"`{low}` most (median factor {number(medians[low], 2)})."
     )
 
 

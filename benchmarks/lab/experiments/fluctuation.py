@@ -191,8 +191,10 @@ def headline(found: dict[str, Any]) -> str:
             sd, less = (100 * from_json_number(rows[one]["auc"]["sd"]) for one in (name, other))
             auc, changed = (100 * from_json_number(rows[one]["auc"]["mean"]) for one in (name, other))
             what = other.removeprefix("dates, ")
+            calms = "calms" if less < sd else "does not calm"
             lines.append(
-                f"With {what} trials spread by {less:.2f} points (without: {sd:.2f}), AUC {changed:.2f} ({auc:.2f})."
+                f"The {what.replace('decay', 'continuous decay')} {calms} the trials: their AUC spreads by {less:.2f} "
+                f"points (without: {sd:.2f}) around {changed:.2f} ({auc:.2f})."
             )
     return " ".join(lines)
 
@@ -200,9 +202,10 @@ def headline(found: dict[str, Any]) -> str:
 def figures(found: dict[str, Any]) -> dict[str, str]:
     """The loss, the weights and the gradients of three rows."""
     panels = []
-    for name, one in found["lines"].items():
-        panels.append(svg.Panel(f"{name}: loss", [svg.Line("loss", one["loss"])]))
-        for stat, title in (("weight_norm", "‖w‖"), ("gradient_norm", "‖g‖")):
-            lines = [svg.Line(layer.removesuffix("/kernel"), points) for layer, points in one[stat].items()]
-            panels.append(svg.Panel(title, lines, log=True))
+    for name in (one for one in LINES if one in found["lines"]):
+        of = found["lines"][name]
+        panels.append(svg.Panel(f"{name}: loss", [svg.Line("loss", of["loss"])]))
+        for stat, title in (("weight_norm", "‖w‖"), ("gradient_norm", "‖g‖, the same layers")):
+            lines = [svg.Line(layer.removesuffix("/kernel"), points) for layer, points in of[stat].items()]
+            panels.append(svg.Panel(title, lines, log=True, legend=stat == "weight_norm"))
     return {"convergence": svg.rows(panels, "step", 3)}

@@ -88,16 +88,26 @@ def text(found: dict[str, Any]) -> list[str]:
 
 def headline(found: dict[str, Any]) -> str:
     """What works."""
-    rows = [row for row in found["rows"] if not row["method"].startswith("naive, a window")]
-    works = [f"{row['method']} at {row['rate']}" for row in rows if row["diverged"]["hits"] == 0]
-    fails = [
-        f"{row['method']} at {row['rate']} ({row['diverged']['hits']}/{row['diverged']['trials']})"
-        for row in rows
-        if row["diverged"]["hits"]
-    ]
+    rows = [row for row in found["rows"] if row["method"] != "naive, a window of a day"]
     best = max(rows, key=lambda row: row["auc"]["mean"])
-    return (
-        f"Strictly sequential data: no divergence with {', '.join(works) or 'anything'}; divergences with "
-        f"{', '.join(fails) or 'nothing'}. Best mean AUC: {percent(best['auc'])} %, by {best['method']} at "
-        f"{best['rate']}."
-    )
+    treated = _hits([row for row in rows if row["method"] in METHODS[1:]])
+    said = [
+        f"On rows in their strict order {_each(rows, METHODS[0])} diverge without a treatment, and {treated} with one "
+        f"of the four. Best mean AUC: {percent(best['auc'])} %, by {best['method']} at {best['rate']}."
+    ]
+    alone, window = "naive, warm-up of 100", "naive, a window of a day"
+    if any(row["method"] == alone for row in rows):
+        said.append(
+            f"With a warm-up of 100 steps alone {_each(rows, alone)} diverge; with a window of a day to draw from in "
+            f"the place of the strict order {_each(found['rows'], window)}."
+        )
+    return " ".join(said)
+
+
+def _hits(rows: list[dict[str, Any]]) -> str:
+    return f"{sum(row['diverged']['hits'] for row in rows)} of {sum(row['diverged']['trials'] for row in rows)}"
+
+
+def _each(rows: list[dict[str, Any]], method: str) -> str:
+    """How often, rate by rate."""
+    return ", ".join(f"{_hits([row])} at {row['rate']}" for row in rows if row["method"] == method)

@@ -12,6 +12,7 @@ from lab.judge import column
 from lab.lab import Lab
 from lab.report import svg
 from lab.report.markdown import number, table
+from lossguard.wire.numbers import from_json_number
 
 NAME = "sharpness"
 TITLE = "Sharpness along a naive and a treated run"
@@ -110,4 +111,12 @@ def headline(found: dict[str, Any]) -> str:
         f"{number(run['largest'])}"
         for run in found["runs"]
     ]
-    return f"The sharpness ratio, its median before an onset and its largest value in the run: {'; '.join(said)}."
+    lost = [run["median_before"] for run in found["runs"] if run["onset"] is not None]
+    sound = [run["median_before"] for run in found["runs"] if run["onset"] is None]
+    apart = "" if not lost or not sound or _apart(lost, sound) else " Before the onset it does not tell the runs apart."
+    return f"The sharpness ratio, its median before an onset and its largest value: {'; '.join(said)}.{apart}"
+
+
+def _apart(lost: list[Any], sound: list[Any]) -> bool:
+    """Whether what is lost lies above all that is sound."""
+    return min(map(from_json_number, lost)) > max(map(from_json_number, sound))

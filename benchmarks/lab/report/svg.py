@@ -12,6 +12,8 @@ from lossguard.wire.numbers import from_json_number
 POINTS = 240
 """Of a line that is thinned; more are not seen at this size."""
 DIGITS = 4
+MANY_LINES = 5
+"""In a panel, of which more are named in two columns."""
 
 Points = Sequence[Sequence[Any]]
 
@@ -41,6 +43,7 @@ class Panel:
         log: whether y is logarithmic.
         level: a horizontal line, where given.
         marks: vertical lines, x and label.
+        legend: whether the lines are named; not where the panel beside it names the same ones.
     """
 
     title: str
@@ -48,6 +51,7 @@ class Panel:
     log: bool = False
     level: float | None = None
     marks: Sequence[tuple[float, str]] = field(default_factory=tuple)
+    legend: bool = True
 
 
 EMPTY = Panel("", ())
@@ -117,5 +121,6 @@ def _draw(axes: Any, panel: Panel) -> None:
         axes.axvline(x, color="0.5", linewidth=0.7, linestyle="--")
         axes.annotate(label, (x, 1.0), xycoords=("data", "axes fraction"), fontsize=7, ha="left", va="top")
     axes.set_title(panel.title, loc="left")
-    if len(panel.lines) > 1:
-        axes.legend(fontsize=6, loc="best")
+    if len(panel.lines) > 1 and panel.legend:
+        many = len(panel.lines) > MANY_LINES
+        axes.legend(fontsize=6, loc="best", ncols=2 if many else 1, columnspacing=0.8, handlelength=1.0)
