@@ -44,7 +44,9 @@ class Glances:
             except BaseException as error:
                 if connection is not None:
                     connection.terminate()
-                if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
+                # InternalClientError: asyncpg, where the connection is cut in the moment in which a statement begins.
+                known = asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError | OSError
+                if isinstance(error, known):
                     raise NoGlance from error
                 raise
             self._free.append(connection)
