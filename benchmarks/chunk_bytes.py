@@ -25,6 +25,17 @@ from lossguard.wire.frame import Frames, Schema
 ID = ChunkId("bench", "r", "0" * 32, 0)
 
 
+def recorded(runs: int) -> list[Path]:
+    """So many of the recorded runs, spread over them all; ends the program with a sentence where there are none."""
+    repository = Path(__file__).resolve().parents[1]
+    shared = Path(os.environ.get("LOSSGUARD_SHARED", repository.parent / "shared"))
+    paths = sorted((shared / "traces" / "runs").glob("*.npz"))
+    if not paths:
+        print(f"no recorded runs in {shared}: set LOSSGUARD_SHARED")
+        sys.exit(0)
+    return paths[:: max(1, len(paths) // runs)][:runs]
+
+
 def load(path: Path, rng: np.random.Generator, *, full: bool) -> Frames:
     with np.load(path) as trace:
         stats = trace["stats"].astype(np.float32)
@@ -51,13 +62,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    repository = Path(__file__).resolve().parents[1]
-    shared = Path(os.environ.get("LOSSGUARD_SHARED", repository.parent / "shared"))
-    paths = sorted((shared / "traces" / "runs").glob("*.npz"))
-    if not paths:
-        print(f"no recorded runs in {shared}: set LOSSGUARD_SHARED")
-        sys.exit(0)
-    paths = paths[:: max(1, len(paths) // options.runs)][: options.runs]
+    paths = recorded(options.runs)
     table: dict[str, dict[str, float]] = {}
     for full in (False, True):
         rng = np.random.default_rng(0)

@@ -15,18 +15,15 @@ of the recorded stats, which are cut to 8 bits: noise in their lowest bits. Targ
 import argparse
 import asyncio
 import importlib.util
-import os
-import sys
 import tempfile
 from contextlib import ExitStack
-from pathlib import Path
 
 import httpx
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from chunk_bytes import load
+from chunk_bytes import load, recorded
 from lossguard.wire.chunk import AttemptStart, Chunk, ChunkId, encode
 from lossguard.wire.frame import Frames
 from lossguard_service.app import create_app
@@ -98,13 +95,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=64, help="in a chunk")
     parser.add_argument("--bits", type=int, nargs="+", default=[10, 23])
     options = parser.parse_args()
-    repository = Path(__file__).resolve().parents[1]
-    shared = Path(os.environ.get("LOSSGUARD_SHARED", repository.parent / "shared"))
-    paths = sorted((shared / "traces" / "runs").glob("*.npz"))
-    if not paths:
-        print(f"no recorded runs in {shared}: set LOSSGUARD_SHARED")
-        sys.exit(0)
-    paths = paths[:: max(1, len(paths) // options.runs)][: options.runs]
+    paths = recorded(options.runs)
     print(f"{len(paths)} runs, {options.frames} frames a chunk")
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
