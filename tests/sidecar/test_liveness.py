@@ -1,6 +1,8 @@
 """A trainer that steps is told of as long as its service answers, whatever becomes of its chunks."""
 
 import errno
+import itertools
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,30 @@ def test_a_service_that_takes_no_chunks_hears_of_every_step(
     assert len(service.arrivals) == 1, "the chunk itself waits as long as it was asked to"
     recorder.close()
     service.heartbeats.clear()
+    ships.stop()
+    client.close()
+
+
+def test_a_trainer_that_begins_after_its_sidecar_lives_though_its_chunks_are_not_taken(
+    tmp_path: Path, service: LoopbackService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "HEARTBEAT_SECONDS", 0.01)
+    service.always = lambda identity: Answer(500)
+    looks, looked_and_found_nothing = itertools.count(), threading.Event()
+
+    def find_runs() -> list[Path]:
+        if next(looks) == 2:  # the one worker is back from its first turn
+            looked_and_found_nothing.set()
+        return [tmp_path / "ads" / "r"]
+
+    client = Client(service.url)
+    ships = dispatcher.Dispatcher(find_runs, client, workers=1, poll_seconds=0.01, uniform=lambda low, high: 600.0)
+    ships.start()
+    assert looked_and_found_nothing.wait(30.0)
+    recorder = Recorder(tmp_path, "ads", "r", seal_frames=1)
+    recorder.record(frame(5))
+    service.wait_for(lambda: any(beat[2]["last_step"] == 5 for beat in service.heartbeats))
+    recorder.close()
     ships.stop()
     client.close()
 

@@ -250,6 +250,7 @@ class Dispatcher:
             if run is not None:
                 if run.empty_since is not None and run.shipper.changed() not in (None, run.empty_since):
                     run.due, run.again, run.empty_since = now, True, None
+                    run.heartbeat_due = now  # its trainer may be heard of before its first chunk is taken
             else:
                 self._runs[folder] = _Run(RunShipper(folder, self._service), Backoff(self._uniform), due=now)
                 _log.info("%s/%s: found its journal", folder.parent.name, folder.name)
