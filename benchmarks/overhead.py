@@ -197,7 +197,7 @@ def measure(
                     seconds[str(name)].append(block(str(name)))
         said = {}
         for name, watch in watches.items():
-            recorder = watch._attempt and watch._attempt.sink
+            recorder = watch._attempts.current and watch._attempts.current.sink
             watch.close()
             # The first block waited for the compiler.
             costs = getattr(recorder, "costs", [])[1:]

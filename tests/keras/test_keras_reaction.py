@@ -121,7 +121,7 @@ def test_the_state_after_a_rollback_is_the_state_before() -> None:
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             from lossguard.keras.snapshots import Snapshot
 
-            state = watch._trainee.state()
+            state = watch._training.state()
             if batch == 3:
                 self.snapshot = Snapshot(4, state)
                 self.snapshot.fetch()
@@ -228,7 +228,7 @@ def test_a_wrong_reaction_is_refused_by_name() -> None:
 
 def test_where_clippy_is_on_already_the_rate_is_halved() -> None:
     watch = Watch("ads", "ranker", treatment=Clippy(), on_full_divergence="rollback", open_recorder=MemorySink)
-    assert [one.describe()["name"] for one in watch._treatments] == ["Clippy", "Rate"]
+    assert [one.describe()["name"] for one in watch._training._treatments] == ["Clippy", "Rate"]
 
 
 def test_the_demos_ranker_diverges_and_a_rollback_rescues_it(monkeypatch: pytest.MonkeyPatch) -> None:

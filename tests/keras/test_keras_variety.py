@@ -120,7 +120,7 @@ def test_nothing_of_ours_raises_into_fit(
     for place, entry in (
         ("lossguard.keras.rows.RowMaker.row", "Hook.record"),
         ("lossguard.keras.tasks.measure", "StepScalars.measure"),
-        ("lossguard.keras.ring.Ring.snapshot", "Watch.flush"),
+        ("lossguard.keras.ring.Ring.snapshot", "Attempts.flush"),
         ("lossguard.keras.fetch.frames_of", "Fetcher.record"),
     ):
         with monkeypatch.context() as patch:

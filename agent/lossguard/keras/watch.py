@@ -6,32 +6,28 @@ from then on nothing of ours raises into or waits in the training. Every update 
 in the user's step, at interpreter exit), the attempt ends with that reason and with its last frame.
 """
 
-import atexit
 import os
-import sys
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Self
 
 import keras
 
-from lossguard.guard import guarded
-from lossguard.keras.attempt import Attempt, Destination
+from lossguard.keras.attempt import Destination
+from lossguard.keras.attempts import Attempts
 from lossguard.keras.backends import backend
-from lossguard.keras.budget import Budget, checked_share
+from lossguard.keras.budget import checked_share
 from lossguard.keras.coverage import Coverage
 from lossguard.keras.describe import checked_counts, checked_journal, checked_service, checked_treatments
-from lossguard.keras.distribution import rank_of
 from lossguard.keras.enclosure import enclose, leave, reason_of
 from lossguard.keras.fetch import Sink
-from lossguard.keras.reaction import FETCH_STEPS, OnFullDivergence, Trainee, TrainingStopped, reaction_of
+from lossguard.keras.reaction import FETCH_STEPS, OnFullDivergence, TrainingStopped, reaction_of
 from lossguard.keras.scalars import StepScalars
-from lossguard.keras.sharpness import SCALARS, Sharpness
+from lossguard.keras.sharpness import Sharpness
 from lossguard.keras.tasks import Task, checked_kinds, checked_logits, compiled_tasks, said_tasks
 from lossguard.keras.training import Training
 from lossguard.keras.treatments.base import Treatment, checked_patterns
 from lossguard.recorder import Recorder
-from lossguard.wire.chunk import AttemptEnd, Checkpoint
+from lossguard.wire.chunk import AttemptEnd
 from lossguard.wire.names import check_name
 
 
@@ -117,38 +113,45 @@ class Watch(keras.callbacks.Callback):
         self.project, self.run = check_name("project", project), check_name("run", run)
         self.journal = checked_journal(journal)
         names = (self.project, self.run, checked_service(service), token)
-        self._destination = Destination(self.journal, *names, open_recorder)
+        destination = Destination(self.journal, *names, open_recorder)
         checked_counts(full_every=full_every, fetch_steps=fetch_steps)
         checked_counts(window_steps=1 if window_steps is None else window_steps)
         if not fetch_seconds > 0:
             raise ValueError(f"fetch_seconds: must be positive, got {fetch_seconds!r}")
         self._kinds, self._logits = checked_kinds(tasks), checked_logits(logits)
-        self._treatments = checked_treatments(treatment)
-        self._reaction = reaction_of(on_full_divergence, self._treatments)
-        if self._reaction is not None:
-            self._treatments = (*self._treatments, *self._reaction.treatments)
+        treatments = checked_treatments(treatment)
+        reaction = reaction_of(on_full_divergence, treatments)
+        if reaction is not None:
+            treatments = (*treatments, *reaction.treatments)
             fetch_steps = min(fetch_steps, FETCH_STEPS)
-        self._user_config = dict(config or {})
-        self._full_every = full_every
-        self._budget_share = checked_share(budget)
+        share = checked_share(budget)
         if sharpness is not None and not isinstance(sharpness, Sharpness):
             raise ValueError(f"sharpness: must be a Sharpness, got {sharpness!r}")
         self._sharpness = sharpness
         self._window_steps = window_steps
-        self._fetch_steps, self._fetch_seconds = fetch_steps, fetch_seconds
 
         self._scalars = StepScalars(said_tasks(self._kinds or {}, self._logits), batch_id)
         self._training = Training(
             self._scalars,
-            self._treatments,
+            treatments,
             full_every=full_every,
             unwatched=checked_patterns("unwatched", unwatched),
             dedupe_sparse=dedupe_sparse,
-            acts=self._reaction is not None,
+            acts=reaction is not None,
             fetch_steps=fetch_steps,
         )
-        self._trainee = Trainee(self._training.updates, self._training.state, self._new_attempt)
-        self._attempt: Attempt | None = None
+        self._attempts = Attempts(
+            destination,
+            self._training,
+            self._scalars,
+            config=config or {},
+            full_every=full_every,
+            budget=share,
+            fetch_steps=fetch_steps,
+            fetch_seconds=fetch_seconds,
+            sharpness=sharpness,
+            reaction=reaction,
+        )
         self._last_batch = -1
         self._stays_open = False
         self._entered_at = 0
@@ -237,8 +240,8 @@ class Watch(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Open the attempt before the first step, after all callbacks have restored what they restore."""
-        if self._attempt is None and self._training.hooks:
-            self._open()
+        if self._attempts.current is None and self._training.hooks:
+            self._attempts.open()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Take new rows off the device when it is time."""
@@ -246,31 +249,16 @@ class Watch(keras.callbacks.Callback):
         self._after(steps)
 
     def _after(self, steps: int) -> None:
-        attempt = self._attempt
-        if attempt is None or attempt.forked:
-            return
-        self._probe(attempt, steps)
-        if attempt.due(steps):
-            self.flush()
-        if self._reaction is not None and (why := self._react(steps)):
+        if why := self._attempts.turn(steps):
             self.close("failed", 10.0)
             if self._model is not None:
                 self._model.stop_training = True
             raise TrainingStopped(f"run {self.run} is stopped: {why}")
 
-    @guarded("Watch.probe", None)
-    def _probe(self, attempt: Attempt, steps: int) -> None:
-        if self._sharpness is not None and self._sharpness.due(steps):
-            attempt.put(self._sharpness.probe())
-
-    @guarded("Watch.react", "")
-    def _react(self, steps: int) -> str:
-        return "" if self._reaction is None else self._reaction.turn(steps, self._trainee)
-
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """End the attempt, unless this watch is used in a `with` block, which ends it."""
         leave(self._model)
-        if self._stays_open and self._attempt is not None:
+        if self._stays_open and self._attempts.current is not None:
             self.flush()
         else:
             self.close("finished")
@@ -285,7 +273,7 @@ class Watch(keras.callbacks.Callback):
             self._entered_at = self._training.updates()
         elif self._training.hooks:
             self._make_ready()
-            self._open()
+            self._attempts.open()
         return self
 
     @backend.uncompiled
@@ -323,10 +311,10 @@ class Watch(keras.callbacks.Callback):
             TrainingStopped: only with `on_full_divergence`, see there.
         """
         self._training.returned(optimizer_variables)
-        if self._attempt is None and self._stays_open and self._training.hooks:
+        if self._attempts.current is None and self._stays_open and self._training.hooks:
             # `train_on_batch` calls no callback, so this is the first that is heard of its first step.
             updates = self._training.updates()
-            self._open(self._entered_at if updates - self._entered_at < 2 else updates - 1)
+            self._attempts.open(self._entered_at if updates - self._entered_at < 2 else updates - 1)
         self._after(1)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
@@ -336,15 +324,13 @@ class Watch(keras.callbacks.Callback):
     @property
     def attempt(self) -> str | None:
         """The attempt's key; None while none is open."""
-        return None if self._attempt is None else getattr(self._attempt.sink, "attempt", None)
+        attempt = self._attempts.current
+        return None if attempt is None else getattr(attempt.sink, "attempt", None)
 
-    @guarded("Watch.flush", None)
     def flush(self) -> None:
         """Take the new rows of all rings off the device. In a loop of one's own, call it between steps."""
-        if self._attempt is not None and not self._attempt.forked:
-            self._attempt.fetch()
+        self._attempts.flush()
 
-    @guarded("Watch.checkpoint", None)
     def checkpoint(self, path: str | os.PathLike[str], *, step: int | None = None, has_slots: bool = True) -> None:
         """Say that the model was saved.
 
@@ -353,64 +339,8 @@ class Watch(keras.callbacks.Callback):
             step: the last step in it; None for now.
             has_slots: whether the optimizer's state is in it, without which it is no rollback target.
         """
-        if self._attempt is not None and not self._attempt.forked:
-            self.flush()
-            step = self._training.hooks[0].step if step is None else step
-            self._attempt.event(Checkpoint(step, time.time(), os.fspath(path), has_slots))
+        self._attempts.checkpoint(path, step, has_slots)
 
-    @guarded("Watch.close", None)
     def close(self, reason: AttemptEnd = "finished", timeout_seconds: float = 30.0) -> None:
         """End the attempt. Calling it again does nothing."""
-        attempt = self._attempt
-        if attempt is None or attempt.forked:
-            return
-        leave(self._model)
-        self.flush()
-        self._attempt = None
-        atexit.unregister(self._at_exit)
-        if self._model is not None:
-            self._scalars.detach(self._model)
-        self._training.rest(True)
-        attempt.end(reason, timeout_seconds)
-
-    @guarded("Watch.open", None)
-    def _open(self, start_step: int | None = None) -> None:
-        start_step = self._training.updates() if start_step is None else start_step
-        self._training.rest(False)
-        sink = self._destination.open(rank_of(self._training.optimizers), start_step, self._config)
-        if self._reaction is not None:
-            sink = self._reaction.begin(sink, self._scalars.kinds, self._trainee)
-        self._attempt = Attempt(
-            sink,
-            self._training.hooks,
-            self._training.sync,
-            start_step=start_step,
-            fetch_steps=self._fetch_steps,
-            fetch_seconds=self._fetch_seconds,
-            budget=None if self._budget_share is None else Budget(self._budget_share, self._full_every, time.time()),
-            beside=() if self._sharpness is None else SCALARS,
-            jit=bool(getattr(self._model, "jit_compile", False)),
-            skipped=lambda: self._scalars.skipped,
-        )
-        atexit.register(self._at_exit)
-
-    def _config(self) -> dict[str, Any]:
-        acts = {} if self._reaction is None else self._reaction.config
-        return {**self._user_config, **acts, "budget": self._budget_share, **self._training.describe()}
-
-    def _new_attempt(self, back: Callable[[], None]) -> None:
-        self.flush()
-        if self._attempt is None:
-            return
-        self._attempt.end("interrupted", 10.0)
-        atexit.unregister(self._at_exit)
-        try:
-            back()
-            if self._model is not None:
-                # The epoch's averages would carry the divergence, NaN for ever, into other callbacks.
-                self._model.reset_metrics()
-        finally:
-            self._open()
-
-    def _at_exit(self) -> None:
-        self.close(reason_of(getattr(sys, "last_type", None) or KeyboardInterrupt), 5.0)
+        self._attempts.close(reason, timeout_seconds)
