@@ -1,4 +1,4 @@
-"""The hand-off from the training thread to the journal.
+"""The recorder: one attempt, from the training threads to the journal.
 
 Guarantees. `record` never blocks on a disk, a lock that a disk is waited for under, or the network, never raises, and
 answers yes or no; what it answers no to is counted by reason. Memory is bounded by `queue_bytes`. One daemon thread
@@ -16,19 +16,17 @@ import sys
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from lossguard import drops
 from lossguard.guard import guarded, swallow, swallowed
+from lossguard.handoff import Handoff
 from lossguard.journal.files import Files
-from lossguard.journal.sealer import Journal, Sealer, frame_bytes
+from lossguard.journal.sealer import Journal, Sealer
 from lossguard.journal.writer import JournalWriter
-from lossguard.wire.chunk import AttemptEnd, AttemptStart, AttemptStop, ChunkId, Event, check_config, check_event
+from lossguard.wire.chunk import AttemptEnd, AttemptStart, ChunkId, Event, check_config, check_event
 from lossguard.wire.frame import Frames
 from lossguard.wire.names import check_name
 from lossguard.wire.numbers import to_json
@@ -113,25 +111,14 @@ class Recorder:
         self.run: Final = run
         self.attempt: Final = secrets.token_hex(16)
         self._seal_seconds = seal_seconds
-        self._seal_frames = seal_frames
         self._journal_bytes = journal_bytes
-        self._queue_bytes = queue_bytes
         self._files = files
         self._started = time.time()
         start = AttemptStart(start_step, self._started, _checked_config(config))
 
         self._pid = os.getpid()
         self._drops = drops.DropCounts()
-        self._queue: deque[Frames | Event] = deque()
-        # Only producers take this lock, and only for a few instructions; reentrant because a signal handler may record.
-        self._producers = threading.RLock()
-        self._last_step = self._newest_step = start_step
-        self._closed = False
-        self._frames_in = self._bytes_in = 0
-        self._frames_taken = self._bytes_taken = 0
-        # Tokens, not an Event: `put` is one C call, while `Event.set` takes a lock that the recorder's thread may hold
-        # when the operating system takes it off the core.
-        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._handoff = Handoff(start, self._drops, queue_bytes=queue_bytes, wake_frames=seal_frames)
         self._flush_asked = self._flush_done = 0
         self._flushed = threading.Condition()
         self._stopping = False
@@ -147,8 +134,6 @@ class Recorder:
         self._check_directory()
         if service is not None:
             self._uploader = _make_uploader(self.directory / project / run, service, token)
-        self._queue.append(start)
-        self._wake.put(None)
         self._thread = threading.Thread(target=self._work, name=f"lossguard-recorder-{run}", daemon=True)
         self._thread.start()
         if self._uploader is not None:
@@ -175,39 +160,11 @@ class Recorder:
             False if any of them was dropped and counted.
         """
         try:
-            return self._record(frames)
+            return self._handoff.frames(frames, self._sealer.waiting_bytes, self._sealer.refusal)
         except Exception as error:
             swallow("Recorder.record", error)
             self.drop(drops.INTERNAL_ERROR, 1)
             return False
-
-    def _record(self, frames: Frames) -> bool:
-        count = len(frames)
-        if count == 0:
-            return True
-        complete = True
-        with self._producers:
-            if self._closed:
-                self.drop(drops.CLOSED, count)
-                return False
-            newest = self._newest_step = int(frames.steps[-1])
-            if frames.steps[0] <= self._last_step:
-                late = int((frames.steps <= self._last_step).sum())
-                self.drop(drops.OUT_OF_ORDER, late)
-                if late == count:
-                    return False
-                frames, count, complete = frames[late:], count - late, False
-            size = frame_bytes(frames)
-            if self._bytes_in - self._bytes_taken + self._sealer.waiting_bytes + size > self._queue_bytes:
-                self.drop(self._sealer.refusal or drops.QUEUE_FULL, count)
-                return False
-            self._last_step = newest
-            self._bytes_in += size
-            self._frames_in += count
-            self._queue.append(frames)
-        if self._frames_in - self._frames_taken >= self._seal_frames and self._wake.empty():
-            self._wake.put(None)
-        return complete
 
     @guarded("Recorder.event", False)
     def event(self, event: Event) -> bool:
@@ -217,12 +174,7 @@ class Recorder:
             False after `close`, or if no chunk can carry it (which is logged).
         """
         check_event(event)
-        with self._producers:
-            if self._closed:
-                return False
-            self._queue.append(event)
-        self._wake.put(None)
-        return True
+        return self._handoff.event(event)
 
     @guarded("Recorder.drop", None)
     def drop(self, reason: str, count: int) -> None:
@@ -239,7 +191,7 @@ class Recorder:
         with self._flushed:
             self._flush_asked += 1
             mine = self._flush_asked
-        self._wake.put(None)
+        self._handoff.wake()
         with self._flushed:
             self._flushed.wait_for(lambda: self._flush_done >= mine or not self._thread.is_alive(), timeout_seconds)
             done = self._flush_done >= mine
@@ -253,13 +205,10 @@ class Recorder:
         the journal for a sidecar or the run's next attempt. Calling it again does nothing.
         """
         deadline = time.monotonic() + timeout_seconds
-        with self._producers:
-            if self._closed:
-                return
-            self._queue.append(AttemptStop(self._last_step, time.time(), reason))
-            self._closed = True
+        if not self._handoff.end(reason):
+            return
         self._stopping = True
-        self._wake.put(None)
+        self._handoff.wake()
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._uploader is not None:
             self._uploader.close(max(0.0, deadline - time.monotonic()))
@@ -284,9 +233,9 @@ class Recorder:
         """What happened so far: frames, chunks, bytes, drops by reason (`dropped_<reason>`), and the uploader's."""
         sealer = self._sealer
         counters = {
-            "frames_recorded": self._frames_in,
+            "frames_recorded": self._handoff.frames_in,
             "frames_sealed": sealer.frames_sealed,
-            "frames_waiting": self._frames_in - sealer.frames_sealed,
+            "frames_waiting": self._handoff.frames_in - sealer.frames_sealed,
             "chunks_sealed": sealer.chunks_sealed,
             "bytes_sealed": sealer.bytes_sealed,
             "last_sealed_step": sealer.last_sealed_step or 0,
@@ -305,39 +254,33 @@ class Recorder:
             empty_since = time.monotonic()
             finished = False
             while not finished:
-                self._sleep(empty_since + self._seal_seconds - time.monotonic())
+                self._handoff.sleep(empty_since + self._seal_seconds - time.monotonic())
                 due = time.monotonic() >= empty_since + self._seal_seconds
                 finished = self._turn(due)
                 if due or not self._sealer.waiting:
                     empty_since = time.monotonic()
         except Exception as error:
             swallow("Recorder's thread", error)
-            with self._producers:
-                self._closed = True
+            self._handoff.end(None)
         finally:
             if self._writer is not None:
                 self._writer.close()
             with self._flushed:
                 self._flushed.notify_all()
 
-    def _sleep(self, seconds: float) -> None:
-        with suppress(Empty):
-            self._wake.get(timeout=max(0.0, seconds))
-            while True:
-                self._wake.get_nowait()
-
     def _turn(self, due: bool) -> bool:
         """Take what is queued and seal it: whole chunks, or all there is when due; True at the end of the attempt."""
         stopping = self._stopping
         with self._flushed:
             asked = self._flush_asked
-        self._take()
+        for item in self._handoff.take():
+            self._sealer.add(item)
         flush = due or stopping or asked > self._flush_done
         # A disk that refused is tried again when it is due, not with every frame.
         if flush or self._sealer.refusal is None:
             self._sealer.seal(flush=flush)
         if self._writer is not None:
-            self._writer.beat(self._newest_step)  # also while the disk is full and everything is dropped
+            self._writer.beat(self._handoff.newest_step)  # also while the disk is full and everything is dropped
         if stopping:
             self._sealer.abandon()
         with self._flushed:
@@ -346,14 +289,6 @@ class Recorder:
         if self._uploader is not None:
             self._uploader.wake()
         return stopping
-
-    def _take(self) -> None:
-        while self._queue:
-            item = self._queue.popleft()
-            self._sealer.add(item)
-            if isinstance(item, Frames):
-                self._bytes_taken += frame_bytes(item)
-                self._frames_taken += len(item)
 
     def _open_journal(self) -> Journal:
         self._writer = JournalWriter(
@@ -368,12 +303,9 @@ class Recorder:
         return self._writer
 
     def _after_fork_in_child(self) -> None:
-        self._closed = True
-        self._producers = threading.RLock()
+        self._handoff.forget_in_child()
         self._flushed = threading.Condition()
-        self._wake = SimpleQueue()
         self._drops.forget_lock()
-        self._queue.clear()
         if self._writer is not None:
             # The child's copy of the lock's descriptor would keep the attempt alive after the parent's death.
             self._writer.close()
