@@ -17,6 +17,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+from fits import BACKEND, LOSSES, Sink, examples, fit, model_of_two_tasks, values, watch_of
+from loops import own_loop
 
 import lossguard.guard
 from lossguard.keras import (
@@ -32,116 +34,9 @@ from lossguard.keras import (
     Watch,
 )
 
-BACKEND = keras.backend.backend()
-LOSSES: dict[str, Any] = {"click": keras.losses.BinaryCrossentropy(from_logits=True), "play": "mse"}
-
 
 def raised(entry: str, error: Exception) -> None:
     raise error
-
-
-class Sink:
-    """A recorder that keeps what it gets."""
-
-    def __init__(self, *places: Any, **options: Any) -> None:
-        self.config = options["config"]
-        self.blocks: list[Any] = []
-        self.drops: dict[str, int] = {}
-        self.ended = ""
-
-    def record(self, frames: Any) -> bool:
-        self.blocks.append(frames)
-        return True
-
-    def event(self, event: Any) -> bool:
-        return True
-
-    def drop(self, reason: str, count: int) -> None:
-        self.drops[reason] = self.drops.get(reason, 0) + count
-
-    def close(self, reason: str = "finished", timeout_seconds: float = 30.0) -> None:
-        self.ended = reason
-
-    def told(self) -> dict[str, Any]:
-        if not self.blocks:
-            return {"steps": [], "ended": self.ended, "drops": self.drops}
-        schema = self.blocks[-1].schema
-        blocks = [block for block in self.blocks if block.schema.layers == schema.layers]
-        scalars = np.concatenate([block.scalars for block in blocks])
-        stats = np.concatenate([block.stats for block in blocks])
-        return {
-            "steps": [int(step) for block in blocks for step in block.steps],
-            "ended": self.ended,
-            "drops": self.drops,
-            "full": np.concatenate([block.stats_present.min(1) for block in blocks]).tolist(),
-            "scalars": {
-                name: scalars[:, place].tolist()
-                for place, name in enumerate(schema.scalars)
-                if not name.startswith("agent_")
-            },
-            "stats": {
-                layer: {stat: stats[:, row, column].tolist() for column, stat in enumerate(schema.stats)}
-                for row, layer in enumerate(schema.layers)
-            },
-        }
-
-
-def model_of_two_tasks() -> keras.Model:
-    numbers, codes = keras.Input((5,), name="numbers"), keras.Input((3,), dtype="int32", name="codes")
-    looked_up = keras.layers.Flatten()(keras.layers.Embedding(11, 2, name="embedding")(codes))
-    shared = keras.layers.Dense(6, activation="tanh", name="shared")(keras.layers.Concatenate()([numbers, looked_up]))
-    heads = {name: keras.layers.Dense(1, name=f"head_{name}")(shared) for name in ("click", "play")}
-    model = keras.Model({"numbers": numbers, "codes": codes}, heads)
-    random = np.random.default_rng(7)
-    # The backends' own random numbers differ.
-    model.set_weights([random.normal(size=weight.shape).astype("float32") / 3 for weight in model.get_weights()])
-    return model
-
-
-def examples(count: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    random = np.random.default_rng(3)
-    inputs = {
-        "numbers": random.normal(size=(count, 5)).astype("float32"),
-        "codes": random.integers(0, 11, (count, 3)).astype("int32"),
-    }
-    labels = {
-        "click": (random.random((count, 1)) < 0.4).astype("float32"),
-        "play": random.normal(size=(count, 1)).astype("float32"),
-    }
-    return inputs, labels
-
-
-def values(variables: Any) -> list[Any]:
-    return [np.asarray(keras.ops.convert_to_numpy(variable), "float64").tolist() for variable in variables]
-
-
-def watch_of(sinks: list[Sink], **options: Any) -> Watch:
-    def opened(*places: Any, **given: Any) -> Sink:
-        sinks.append(Sink(*places, **given))
-        return sinks[-1]
-
-    # On TensorFlow alone an embedding's gradient has a row for each look-up, which Keras applies one by one.
-    merged = BACKEND == "tensorflow"
-    return Watch("ads", "ranker", open_recorder=opened, dedupe_sparse=merged, **{"budget": None, **options})
-
-
-def fit(optimizer: Any, *, count: int = 80, watch: bool = True, broken: int | None = None, **options: Any) -> Any:
-    compiled = {name: options.pop(name) for name in ("steps_per_execution", "jit_compile") if name in options}
-    epochs = options.pop("epochs", 1)
-    sinks: list[Sink] = []
-    mine = watch_of(sinks, **options) if watch else None
-    model = model_of_two_tasks()
-    model.compile(optimizer if mine is None else mine.wrap(optimizer), loss=LOSSES, **compiled)
-    inputs, labels = examples(count)
-    if broken is not None:
-        inputs["numbers"][broken] = np.inf
-    model.fit(
-        inputs, labels, batch_size=8, shuffle=False, verbose=0, epochs=epochs, callbacks=[] if mine is None else [mine]
-    )
-    told = sinks[0].told() if sinks else {}
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    slots = [one for one in inner.variables if "lossguard" not in one.path]
-    return {**told, "weights": values(model.weights), "slots": values(slots)}
 
 
 OPTIMIZERS = {
@@ -358,73 +253,6 @@ def failing() -> Any:
     except RuntimeError as error:
         return {"raised": str(error) == "theirs", **sinks[0].told()}
     return {"raised": False}
-
-
-def own_loop() -> Any:
-    model = model_of_two_tasks()
-    made = keras.optimizers.Adam(0.02)
-    sinks: list[Sink] = []
-    mine = watch_of(sinks, tasks={"click": "binary", "play": "regression"}, logits=["click"], full_every=1)
-    mine.wrap(made)
-    made.build(model.trainable_variables)
-    inputs, labels = examples(8)
-    click, play = keras.losses.BinaryCrossentropy(from_logits=True), keras.losses.MeanSquaredError()
-
-    def loss_of(outputs: Any) -> Any:
-        parts = {"click": click(labels["click"], outputs["click"]), "play": play(labels["play"], outputs["play"])}
-        loss = parts["click"] + 2.0 * parts["play"]
-        mine.observe(loss, labels, outputs, task_losses=parts)
-        return loss
-
-    step: Any = {"jax": _jax_loop, "torch": _torch_loop, "tensorflow": _tensorflow_loop}[BACKEND]
-    with mine:
-        step(model, made, inputs, loss_of, mine)
-    return {**sinks[0].told(), "weights": values(model.weights)}
-
-
-def _tensorflow_loop(model: Any, optimizer: Any, inputs: Any, loss_of: Any, watch: Watch) -> None:
-    import tensorflow as tf
-
-    @tf.function
-    def step() -> None:
-        with tf.GradientTape() as tape:
-            loss = loss_of(model(inputs, training=True))
-        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
-
-    for _ in range(4):
-        step()
-        watch.after_step()
-
-
-def _jax_loop(model: Any, optimizer: Any, inputs: Any, loss_of: Any, watch: Watch) -> None:
-    import jax
-
-    def loss(trainable: Any) -> Any:
-        outputs, _ = model.stateless_call(trainable, [], inputs, training=True)
-        return loss_of(outputs)
-
-    @jax.jit
-    def step(trainable: Any, state: Any) -> Any:
-        return optimizer.stateless_apply(state, jax.grad(loss)(trainable), trainable)
-
-    trainable, state = ([one.value for one in some] for some in (model.trainable_variables, optimizer.variables))
-    for _ in range(4):
-        trainable, state = step(trainable, state)
-        watch.after_step(state)
-    for one, value in zip(model.trainable_variables, trainable, strict=True):
-        one.assign(value)
-
-
-def _torch_loop(model: Any, optimizer: Any, inputs: Any, loss_of: Any, watch: Watch) -> None:
-    import torch
-
-    for _ in range(4):
-        model.zero_grad()
-        loss_of(model({name: torch.as_tensor(value) for name, value in inputs.items()}, training=True)).backward()
-        gradients = [one.value.grad for one in model.trainable_variables]
-        with torch.no_grad():
-            optimizer.apply(gradients, model.trainable_variables)
-        watch.after_step()
 
 
 def scenarios() -> dict[str, Any]:

@@ -20,7 +20,8 @@ import pytest
 HERE = Path(__file__).parent
 OTHERS = {"tensorflow": ("jax", "torch"), "jax": ("tensorflow", "torch"), "torch": ("tensorflow", "jax")}
 RUN = (
-    "import runpy, sys\nfor name in {others}: sys.modules[name] = None\nrunpy.run_path({script!r}, run_name='__main__')"
+    "import runpy, sys\nfor name in {others}: sys.modules[name] = None\n"
+    "sys.path.insert(0, {folder!r})\nrunpy.run_path({folder!r} + '/scenario.py', run_name='__main__')"
 )
 
 TREATMENTS = ("Clippy", "GradientClipping", "AdaptiveGradientClipping", "units", "LAMB", "several", "PolyakCap")
@@ -33,7 +34,7 @@ OPTIMIZERS = (
 @functools.cache
 def started(backend: str) -> tuple[subprocess.Popen[str], Path]:
     folder = tempfile.mkdtemp(prefix="lossguard-backends-")
-    code = RUN.format(others=OTHERS[backend], script=str(HERE / "scenario.py"))
+    code = RUN.format(others=OTHERS[backend], folder=str(HERE))
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     out = Path(folder, "told.json")
     with open(Path(folder, "log"), "w") as log:
