@@ -31,7 +31,7 @@ from lossguard_service.ingest.routes import router as ingest_routes
 from lossguard_service.metrics import collector
 from lossguard_service.metrics.replica import Replica
 from lossguard_service.rates import Rates
-from lossguard_service.settings import Settings
+from lossguard_service.settings import Settings, is_loopback
 from lossguard_service.store.bytes import BytesError, ByteStore
 from lossguard_service.store.cleanup import clean_up
 from lossguard_service.store.compact import compact, retain
@@ -114,7 +114,8 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     app.state.settings = settings
     app.state.clock = clock
     app.state.database = database
-    app.state.guard = Guard(database, settings.admin_token.get_secret_value() if settings.admin_token else None, clock)
+    admin_token = settings.admin_token.get_secret_value() if settings.admin_token else None
+    app.state.guard = Guard(database, admin_token, clock, is_reachable=not is_loopback(settings.host))
     app.state.rates = Rates(settings.token_chunks_per_second, settings.token_bytes_per_second, clock)
     app.state.ingest = Ingest(
         database,

@@ -26,10 +26,20 @@ _CHALLENGE: Final = {"www-authenticate": 'Bearer realm="lossguard", Basic realm=
 
 
 class Guard:
-    """Checks tokens; one per replica."""
+    """Checks tokens; one per replica.
 
-    def __init__(self, database: Database, admin_token: str | None, clock: Callable[[], float]) -> None:
+    Args:
+        database: where the tokens are.
+        admin_token: one that is valid besides.
+        clock: Unix seconds.
+        is_reachable: other machines reach this replica, so that requests need a token even when none is valid any more.
+    """
+
+    def __init__(
+        self, database: Database, admin_token: str | None, clock: Callable[[], float], *, is_reachable: bool = False
+    ) -> None:
         self._database = database
+        self._is_reachable = is_reachable
         self._admin = None if admin_token is None else digest(admin_token)
         self._clock = clock
         self._found: dict[str, tuple[float, Token | None]] = {}
@@ -37,7 +47,7 @@ class Guard:
 
     async def needs_tokens(self) -> bool:
         """True if requests need a token."""
-        if self._admin is not None:
+        if self._admin is not None or self._is_reachable:
             return True
         now = self._clock()
         if self._closed is None or not 0 <= now - self._closed[0] < REMEMBER_SECONDS:

@@ -9,6 +9,8 @@ Refusal                      carries status, title and detail
 ├── BadRequest        422    a parameter makes no sense, with what would
 ├── NotAuthenticated  401    no token, or one that is not valid
 ├── NotAllowed        403    a valid token for something else
+├── CrossOrigin       403    another site's page would have a service without tokens do something
+├── Misdirected       421    the Host header is none by which a service without tokens may be called
 ├── TooMany           429    more than the token's rate; later, after `retry_after` seconds
 ├── Busy              503    try again after `retry_after` seconds; nothing was stored
 └── BytesGone         500    an object that holds a run's bytes was deleted from the object store
@@ -102,6 +104,18 @@ class NotAllowed(Refusal):
     """The token is valid, but not for this."""
 
     status, kind, title = 403, "not-allowed", "The token does not allow this"
+
+
+class CrossOrigin(Refusal):
+    """A web page of another origin would have a service without tokens do something."""
+
+    status, kind, title = 403, "cross-origin", "Another site's page asked for this"
+
+
+class Misdirected(Refusal):
+    """The Host header is none of the names by which a service without tokens may be called."""
+
+    status, kind, title = 421, "misdirected", "This service is not called so"
 
 
 class TooMany(Refusal):

@@ -36,6 +36,13 @@ class Settings(BaseSettings):
         ),
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on; other than loopback only with tokens.")
+    allowed_hosts: str | None = Field(
+        default=None,
+        description=(
+            "Names, with spaces between, by which a service without tokens may be called besides loopback addresses "
+            "and `localhost`: that of a proxy on this machine, say."
+        ),
+    )
     port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     address_file: Path | None = Field(
         default=None, description="File into which the URL is written once the service listens."
