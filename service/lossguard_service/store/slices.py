@@ -94,12 +94,17 @@ def _slices() -> sa.Select[Any]:
         .render_derived(name="wanted")
     )
     table = segment_parts.c
-    # `substr` counts from 1.
-    return (
+    # Asked for one by one: with the plan for any lists that PostgreSQL makes at the sixth execution, and without
+    # statistics of a new table, a join went through all rows for each array, 30 ms in place of 4 for 244 of them.
+    # What has a LIMIT is not made a join. `substr` counts from 1.
+    one = (
         sa.select(table.first_index, table.part, sa.func.substr(table.data, wanted.c.start + 1, wanted.c.size))
         .where(table.run_id == sa.bindparam("run"), table.attempt == sa.bindparam("attempt"))
         .where(table.first_index == wanted.c.first, table.part == wanted.c.part)
+        .limit(1)
+        .lateral("one")
     )
+    return sa.select(*one.c).select_from(wanted.join(one, sa.true()))
 
 
 _SLICES: Final = Hot(_slices())
