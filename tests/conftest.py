@@ -45,7 +45,7 @@ def no_leaks() -> Iterator[None]:
     threads, descriptors = set(threading.enumerate()), _descriptors()
     yield
     gc.collect()
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + 30.0
     # A service that another test of this process keeps up starts readers when it is asked; they and the database's
     # files are not ours: nothing that is tested for leaks opens a database.
     left = {thread for thread in set(threading.enumerate()) - threads if not thread.name.startswith("lossguard-read")}
@@ -54,12 +54,13 @@ def no_leaks() -> Iterator[None]:
         thread.join(max(0.0, deadline - time.monotonic()))
     left = {thread for thread in left if thread.is_alive()}
     assert not left, f"threads left behind: {sorted(thread.name for thread in left)}"
-    more = {
+    # What is left behind stays; what a service of another test holds for a moment does not.
+    while more := {
         number: target
         for number, target in _descriptors().items()
         if descriptors.get(number) != target and not target.endswith(_DATABASE)
-    }
-    assert not more, f"descriptors left behind: {more}"
+    }:
+        assert time.monotonic() < deadline, f"descriptors left behind: {more}"
 
 
 def _descriptors() -> dict[str, str]:

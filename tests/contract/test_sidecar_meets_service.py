@@ -75,7 +75,9 @@ def ship(journal: Path, service: Service) -> tuple[int, str]:
 
 
 def record(journal: Path, run: str, start: int, count: int, end: Callable[[Recorder], None] = Recorder.close) -> str:
-    recorder = Recorder(journal, "ads", run, start_step=start, seal_frames=16, config={"tasks": {}})
+    recorder = Recorder(
+        journal, "ads", run, start_step=start, seal_frames=16, seal_seconds=3600.0, config={"tasks": {}}
+    )
     for step in range(start + 1, start + count + 1):
         assert recorder.record(frames(step, 1))
     end(recorder)

@@ -285,7 +285,7 @@ def test_nonfinite_config_travels_as_text(tmp_path: Path, guard_raises: None) ->
 
 
 def test_absent_is_not_nan_in_a_run(tmp_path: Path, guard_raises: None) -> None:
-    with lossguard.Run("p", "r", journal=tmp_path, tasks={"click": "binary"}) as run:
+    with lossguard.Run("p", "r", journal=tmp_path, tasks={"click": "binary"}, seal_seconds=3600.0) as run:
         assert run.log(1, {"loss": float("nan"), "auc": 0.5}, {"a": {"g": 1.0, "w": 2.0}, "b": {"g": 3.0, "w": 4.0}})
         assert run.log(2, {"loss": 0.5})
         assert run.log(3, {"loss": 0.5}, {"a": {"g": float("inf")}, "b": {"g": 1.0}})

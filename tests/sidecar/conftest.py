@@ -8,8 +8,8 @@ from service_on_loopback import LoopbackService
 def start_service() -> Iterator[Callable[..., LoopbackService]]:
     started: list[LoopbackService] = []
 
-    def start(port: int = 0) -> LoopbackService:
-        started.append(LoopbackService(port))
+    def start(*, listens: bool = True) -> LoopbackService:
+        started.append(LoopbackService(listens=listens))
         return started[-1]
 
     yield start

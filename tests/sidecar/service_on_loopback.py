@@ -25,9 +25,9 @@ class Answer:
 
 
 class LoopbackService:
-    """Starts to listen at once; `url` says where."""
+    """Listens at once, or when `listen` is called; `url` says where."""
 
-    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, *, listens: bool = True) -> None:
         self.stored: dict[tuple[str, str, str, int], bytes] = {}
         self.arrivals: list[tuple[str, str, str, int]] = []
         self.duplicates = 0
@@ -56,16 +56,25 @@ class LoopbackService:
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
+            request_queue_size = 128
 
             def handle_error(self, request: Any, client_address: Any) -> None:
                 pass  # a killed client is an ordinary event here
 
-        self._server = Server(("127.0.0.1", port), Handler)
+        # Bound from the first moment, so that nobody else gets the port; whoever connects before `listen` is refused.
+        self._server = Server(("127.0.0.1", 0), Handler, bind_and_activate=False)
+        self._server.server_bind()
         self._closed = False
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        if listens:
+            self.listen()
+
+    def listen(self) -> None:
+        """Answer from now on."""
+        self._server.server_activate()
         self._thread.start()
 
     def _put(self, path: str, body: bytes, headers: Any) -> tuple[int, bytes, dict[str, str]]:
@@ -122,9 +131,10 @@ class LoopbackService:
         if self._closed:
             return
         self._closed = True
-        self._server.shutdown()
+        if self._thread.ident is not None:
+            self._server.shutdown()
+            self._thread.join()
         self._server.server_close()
-        self._thread.join()
 
 
 def _problem(status: int, detail: str) -> tuple[int, bytes, dict[str, str]]:

@@ -4,6 +4,7 @@ import base64
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -36,11 +37,12 @@ class Peer:
                     length = int(head.lower().partition(b"content-length: ")[2].split(b"\r")[0])
                     file.read(length)
                     self.heads.append(head.decode())
-                    taken.sendall(answer)
+                    with suppress(ConnectionError):  # who has read enough may hang up
+                        taken.sendall(answer)
             self.closed.release()
 
     def close(self) -> None:
-        self._thread.join(10)
+        self._thread.join()
         self._listener.close()
 
 
@@ -65,7 +67,7 @@ def test_a_connection_is_kept_and_one_that_the_service_closed_is_replaced(made: 
     made += [peer, connections]
     for _ in range(2):
         assert connections.put("/a b".replace(" ", "%20"), b"body", "text/plain").content == b"ok"
-    assert peer.closed.acquire(timeout=10)
+    assert peer.closed.acquire(timeout=60)
     assert connections.put("/c", b"", "text/plain").status == 200
     assert [head.split(" ")[1] for head in peer.heads] == ["/below/a%20b", "/below/a%20b", "/below/c"]
     assert all("x-mine: yes" in head and "content-type: text/plain" in head for head in peer.heads)
@@ -99,7 +101,7 @@ def test_https_tunnels_through_a_proxy_that_may_refuse(
     monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{listener.getsockname()[1]}")
     client = Client("https://service.example")
     outcome = client.put_chunk(ChunkId("p", "r", "a" * 32, 0), b"")
-    thread.join(10)
+    thread.join()
     listener.close()
     client.close()
     assert heads[0].startswith(b"CONNECT service.example:443 ")

@@ -9,9 +9,11 @@ import pytest
 from service_on_loopback import Answer, LoopbackService
 
 import lossguard
+from lossguard.journal.reader import RunLock
 from lossguard.recorder import Recorder
 from lossguard.sidecar.client import Client
 from lossguard.sidecar.dispatcher import Dispatcher
+from lossguard.sidecar.uploader import Uploader
 from lossguard.wire.frame import Frames, Schema
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "guard_raises")
@@ -62,6 +64,33 @@ def test_a_dead_service_delays_no_close_and_the_next_attempt_ships_the_rest(
     chunks = service.chunks("r")
     assert [int(s) for chunk in chunks[recorder.attempt] for s in chunk.frames.steps] == [1, 2, 3]
     assert [int(s) for chunk in chunks[second.attempt] for s in chunk.frames.steps] == [4, 5]
+
+
+def test_an_uploader_that_was_left_waiting_for_an_answer_lets_the_run_go_when_it_has_it(
+    tmp_path: Path, service: LoopbackService
+) -> None:
+    recorder = Recorder(tmp_path, "ads", "r")
+    recorder.record(frames(1, 3))
+    recorder.close()
+    answers: list[bool] = []
+
+    def when_told(identity: tuple[str, str, str, int]) -> None:
+        service.changed.notify_all()
+        assert service.changed.wait_for(lambda: answers, 60.0)
+
+    service.always = when_told
+    uploader = Uploader(tmp_path / "ads" / "r", service.url)
+    uploader.start()
+    service.wait_for(lambda: bool(service.arrivals))
+    assert not uploader.close(timeout_seconds=0.0)
+    next_shipper = RunLock(tmp_path / "ads" / "r")
+    assert not next_shipper.acquire(), "the answer may still come"
+    with service.changed:
+        answers.append(True)
+        service.changed.notify_all()
+    while not next_shipper.acquire():
+        pass
+    next_shipper.release()
 
 
 def test_a_busy_service_is_asked_again(
@@ -136,21 +165,23 @@ def test_a_finished_run_costs_next_to_nothing_and_its_next_attempt_is_found_at_o
         recorder.close()
         return recorder.counters["chunks_sealed"]
 
+    def wait_until_quiet() -> None:
+        service.wait_for(lambda: len(service.stored) == chunks)
+        while list(folder.glob("?" * 32)):
+            pass
+        os.utime(folder, (1e9, 1e9))  # it is quiet for long
+        while ships._runs[folder].empty_since != 10**18:
+            pass
+
     chunks = attempt(1)
     client = Client(service.url)
     ships = Dispatcher(lambda: [folder], client, workers=2, poll_seconds=0.01)
     ships.start()
-    service.wait_for(lambda: len(service.stored) == chunks)
-    while list(folder.glob("?" * 32)):
-        pass
-    os.utime(folder, (1e9, 1e9))  # it is quiet for long
-    run = ships._runs[folder]
-    while run.empty_since is None:
-        pass
+    wait_until_quiet()
     chunks += attempt(4)
-    service.wait_for(lambda: len(service.stored) == chunks)
+    wait_until_quiet()  # or its shipper would be at work in the folder that is deleted
     shutil.rmtree(folder)
-    run.due = 0.0
+    ships._runs[folder].due = 0.0
     assert ships.drain(30.0).complete, "a run that somebody deleted is no failure"
     assert ships.status()[0].failure is None
     ships.stop()

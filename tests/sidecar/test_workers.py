@@ -103,7 +103,8 @@ def test_a_worker_tells_the_service_itself_where_no_sidecar_is(tmp_path: Path, s
     worker.close()
 
 
-def test_a_forked_child_is_no_worker(tmp_path: Path) -> None:
+def test_a_forked_child_is_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lossguard.worker.BEAT_SECONDS", 3600.0)  # or it would write into what it let go
     worker = Worker(tmp_path, "ads", "r", 1)
     while worker._file is None or not heartbeats(tmp_path / "ads" / "r"):
         pass

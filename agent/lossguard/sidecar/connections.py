@@ -39,6 +39,7 @@ class Connections:
         self._service = urlsplit(service)
         self._trust = trust
         self._idle: deque[http.client.HTTPConnection] = deque()
+        self._closed = False
         self._proxy = _proxy(self._service)
         self._before, host = self._service.path, _host(self._service)
         if self._proxy is not None and self._service.scheme == "http":
@@ -82,6 +83,8 @@ class Connections:
             raise
         if stays:
             self._idle.append(connection)
+            if self._closed:
+                self.close()
         else:
             connection.close()
         return found
@@ -109,9 +112,14 @@ class Connections:
         return connection
 
     def close(self) -> None:
-        """Close what is not in use."""
+        """Close what is not in use; what is in use closes with its answer."""
+        self._closed = True
         while self._idle:
-            self._idle.pop().close()
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # another thread was faster
+                break
+            connection.close()
 
 
 def _host(service: SplitResult) -> str:

@@ -101,6 +101,7 @@ class Dispatcher:
         self._runs: dict[Path, _Run] = {}
         self._scan_due = 0.0
         self._stopping = False
+        self._working = workers
         self.last_success_time: float | None = None
         self._threads = [
             threading.Thread(target=self._work, name=f"lossguard-ship-{number}", daemon=True)
@@ -158,7 +159,7 @@ class Dispatcher:
         return Drained(complete=not open_runs, failures=failures)
 
     def stop(self, timeout_seconds: float = 10.0) -> bool:
-        """End the threads; False if one still waits for an answer."""
+        """End the threads; False if one still waits for an answer, after which it lets the runs go."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -166,11 +167,7 @@ class Dispatcher:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(max(0.0, deadline - time.monotonic()))
-        ended = not any(thread.is_alive() for thread in self._threads)
-        if ended:
-            for run in self._runs.values():
-                run.shipper.close()
-        return ended
+        return not any(thread.is_alive() for thread in self._threads)
 
     def forget_in_child(self) -> None:
         """After a fork, in the child: let the copies of the descriptors go, which would keep the runs' locks."""
@@ -199,6 +196,12 @@ class Dispatcher:
             turn = self._turn(run) if ships else None
             self._say_alive(run, run.failure if turn is None else turn.failure)
             self._give_back(run, turn)
+        with self._changed:
+            self._working -= 1
+            is_last = self._working == 0
+        if is_last:  # and be it long after `stop`: whoever ships these runs next waits for their locks
+            for run in self._runs.values():
+                run.shipper.close()
 
     def _turn(self, run: _Run) -> Turn:
         try:

@@ -40,9 +40,9 @@ class Uploader:
     def close(self, timeout_seconds: float) -> bool:
         """Ship the rest, for so long and not at all while the service does not answer; True if all is shipped."""
         complete = self._dispatcher.drain(timeout_seconds).complete
-        # A thread that still waits for an answer is a daemon and holds nothing that the next shipper needs for long.
-        if self._dispatcher.stop(timeout_seconds=1.0):
-            self._client.close()
+        # A thread that still waits for an answer is a daemon, and lets go of run and connection when it has it.
+        self._dispatcher.stop(timeout_seconds=1.0)
+        self._client.close()
         return complete
 
     def forget_in_child(self) -> None:
