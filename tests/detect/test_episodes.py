@@ -1,5 +1,7 @@
 """What the detectors say about runs whose story is known."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -116,6 +118,33 @@ def test_a_heavy_tailed_loss_stays_quiet() -> None:
     # A t distribution with 3 degrees of freedom throws a 10-sigma value every 500 frames; 6 sigma fires 5 times here.
     assert len([i for i in found.incidents if i.kind == "micro_divergence"]) <= 2
     assert not [i for i in found.incidents if i.kind == "full_divergence"]
+
+
+def wandering(frames: int, memory: float, seed: int) -> np.ndarray:
+    """A loss that has nothing to learn, as after a warm start: 0.5, with noise of 0.02 that remembers so much."""
+    noise = np.random.default_rng(seed).standard_normal(frames)
+    for t in range(1, frames):
+        noise[t] = memory * noise[t - 1] + (1 - memory**2) ** 0.5 * noise[t]
+    return 0.5 + 0.02 * noise
+
+
+def test_a_loss_that_wanders_about_its_level_is_not_broken() -> None:
+    kinds = Counter[str]()
+    for memory in (0.0, 0.5, 0.8, 0.9, 0.97):
+        for seed in range(5):
+            kinds.update(incident.kind for incident in report(curve(wandering(2000, memory, seed))).incidents)
+    assert kinds["full_divergence"] <= 1
+    assert kinds["micro_divergence"] <= 25, "one in 2000 frames"
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.9])
+def test_a_warm_start_that_breaks_is_found(memory: float) -> None:
+    values = wandering(1500, memory, 1)
+    values[900:] += 0.3
+    assert only(report(curve(values)), "full_divergence").onset_step == 901
+    values = wandering(1500, memory, 1)
+    values[900:] += np.linspace(0, 0.6, 600)
+    assert report(curve(values)).status == "diverged"
 
 
 def test_a_smaller_loss_is_no_incident() -> None:

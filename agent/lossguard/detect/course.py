@@ -94,10 +94,11 @@ def begin(
     opened = Episode(
         number=len(state.records), frame=frame, age=-1, voices=state.names, centre=centre, scale=scale,
         high=np.full(len(row), -np.inf), second=np.full(len(row), -np.inf), hit=hit, recent=recent, judges=judges,
-        progress=slide.progress(state.slide),
+        progress=slide.progress(state.slide), ordinary=slide.ordinary(state.slide),
     )  # fmt: skip
     early = state.frame < baseline.MINIMUM_FRAMES
-    record = note(state, step, step_of(state, frame), "loss_spike" if judges or early else "micro_divergence")
+    alone = not judges and not early and not _ordinary(opened, row)
+    record = note(state, step, step_of(state, frame), "micro_divergence" if alone else "loss_spike")
     order = sorted(hits, key=lambda i: (hits[i], -z[i] if z[i] == z[i] else 0.0))
     record.tasks = tuple(task for i in order if (task := voices.task_of(state.names[i])))
     record.subject = record.tasks[0] if record.tasks else "loss"
@@ -107,6 +108,12 @@ def begin(
     trigger.clear(state.trigger)
     follow(state, step, row, judged, binary, hits)
     return record
+
+
+def _ordinary(opened: Episode, row: Floats64) -> bool:
+    """Whether the total is no higher than a loss goes that wanders as this one did."""
+    i = opened.voices.index(voices.LOSS) if voices.LOSS in opened.voices else -1
+    return i >= 0 and bool(row[i] <= opened.ordinary)
 
 
 def blame(state: MonitorState, record: Record, onset: int, frames: int) -> None:
@@ -153,6 +160,8 @@ def follow(
     if found:
         record.movers = ranking.add(record.movers, found)
     if record.kind == "loss_spike" and any(episode.dropped(judge) for judge in opened.judges.values()):
+        record.kind = "micro_divergence"
+    if record.kind == "loss_spike" and not opened.judges and opened.ordinary > -math.inf and not _ordinary(opened, row):
         record.kind = "micro_divergence"
     record.residual = episode.residual(opened)
     if record.first_layer is None and 0 < opened.age <= layers.LOOK_AHEAD:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lossguard.detect.voices import AUC, CHANCE
+from lossguard.detect.voices import AUC, CHANCE, LOSS
 from lossguard.wire.frame import Floats64
 
 RECOVERED_SCALES = 3.0
@@ -105,6 +105,7 @@ class Episode:
         recent: the last 30 values of each voice, newest last [V, 30].
         judges: by scalar name.
         progress: initial loss minus best loss of the total, before the onset.
+        ordinary: up to where the total had wandered before; see `slide.ordinary`.
         data: whether the data jumped first: see `data_first`.
         wrong: the task that was confidently wrong.
         ratio: by how much.
@@ -122,6 +123,7 @@ class Episode:
     recent: Floats64
     judges: dict[str, Judge]
     progress: float
+    ordinary: float
     data: bool = False
     wrong: str | None = None
     ratio: float = 1.0
@@ -306,6 +308,7 @@ def progress_lost(episode: Episode) -> float:
         late, early = float(np.median(window[15:])), float(np.median(window[:15]))
         above = late - float(episode.centre[i])
         falling = early - late > 0.1 * above
-        if not falling and above > RECOVERED_SCALES * float(episode.scale[i]):
+        strayed = episode.voices[i] == LOSS and late <= episode.ordinary
+        if not falling and not strayed and above > RECOVERED_SCALES * float(episode.scale[i]):
             worst = max(worst, above / episode.progress if episode.progress > 0 else 0.0)
     return worst

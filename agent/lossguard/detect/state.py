@@ -24,7 +24,7 @@ from lossguard.detect.spread import Spread
 from lossguard.detect.trigger import Trigger
 from lossguard.wire.frame import Floats64
 
-STATE_VERSION = 11
+STATE_VERSION = 12
 RATE_FRAMES = 30
 """A rise of the learning rate is named as the likely cause for 30 frames."""
 
