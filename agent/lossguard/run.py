@@ -76,6 +76,7 @@ class Run:
             **recorder,
         )
         self._step = start_step
+        self._told_order = False
         self._schema = Schema(())
 
     @property
@@ -131,6 +132,15 @@ class Run:
         if self._recorder.record(frames):
             self._step = step
             return True
+        if step <= self._step and not self._told_order:
+            self._told_order = True
+            _log.warning(
+                "Lossguard: step %d of run %s is not recorded: steps count the updates from 1 and increase, and this "
+                "one does not come after step %d; in a loop that counts from 0, log step + 1",
+                step,
+                self._recorder.run,
+                self._step,
+            )
         return False
 
     def _schema_with(

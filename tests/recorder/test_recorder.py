@@ -298,6 +298,18 @@ def test_absent_is_not_nan_in_a_run(tmp_path: Path, guard_raises: None) -> None:
     assert found.stats[2, 0, 0] == np.inf
 
 
+def test_a_loop_that_counts_from_0_is_told_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with lossguard.Run("p", "r", journal=tmp_path) as run:
+        assert not run.log(0, {"loss": 0.7})
+        assert run.log(1, {"loss": 0.6})
+        assert not run.log(1, {"loss": 0.6})
+        assert run.counters["dropped_out_of_order"] == 2
+    told = [record.getMessage() for record in caplog.records if "is not recorded" in record.getMessage()]
+    assert len(told) == 1
+    assert "step 0 of run r" in told[0]
+    assert told[0].endswith("log step + 1")
+
+
 def test_other_layers_are_another_chunk(tmp_path: Path, guard_raises: None) -> None:
     with lossguard.Run("p", "r", journal=tmp_path) as run:
         run.log(1, {"loss": 1}, {"a": {"g": 1}})
