@@ -13,6 +13,7 @@ Refusal                      carries status, title and detail
 ├── Misdirected       421    the Host header is none by which a service without tokens may be called
 ├── TooMany           429    more than the token's rate; later, after `retry_after` seconds
 ├── Busy              503    try again after `retry_after` seconds; nothing was stored
+├── NewerVersion      503    a later version wrote this: another replica, or this one once it is updated, reads it
 └── BytesGone         500    an object that holds a run's bytes was deleted from the object store
 
 A client that gets 409, 413 or 422 must not send the same again; 429 and 5xx say "later".
@@ -30,8 +31,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
+from lossguard.wire.errors import UnsupportedVersion
 from lossguard.wire.numbers import to_json
 from lossguard_service.store.bytes import AnotherStore, BytesLost, BytesUnavailable
+from lossguard_service.store.layout import NewerSegment
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -136,6 +139,15 @@ class Busy(Refusal):
         super().__init__(detail, headers={"retry-after": str(retry_after)})
 
 
+class NewerVersion(Refusal):
+    """A later version wrote what this replica would have to read; another one may be able to: worth a retry."""
+
+    status, kind, title = 503, "newer-version", "Written by a later version"
+
+    def __init__(self, detail: str, *, retry_after: int = 5) -> None:
+        super().__init__(detail, headers={"retry-after": str(retry_after)})
+
+
 class BytesGone(Refusal):
     """An object that a row names is not in the object store any more."""
 
@@ -165,7 +177,7 @@ def install(app: FastAPI) -> None:
     """Make `app` answer every failure as a problem document, and say so in its OpenAPI document."""
     for kind in (
         *(Refusal, HTTPException, RequestValidationError, DBAPIError, PoolTimeoutError, OSError),
-        *(BytesUnavailable, BytesLost, Exception),
+        *(BytesUnavailable, BytesLost, NewerSegment, UnsupportedVersion, Exception),
     ):
         app.add_exception_handler(kind, handle)
     plain = app.openapi
@@ -235,6 +247,9 @@ def _refusal(request: Request, error: Exception) -> Refusal:
         log.error("%s %s: %s", request.method, request.url.path, error)
         said = str(error) if isinstance(error, AnotherStore) else "the object store did not answer"
         return Busy(f"{said}; nothing was stored", retry_after=5)
+    if isinstance(error, (NewerSegment, UnsupportedVersion)):
+        log.error("%s %s: %s", request.method, request.url.path, error)
+        return NewerVersion(f"{error}; replicas of a later version read it already")
     if isinstance(error, BytesLost):
         log.error("%s %s: %s", request.method, request.url.path, error)
         return BytesGone(str(error))

@@ -23,7 +23,7 @@ def cases() -> list[tuple[str, str, dict[str, Any], int, str]]:
         ("PUT", CHUNK, {"content": b""}, 422, "unreadable-chunk"),
         ("PUT", CHUNK, {"content": good[:-7]}, 422, "unreadable-chunk"),
         ("PUT", CHUNK, {"content": good[:50] + b"\x00" + good[51:]}, 422, "unreadable-chunk"),
-        ("PUT", CHUNK, {"content": good[:3] + b"\x09" + good[4:]}, 422, "unreadable-chunk"),
+        ("PUT", CHUNK, {"content": good[:3] + b"\x09" + good[4:]}, 503, "newer-version"),
         ("PUT", CHUNK.replace("chunks/0", "chunks/1"), {"content": good}, 422, "wrong-identity"),
         ("PUT", CHUNK.replace("ranker", "other"), {"content": good}, 422, "wrong-identity"),
         ("PUT", CHUNK.replace("ranker", ".hidden"), {"content": good}, 422, "bad-request"),

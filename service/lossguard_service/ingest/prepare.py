@@ -11,10 +11,10 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from lossguard.wire import chunk as wire
-from lossguard.wire.chunk import AttemptStart, AttemptStop, Checkpoint, Chunk, ChunkError, ChunkId
+from lossguard.wire.chunk import AttemptStart, AttemptStop, Checkpoint, Chunk, ChunkError, ChunkId, UnsupportedVersion
 from lossguard.wire.frame import Frames
 from lossguard.wire.numbers import to_json_number
-from lossguard_service.errors import UnreadableChunk, WrongIdentity
+from lossguard_service.errors import NewerVersion, UnreadableChunk, WrongIdentity
 
 TOP_LAYERS: Final = 5
 SUMMARY_SCALARS: Final = 64
@@ -59,11 +59,15 @@ def prepare(identity: ChunkId, data: bytes) -> Prepared:
     """Decode and check a chunk that was sent to `identity`.
 
     Raises:
+        NewerVersion: an agent of a later version wrote the chunk.
         UnreadableChunk: the bytes are not a chunk that we can read, or hold what no trainer could have measured.
         WrongIdentity: it is another chunk.
     """
     try:
         chunk = wire.decode(data)
+    except UnsupportedVersion as error:
+        # Not for ever: it waits in the trainer's journal for the replica that reads it.
+        raise NewerVersion(f"{error}; update the service before its agents; nothing was stored") from None
     except ChunkError as error:
         raise UnreadableChunk(str(error)) from None
     if chunk.id != identity:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from lossguard.wire.errors import ChunkError
+from lossguard.wire.errors import ChunkError, UnsupportedVersion
 from lossguard.wire.frame import Frames
 from lossguard.wire.incident import Incident
 from lossguard_service.store import schema
@@ -87,10 +87,16 @@ def frames_of(
 ) -> tuple[Frames, ...]:
     """The lineage's frames of steps `first` to `last`, in step order.
 
-    None at all where a chunk's bytes rotted or went: they are as good as missing, and must not stop a verdict.
+    None at all where a chunk's bytes rotted or went: they are as good as missing, and must not stop a verdict. Those of
+    a later version are not missing, but for another replica to read.
+
+    Raises:
+        UnsupportedVersion, NewerSegment: this replica must be updated.
     """
     try:
         return tuple(_frames(connection, run_id, attempts, first, last))
+    except UnsupportedVersion:
+        raise
     except (ChunkError, BytesLost):
         return ()
 

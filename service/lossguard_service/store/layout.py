@@ -41,6 +41,10 @@ _HEAD: Final = struct.Struct("<7I")
 _STEPS, _FLOATS, _VALUES = np.dtype("<i8"), np.dtype("<f8"), np.dtype("<f4")
 
 
+class NewerSegment(ValueError):
+    """A replica of a later version laid this segment out: such a replica reads it, this one must be updated."""
+
+
 @dataclass(frozen=True, slots=True)
 class Laid:
     """A segment and some of its parts.
@@ -97,11 +101,12 @@ def load(
         parts: the common part and, in version 1, those of `layers`, or slices of these if `stats` is one.
         names: the segment's column names.
         layers, stats: which ones; the frames then have these only. All of them by default.
+
+    Raises:
+        NewerSegment: see there.
     """
     data = parts[COMMON]
-    version, t, *sizes = _HEAD.unpack_from(data)
-    if version not in (BY_LAYER, IN_ONE):
-        raise ValueError(f"a segment of version {version}: update this replica")
+    version, t, *sizes = _head(data)
     steps, times, scalars, scalar_bits, stat_bits = sections.split(data, _HEAD.size, sizes)
     s, k = len(names.scalars), len(names.stats)
     rows = list(range(len(names.layers)) if layers is None else layers)
@@ -137,6 +142,9 @@ def load_series(held: Sequence[Laid], names: Schema, layer: int, stat: int) -> l
 
     Returns:
         Frames without scalars, whose times are not known.
+
+    Raises:
+        NewerSegment: see there.
     """
     ends = np.cumsum([0, *(one.frames for one in held)]).tolist()
     total = ends[-1]
@@ -181,10 +189,18 @@ def is_enough(parts: Mapping[int, object], layer: int) -> bool:
     return STEPS in parts and not parts.keys().isdisjoint((layer, SLICES + layer))
 
 
+def _head(data: bytes) -> tuple[int, ...]:
+    """Version, frames and the sizes of the sections of the common part."""
+    head: tuple[int, ...] = _HEAD.unpack_from(data)
+    if head[0] not in (BY_LAYER, IN_ONE):
+        raise NewerSegment(f"a segment of version {head[0]}, this replica reads versions up to {IN_ONE}: update it")
+    return head
+
+
 def _block(parts: Mapping[int, bytes], names: Schema, t: int) -> Floats32:
     """All stats [K, L, T] of version 2."""
     data = parts[COMMON]
-    start = _HEAD.size + sum(_HEAD.unpack_from(data)[2:])
+    start = _HEAD.size + sum(_head(data)[2:])
     return unpack(memoryview(data)[start:], _VALUES, (len(names.stats), len(names.layers), t))
 
 
@@ -202,5 +218,5 @@ def _steps_of(parts: Mapping[int, bytes]) -> tuple[memoryview, memoryview]:
         steps, bits = sections.take(parts[STEPS], 2)
     else:
         data = parts[COMMON]
-        steps, *_, bits = sections.split(data, _HEAD.size, _HEAD.unpack_from(data)[2:])
+        steps, *_, bits = sections.split(data, _HEAD.size, _head(data)[2:])
     return steps, bits
