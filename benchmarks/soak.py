@@ -69,6 +69,14 @@ def chunks_of(number: int, turn: int, options: argparse.Namespace) -> list[tuple
     return [(since * LONG_TURNS + place, LONG_STEPS) for place in range(LONG_TURNS)] if since >= 0 else []
 
 
+def steps_of_long_runs(options: argparse.Namespace) -> list[int]:
+    """Steps that each long run sends in all rounds."""
+    return [
+        sum(size for turn in range(options.rounds) for _, size in chunks_of(number, turn, options))
+        for number in range(options.long)
+    ]
+
+
 def sender(url: str, block: Frames, mine: range, options: argparse.Namespace, soak: Soak, until: float) -> None:
     """Send the chunks of these runs, round by round."""
     client = Client(url)
@@ -158,6 +166,9 @@ def main() -> None:
             sent, resident, own = soak.samples[-1]
             hours, seconds = sent / (HOUR * options.runs), time.monotonic() - start
             print(f"| {sent} | {hours:.2f} | {seconds:.0f} | {resident:.0f} | {own:.0f} | {size:.0f} |", flush=True)
+        full = sum(steps // SEGMENT_FRAMES for steps in steps_of_long_runs(options))
+        while segments(Path(folder) / "soak.db") < full and time.monotonic() < until:
+            time.sleep(0.2)  # the service compacts when its time has come
         used, made = cpu(pid), segments(Path(folder) / "soak.db")
     if len(soak.samples) < 8:
         sys.exit(f"{len(soak.samples)} samples are too few to say anything: more --rounds, or a smaller --every")

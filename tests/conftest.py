@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Nothing is timed in tests: a machine that is busy with something else is no failure.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Nothing is timed in tests: a machine that is busy with something else is no failure. Nor is the same code tested with
+# other examples every time: who changes one thing must not hear of another. New ones are looked for on purpose, with
+# `make test ARGS=--hypothesis-profile=exploring`.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+settings.register_profile("exploring", settings.get_profile("untimed"), derandomize=False, print_blob=True)
 settings.load_profile("untimed")
 
 REPOSITORY = Path(__file__).resolve().parents[1]

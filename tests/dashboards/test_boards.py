@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from dashboards.boards import BOARDS, Board, expressions
 from dashboards.panels import build
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from free_ports import free_port
 from lossguard.wire.chunk import Chunk, ChunkId, encode
 from lossguard_service.metrics import names
 
@@ -62,23 +62,16 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
             ]
         ) as process:
             try:
-                with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+                with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
                     yield client
             finally:
                 process.send_signal(signal.SIGTERM)
-                process.wait(30)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+                process.wait()
 
 
 def until(client: httpx.Client, path: str, parameters: dict[str, str], wanted: str) -> list[dict[str, object]]:
     """The answer's `data`, asked again until something is in it: scrapes come when they come."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         try:
             answer = client.get(path, params=parameters)
@@ -105,7 +98,7 @@ def test_every_query_returns_data(prometheus: httpx.Client, where: str, expressi
 
 def test_the_divergence_is_an_alert_that_names_task_and_step(prometheus: httpx.Client) -> None:
     found = until(prometheus, "/api/v1/alerts", {}, "alerts")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not {"LossguardFullDivergence", "LossguardGateBlocked"} <= {one["labels"]["alertname"] for one in found}:
         assert time.monotonic() < deadline, found
         found = prometheus.get("/api/v1/alerts").json()["data"]["alerts"]

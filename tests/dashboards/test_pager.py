@@ -14,8 +14,9 @@ import httpx
 import pytest
 import yaml
 from dashboards.__main__ import FOLDER
-from test_boards import free_port
 from test_compose import ROOT, SERVICES, TOKEN, running
+
+from free_ports import free_port
 
 sys.path.append(str(ROOT / "tests" / "web"))
 PROVISIONING = ROOT / "dashboards" / "provisioning"
@@ -70,14 +71,14 @@ def pager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
             ):
                 listens = [f"--web.listen-address=127.0.0.1:{port}", *more, "--log.level=error"]
                 stack.enter_context(running([binary, *flags(name, **files), *listens]))
-            with httpx.Client(base_url=f"http://127.0.0.1:{ports[1]}", timeout=30) as client:
+            with httpx.Client(base_url=f"http://127.0.0.1:{ports[1]}", timeout=60) as client:
                 yield client
             stack.close()
 
 
 def test_a_full_divergence_reaches_the_pager_with_what_and_where(pager: httpx.Client) -> None:
     found: list[dict[str, Any]] = []
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while not found:
         assert time.monotonic() < deadline, "no alert came"
         try:

@@ -74,7 +74,7 @@ class Demo:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         try:
-            return self.process.wait(60)
+            return self.process.wait(120)
         finally:
             self.process.kill()
 
@@ -157,15 +157,17 @@ def _must_be_on_the_page(chromium: str, url: str, plain: dict[str, Any], clippy:
     from playwright.sync_api import expect, sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"], timeout=120_000
+        )
         page = browser.new_page(base_url=url)
         page.set_default_timeout(60_000)
         page.goto("/")
         for run in (plain, clippy):
-            expect(page.get_by_role("link", name=run["name"]).first).to_be_visible()
+            expect(page.get_by_role("link", name=run["name"]).first).to_be_visible(timeout=60_000)
         page.goto(plain["page"])
         page.wait_for_selector("#tracks[data-drawn]")
-        expect(page.locator("body")).to_contain_text("diverged")
+        expect(page.locator("body")).to_contain_text("diverged", timeout=60_000)
         browser.close()
 
 

@@ -104,12 +104,12 @@ def test_a_guard_that_goes_on_is_scraped(serving: Path) -> None:
             text = ""
             while 'version="7"' not in text:
                 # Said, then shown: the page may be a moment behind the words.
-                text = httpx.get(url).text
+                text = httpx.get(url, timeout=60).text
             assert told(text) == {(str(serving.resolve()), "7", "true")}
-            assert httpx.get(url.replace("/metrics", "/other")).status_code == 404
+            assert httpx.get(url.replace("/metrics", "/other"), timeout=60).status_code == 404
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(30)
+            process.wait()
 
 
 def test_a_port_that_is_taken_is_a_sentence(no_leaks: None) -> None:

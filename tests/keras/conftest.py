@@ -1,4 +1,5 @@
 import os
+import threading
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -42,10 +43,18 @@ class MemorySink:
         self.events: list[Event] = []
         self.drops: dict[str, int] = {}
         self.ended: str | None = None
+        self._more = threading.Condition()
 
     def record(self, frames: Frames) -> bool:
-        self.blocks.append(frames)
+        with self._more:
+            self.blocks.append(frames)
+            self._more.notify_all()
         return True
+
+    def wait_for(self, step: int) -> None:
+        """Until the frame of that step, and all before it, are here."""
+        with self._more:
+            assert self._more.wait_for(lambda: self.blocks and self.blocks[-1].steps[-1] >= step, 60.0)
 
     def event(self, event: Event) -> bool:
         self.events.append(event)
@@ -75,6 +84,22 @@ class MemorySink:
     def measured(self, stat: str) -> np.ndarray:
         column = self.blocks[0].schema.stats.index(stat)
         return np.concatenate([block.stats_present[:, column] for block in self.blocks])
+
+
+class KeepPace(keras.callbacks.Callback):
+    """Waits after every execution for the thread behind, whose decisions a busy machine would let come too late.
+
+    Stands behind the watch; what the watch took off the device is judged when the next step begins.
+    """
+
+    def __init__(self, watch: Watch, sinks: list[MemorySink]) -> None:
+        super().__init__()
+        self.watch, self.sinks = watch, sinks
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        attempt = self.watch._attempts.current
+        if attempt is not None and attempt._read_step > self.sinks[-1].options["start_step"]:
+            self.sinks[-1].wait_for(attempt._read_step)
 
 
 @pytest.fixture

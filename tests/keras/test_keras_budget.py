@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from conftest import MemorySink
+from conftest import KeepPace, MemorySink
 from lossguard.keras import Watch
 from lossguard.keras.beside import Beside
 from lossguard.keras.budget import COST, Budget, StepPrice, cpu_of_threads
@@ -115,14 +115,14 @@ def test_a_burst_behind_a_jump_is_shorter_where_the_cadence_is_longer() -> None:
     assert full_steps(hooked(16, 4, jump=10)) == [0, *range(10, 26)]
 
 
-def trained(mine: Watch, **options: Any) -> None:
+def trained(mine: Watch, sinks: list[MemorySink], **options: Any) -> None:
     # The same example again and again: no jump makes a step full that was not due.
     x, y = np.ones((80, 3), "float32"), np.ones((80, 1), "float32")
     x[71] = np.inf
     # Without an embedding: of a sparse gradient that is NaN bare Keras's Adagrad raises.
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="last")])
     model.compile(mine.wrap(keras.optimizers.Adagrad(0.1)), loss="mse", **options)
-    model.fit(x, y, batch_size=1, shuffle=False, verbose=0, callbacks=[mine])
+    model.fit(x, y, batch_size=1, shuffle=False, verbose=0, callbacks=[mine, KeepPace(mine, sinks)])
 
 
 def test_a_watch_that_costs_too_much_throttles_itself(
@@ -130,7 +130,7 @@ def test_a_watch_that_costs_too_much_throttles_itself(
 ) -> None:
     monkeypatch.setattr("lossguard.keras.attempt.price_of", lambda entries, jit: StepPrice(0.0, 1e3))
     mine = watch(budget=0.01, full_every=2, fetch_steps=8)
-    trained(mine)
+    trained(mine, sinks)
     (sink,) = sinks
     cost = sink.scalar(COST)[sink.present(COST)]
     assert sink.options["config"]["budget"] == 0.01
@@ -194,24 +194,26 @@ def test_more_entries_cost_more_and_the_rest_costs_more_than_the_cheap_set(jit: 
 def test_the_cpu_of_this_packages_threads_is_counted_and_no_others() -> None:
     done, go_on = threading.Event(), threading.Event()
 
-    def work() -> None:
-        end = time.thread_time() + 0.05
+    def work(seconds: float) -> None:
+        end = time.thread_time() + seconds
         while time.thread_time() < end:
             pass
         done.set()
-        go_on.wait(30)
+        go_on.wait()
 
     before = cpu_of_threads()
-    mine, other = threading.Thread(target=work, name="lossguard-test"), threading.Thread(target=work, name="other")
+    mine = threading.Thread(target=work, args=(0.05,), name="lossguard-test")
+    other = threading.Thread(target=work, args=(0.4,), name="other")
     for thread in (mine, other):
         thread.start()
-        assert done.wait(30)
+        assert done.wait(60)
         done.clear()
     taken = cpu_of_threads() - before
     go_on.set()
     for thread in (mine, other):
         thread.join()
-    assert 0.04 < taken < 0.09
+    # A little more than 0.05, were it for a service that another test of this process keeps up; the other is not in it.
+    assert 0.04 < taken < 0.3
 
 
 @pytest.mark.parametrize("budget", [0, 1, -0.1, True, "1 %"])

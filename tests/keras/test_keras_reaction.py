@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from conftest import MemorySink
+from conftest import KeepPace, MemorySink
 from lossguard.demo import batches, evaluate, features, ranker, stream
 from lossguard.demo.schedule import Ramp
 from lossguard.keras import Clippy, Rollback, TrainingStopped, Watch
@@ -252,7 +252,7 @@ def test_the_demos_ranker_diverges_and_a_rollback_rescues_it(monkeypatch: pytest
         model.fit(
             {"categorical": known.categorical[rows], "numeric": known.numeric[rows]},
             {task: values[rows, None] for task, values in known.labels.items()},
-            batch_size=batch, shuffle=False, verbose=0, callbacks=[watch],
+            batch_size=batch, shuffle=False, verbose=0, callbacks=[watch, KeepPace(watch, sinks)],
         )  # fmt: skip
         predicted = model.predict(
             {"categorical": known.categorical[held_out], "numeric": known.numeric[held_out]},

@@ -1,11 +1,9 @@
 """Two real processes under `MultiWorkerMirroredStrategy`: one device's numbers, one journal, one sign of life."""
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import tensorflow as tf
 from two_workers import STEPS, train
 
 from conftest import MemorySink
+from free_ports import free_port
 from lossguard.journal.layout import attempt_folders
 from lossguard.journal.reader import AttemptReader
 from lossguard.keras import Clippy, Watch
@@ -23,14 +22,6 @@ from lossguard.wire import stats
 from lossguard.wire.chunk import AttemptStop, Chunk, decode
 
 SCRIPT = Path(__file__).with_name("two_workers.py")
-
-
-def free_ports() -> list[str]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [str(one.getsockname()[1]) for one in sockets]
 
 
 @dataclass(frozen=True)
@@ -46,7 +37,7 @@ class Trained:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Trains once for all tests."""
     journals = [tmp_path_factory.mktemp(name) for name in ("chief", "worker")]
-    ports = free_ports()
+    ports = [str(free_port()) for _ in range(2)]
     processes = [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), str(rank), *ports, str(journal)],

@@ -34,14 +34,14 @@ class Proxy:
                 proxy.seen.append((self.command, self.path))
                 what = proxy.fault(self.command, self.path)
                 if what == "swallow":
-                    proxy.released.wait(60)
+                    proxy.released.wait()
                 if what in ("hang up", "swallow"):
                     self.close_connection = True
                     return
                 if what == "500":
                     status, headers, content = 500, {}, b"<html>hello</html>"
                 else:
-                    connection = http.client.HTTPConnection(address, timeout=30)
+                    connection = http.client.HTTPConnection(address, timeout=60)
                     connection.request(self.command, self.path, body, dict(self.headers))
                     reply = connection.getresponse()
                     status, headers, content = reply.status, dict(reply.getheaders()), reply.read()
@@ -61,8 +61,11 @@ class Proxy:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 128
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
@@ -71,7 +74,7 @@ class Proxy:
         """Stop."""
         self.released.set()
         self._server.shutdown()
-        self._thread.join(10)
+        self._thread.join()
         self._server.server_close()
 
 
@@ -84,7 +87,7 @@ def s3_endpoint() -> Iterator[str]:
     server.start()
     host, port = server.get_host_and_port()
     try:
-        connection = http.client.HTTPConnection(host, port, timeout=30)
+        connection = http.client.HTTPConnection(host, port, timeout=60)
         connection.request("PUT", "/lossguard")
         assert connection.getresponse().status == 200
         connection.close()

@@ -27,6 +27,10 @@ class Clock:
         return self.now
 
 
+NEVER = 1e6
+"""Seconds between the service's own rounds: on a slow machine one would come between two lines of a test."""
+
+
 class Service:
     """A service in this process: its app, and a client that speaks ASGI to it."""
 
@@ -51,7 +55,8 @@ class Service:
 
 @asynccontextmanager
 async def service(url: str, clock: Callable[[], float] | None = None, **settings: Any) -> AsyncIterator[Service]:
-    """A started service; its lifespan ends with the block."""
+    """A started service; its lifespan ends with the block. Tests ask for each round of work in the background."""
+    settings = {"sweep_seconds": NEVER, "compact_seconds": NEVER, "webhook_seconds": NEVER} | settings
     app = create_app(Settings(database=url, **settings), **({} if clock is None else {"clock": clock}))
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
@@ -83,10 +88,10 @@ class Uvicorn:
 
     def __enter__(self) -> "Uvicorn":
         self._thread.start()
-        assert self._started.wait(30)
+        assert self._started.wait(120)
         assert self.server.started
         return self
 
     def __exit__(self, *_error: object) -> None:
         self.server.should_exit = True
-        self._thread.join(30)
+        self._thread.join()

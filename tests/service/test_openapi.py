@@ -36,7 +36,7 @@ def test_schemathesis_finds_nothing(sqlite_url: str, tmp_path: Path) -> None:
         for chunk in chunks(frames(1, 64), project="0", run="0"):
             identity = peek(chunk)
             path = f"/v1/projects/0/runs/0/attempts/{identity.attempt}/chunks/{identity.index}"
-            assert httpx.put(server.url + path, content=chunk, headers=header).status_code == 200
+            assert httpx.put(server.url + path, content=chunk, headers=header, timeout=60).status_code == 200
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
         # Left out: "valid data must be accepted". Rules across fields (name, or layer and stat) are beyond JSON Schema.
         command += ["--phases", "examples,coverage,fuzzing", "--max-examples", "4", "--seed", "1"]

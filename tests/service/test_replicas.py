@@ -40,7 +40,7 @@ def replica(database: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         yield process, line.split()[-1]
     finally:
         process.kill()
-        process.wait(30)
+        process.wait()
         process.stdout.close()
 
 
@@ -116,7 +116,7 @@ def test_a_replica_that_is_killed_in_the_middle_of_requests_loses_and_doubles_no
                 await asyncio.gather(kill(), *sends)
 
         run(story())
-        assert victim.wait(30) == -signal.SIGKILL
+        assert victim.wait() == -signal.SIGKILL
     assert run(read(postgres_url)) == expected
 
 

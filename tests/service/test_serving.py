@@ -53,13 +53,14 @@ def test_it_starts_with_nothing_set_and_keeps_what_it_got_over_a_restart(tmp_pat
             answer = httpx.put(
                 f"{url}/v1/projects/video/runs/ranker/attempts/{identity.attempt}/chunks/{identity.index}",
                 content=chunk,
+                timeout=60,
             )
             assert answer.status_code == 200
             assert answer.json()["next_index"] == identity.index + 1
-            assert httpx.get(f"{url}/readyz").text == "ready\n"
+            assert httpx.get(f"{url}/readyz", timeout=60).text == "ready\n"
         finally:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait(120) == 0
             assert process.stdout is not None
             process.stdout.close()
     assert (tmp_path / ".lossguard" / "lossguard.db").is_file()
@@ -107,7 +108,7 @@ def test_a_hundred_frames_cross_a_real_socket_and_nothing_is_left_behind(
 ) -> None:
     with (
         Uvicorn(Settings(database=sqlite_url, port=0, log_level="warning")) as server,
-        httpx.Client(base_url=server.url) as client,
+        httpx.Client(base_url=server.url, timeout=60) as client,
     ):
         for chunk in chunks(frames(1, 100)):
             identity = peek(chunk)

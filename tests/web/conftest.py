@@ -6,8 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 from pages_service import NASTY, NASTY_LAYER, TASKS, Service, ranker, serve
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
+PATIENCE = 60_000
+"""Milliseconds: a busy machine is no failure."""
+expect.set_options(timeout=PATIENCE)
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -37,6 +40,6 @@ def browser() -> Iterator[Browser]:
     if path is None:
         pytest.skip("no Chromium: install it, or set LOSSGUARD_CHROMIUM to the program")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=CHROMIUM_ARGUMENTS)
+        chromium = playwright.chromium.launch(executable_path=path, args=CHROMIUM_ARGUMENTS, timeout=2 * PATIENCE)
         yield chromium
         chromium.close()

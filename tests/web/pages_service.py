@@ -172,12 +172,12 @@ def serve(folder: Path, **settings: Any) -> Iterator[Service]:
     thread = threading.Thread(target=server.run, name="service")
     thread.start()
     try:
-        assert ready.wait(30), "the service did not start"
+        assert ready.wait(120), "the service did not start"
         port = server.servers[0].sockets[0].getsockname()[1]
         url = f"http://127.0.0.1:{port}"
-        with httpx.Client(base_url=url, timeout=30) as client:
+        with httpx.Client(base_url=url, timeout=60) as client:
             yield Service(url, client)
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(120)
         assert not thread.is_alive()

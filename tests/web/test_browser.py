@@ -33,7 +33,7 @@ def watched(browser: Browser, service: Service, request: pytest.FixtureRequest) 
     options: dict[str, Any] = getattr(request, "param", {})
     context = browser.new_context(base_url=service.url, viewport={"width": 1280, "height": 2400}, **options)
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     one = Watched(page)
     yield one
     context.close()
@@ -237,6 +237,7 @@ def test_a_nasty_name_runs_nowhere_and_is_shown_as_it_is(watched: Watched) -> No
     page.wait_for_selector("#tracks[data-drawn=full]")
     expect(page.locator("h1")).to_have_text(NASTY)
     page.locator("#heat-plot").scroll_into_view_if_needed()
+    page.wait_for_selector("#heat-plot .heatmaplayer image")  # before that nothing would notice the mouse
     box = page.locator("#heat-plot").bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + 600, box["y"] + 20)
@@ -251,8 +252,9 @@ def test_new_steps_appear_without_a_reload_and_the_focus_stays(watched: Watched,
     page = watched.page
     drawn(page, "/runs/ranker/young")
     page.locator("#attempts .scroll").focus()
-    service.send("ranker", "young", frames[64:], index=1, stop=False)
     with page.expect_response(re.compile("charts.json")):
+        # Within, since the page looks by itself every few seconds too, and asks for no charts when it knows them.
+        service.send("ranker", "young", frames[64:], index=1, stop=False)
         page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     expect(page.locator("#attempts")).to_contain_text("128")
     expect(page.locator("#attempts .scroll")).to_be_focused()

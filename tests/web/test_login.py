@@ -25,7 +25,7 @@ ADMIN_PAGES = ("/admin/tokens", "/admin/policies", "/admin/waivers", "/admin/aud
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that asks for tokens, with a run in each of two projects."""
     for running in serve(tmp_path_factory.mktemp("closed"), admin_token=ADMIN):
-        with httpx.Client(base_url=running.url, timeout=30, auth=("anybody", ADMIN)) as admin:
+        with httpx.Client(base_url=running.url, timeout=60, auth=("anybody", ADMIN)) as admin:
             one = Service(running.url, admin)
             one.send("ranker", "plain", ranker(40), config=TASKS)
             one.send("secret", "hidden", ranker(40), config=TASKS)
@@ -36,7 +36,7 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @contextmanager
 def visitor(service: Service, token: str | None = None) -> Iterator[httpx.Client]:
     """A browser without scripts, logged in if a token is given."""
-    with httpx.Client(base_url=service.url, headers=HTML, timeout=30) as client:
+    with httpx.Client(base_url=service.url, headers=HTML, timeout=60) as client:
         if token is not None:
             assert enter(client, token).status_code == 303
         yield client
@@ -74,7 +74,7 @@ def test_a_browser_without_a_token_is_sent_to_the_login_and_back(closed: Service
 
 
 def test_a_program_gets_the_same_refusals_as_before(closed: Service) -> None:
-    with httpx.Client(base_url=closed.url) as client:
+    with httpx.Client(base_url=closed.url, timeout=60) as client:
         for path in ("/", "/runs/ranker/plain", "/runs/ranker/plain/charts.json", *ADMIN_PAGES):
             answer = client.get(path)
             assert answer.status_code == 401, path
@@ -217,7 +217,7 @@ def test_the_rules_the_waivers_and_the_log_can_be_read(closed: Service) -> None:
         "checks": ["coverage"],
         "author": NASTY,
         "reason": NASTY,
-        "seconds": 60,
+        "seconds": 3600,
     }
     made = client.post("/v1/waivers", json=waiver)
     assert made.status_code == 200, made.text

@@ -190,8 +190,8 @@ def test_the_list_reads_a_loss_once_as_long_as_no_step_is_new(
 
     monkeypatch.setattr(pages, "scalar_series", counting)
     service.send("fleet", "one", ranker(20))
-    httpx.get(service.url)
-    httpx.get(service.url)
+    httpx.get(service.url, timeout=60)
+    httpx.get(service.url, timeout=60)
     assert len(read) == len(set(read))
 
 
