@@ -311,3 +311,54 @@ def test_real_averages_of_weights_are_not_judged(trainings: dict[str, tuple[Kept
     reported, folder = trainings["average"]
     check = asked(reported, folder / WEIGHTS, policy=DEFAULT)
     assert (check.status, "averages its weights" in check.explanation) == ("pass", True)
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory: pytest.TempPathFactory) -> tuple[Kept, Path]:
+    """A training of 100 steps with 7 full frames, saved by itself at steps 40, 50 and 100."""
+    pytest.importorskip("tensorflow", reason="TensorFlow is missing")
+    import keras
+
+    from lossguard.keras import Watch
+
+    folder, sink = tmp_path_factory.mktemp("sparse"), Kept()
+    keras.utils.set_random_seed(1)
+    layers = [keras.layers.Dense(8, "relu"), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    features = np.random.default_rng(0).normal(size=(400, 6))
+    cadence: Any = {"full_every": 16, "fetch_steps": 10, "fetch_seconds": 3600.0, "budget": None}
+    watch = Watch("default", "r", journal=folder, open_recorder=sink, **cadence)
+
+    def save(batch: int, logs: Any = None) -> None:
+        path = folder / f"40{WEIGHTS}"
+        if batch == 39 and not path.exists():
+            model.save_weights(path)
+            watch.checkpoint(path)
+
+    callbacks = [
+        keras.callbacks.ModelCheckpoint(folder / ("{epoch}" + WEIGHTS), save_weights_only=True),
+        watch,
+        keras.callbacks.LambdaCallback(on_train_batch_end=save),
+    ]
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    model.fit(features, features.sum(1, keepdims=True), batch_size=8, epochs=2, verbose=0, callbacks=callbacks)
+    return sink, folder
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(("export", "step"), [("2", 100), ("1", 50), ("40", 40)])
+def test_an_export_from_between_two_full_frames_is_compared_where_training_ended_an_epoch_ended_or_a_save_was_said(
+    sparse: tuple[Kept, Path], export: str, step: int
+) -> None:
+    reported, folder = sparse
+    for policy in POLICIES.values():
+        check = asked(reported, folder / f"{export}{WEIGHTS}", step, policy)
+        assert (check.status, check.observed) == ("pass", 6), check.explanation
+
+
+@pytest.mark.tensorflow
+def test_there_another_steps_export_is_blocked_and_elsewhere_it_is_not_judged(sparse: tuple[Kept, Path]) -> None:
+    reported, folder = sparse
+    for export, step in (("1", 100), ("2", 50), ("2", 40)):
+        assert asked(reported, folder / f"{export}{WEIGHTS}", step).status == "block"
+    assert asked(reported, folder / f"2{WEIGHTS}", 99).status == "insufficient_data"

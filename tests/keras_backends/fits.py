@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from lossguard.keras import Watch
+from lossguard.wire.stats import STAT_NAMES
 
 BACKEND = keras.backend.backend()
 LOSSES: dict[str, Any] = {"click": keras.losses.BinaryCrossentropy(from_logits=True), "play": "mse"}
@@ -44,14 +45,14 @@ class Sink:
             "steps": [int(step) for block in blocks for step in block.steps],
             "ended": self.ended,
             "drops": self.drops,
-            "full": np.concatenate([block.stats_present.min(1) for block in blocks]).tolist(),
+            "full": np.concatenate([block.stats_present[:, : len(STAT_NAMES)].min(1) for block in blocks]).tolist(),
             "scalars": {
                 name: scalars[:, place].tolist()
                 for place, name in enumerate(schema.scalars)
                 if not name.startswith("agent_")
             },
             "stats": {
-                layer: {stat: stats[:, row, column].tolist() for column, stat in enumerate(schema.stats)}
+                layer: {stat: stats[:, row, column].tolist() for column, stat in enumerate(STAT_NAMES)}
                 for row, layer in enumerate(schema.layers)
             },
         }

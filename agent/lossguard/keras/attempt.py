@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from lossguard import drops
+from lossguard.guard import guarded
 from lossguard.keras.beside import Beside
 from lossguard.keras.budget import COST, Budget
 from lossguard.keras.fetch import Fetcher, Sink, Snapshot
@@ -23,6 +24,7 @@ from lossguard.wire.chunk import AttemptEnd, Event
 from lossguard.worker import Worker
 
 _log = logging.getLogger("lossguard")
+_UNWEIGHED: Final[tuple[Any, ...]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Attempt:
         beside: scalars that will be measured beside the step.
         jit: whether the step is compiled by XLA.
         skipped: steps that loss scaling has left out so far; None where there is none.
+        holds_weights: whether variables have, once synced, the weights of the last step.
 
     Attributes:
         sink: where frames and events go.
@@ -87,6 +90,7 @@ class Attempt:
         beside: Sequence[str] = (),
         jit: bool = False,
         skipped: Callable[[], float | None] = lambda: None,
+        holds_weights: Callable[[], bool] = lambda: True,
     ) -> None:
         self.sink = sink
         self._hooks = hooks
@@ -100,8 +104,12 @@ class Attempt:
         self._beside = Beside(sink, (*measured, *beside), judges)
         self._fetcher = Fetcher(self._beside)
         self._read_step = start_step
+        self._held_step = start_step
+        self._holds_weights = holds_weights
+        self._steps_unweighed = 0
         self._last_fetch = time.monotonic()
         self._steps_waiting = 0
+        self._slow = False
         self._said_so = False
         self._process = os.getpid()
 
@@ -110,28 +118,45 @@ class Attempt:
         """Whether this is a child of the process in which the attempt began."""
         return os.getpid() != self._process
 
+    @property
+    def worth_weighing(self) -> bool:
+        """Whether so many steps were taken since the weights' norms were that the pass over them costs nothing."""
+        return self._steps_unweighed >= self._fetch_steps
+
     def due(self, steps: int) -> bool:
         """Whether rows should be taken now, `steps` after the last question."""
         self._steps_waiting += steps
+        self._steps_unweighed += steps
         late = time.monotonic() - self._last_fetch >= self._fetch_seconds
+        self._slow = late and self._steps_waiting == steps
         return late or self._steps_waiting >= self._fetch_steps
 
-    def fetch(self) -> None:
-        """Take the new rows of all rings off the device."""
+    def fetch(self, *, hold: bool = False, weigh: bool = False) -> None:
+        """Take the new rows of all rings off the device.
+
+        Args:
+            hold: leave the last one for the next time: training may end with it, or be saved, and then its frame says
+                what the weights' norms are. Where one execution takes longer than rows may wait they are taken at once.
+            weigh: take the weights' norms with the last row.
+        """
         if any(hook.ring is None for hook in self._hooks):
             self._without_rings()
             return
         if self._budget is None:
-            self._take()
+            self._take(hold, weigh)
             return
         with self._budget.training_thread():
-            self._take()
+            self._take(hold, weigh)
         self._keep_to(self._budget)
 
-    def _take(self) -> None:
+    def _take(self, hold: bool, weigh: bool) -> None:
         self._last_fetch, self._steps_waiting = time.monotonic(), 0
         self._sync()
-        last = min(hook.step for hook in self._hooks)
+        hold, weigh = hold and not self._slow, weigh or (hold and self._slow)
+        step = min(hook.step for hook in self._hooks)
+        # Not twice: there may be no further update, such as where loss scaling leaves every step out.
+        last = step - (hold and step > self._held_step)
+        self._held_step = step
         first = self._read_step + 1
         room = min(hook.rows for hook in self._hooks)
         if last - first + 1 > room:
@@ -141,7 +166,10 @@ class Attempt:
             self._left_out.look()
             return
         parts = tuple((hook.ring.layout, hook.ring.snapshot(first, last)) for hook in self._hooks if hook.ring)
-        self._fetcher.hand_over(Snapshot(first, last - first + 1, parts, time.time()))
+        after = self._weigh() if weigh and self._holds_weights() else _UNWEIGHED
+        if after:
+            self._steps_unweighed = 0
+        self._fetcher.hand_over(Snapshot(first, last - first + 1, parts, time.time(), after))
         self._read_step = last
 
     def _without_rings(self) -> None:
@@ -153,6 +181,10 @@ class Attempt:
                 "Lossguard: updates are made by a step that was compiled before its optimizer was watched, and are not "
                 "recorded; make the tf.function after watch.wrap"
             )
+
+    @guarded("Attempt.weigh", _UNWEIGHED)
+    def _weigh(self) -> tuple[Any, ...]:
+        return tuple(hook.weigh() for hook in self._hooks)
 
     def _keep_to(self, budget: Budget) -> None:
         if budget.price is None:

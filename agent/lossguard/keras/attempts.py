@@ -86,6 +86,7 @@ class Attempts:
             beside=() if self._sharpness is None else SCALARS,
             jit=bool(getattr(self._training.model, "jit_compile", False)),
             skipped=lambda: self._scalars.skipped,
+            holds_weights=lambda: self._training.holds_weights,
         )
         atexit.register(self._at_exit)
 
@@ -104,7 +105,8 @@ class Attempts:
             return ""
         self._probe(attempt, steps)
         if attempt.due(steps):
-            self.flush()
+            # With detectors in this process no row may wait.
+            self.flush(hold=self._reaction is None)
         return self._react(steps)
 
     @guarded("Attempts.probe", None)
@@ -117,17 +119,31 @@ class Attempts:
         return "" if self._reaction is None else self._reaction.turn(steps, self._trainee)
 
     @guarded("Attempts.flush", None)
-    def flush(self) -> None:
-        """Take the new rows off the device."""
+    def flush(self, *, hold: bool = False, weigh: bool = False) -> None:
+        """Take the new rows off the device.
+
+        Args:
+            hold, weigh: see `Attempt.fetch`.
+        """
         if self.current is not None and not self.current.forked:
-            self.current.fetch()
+            self.current.fetch(hold=hold, weigh=weigh)
+
+    def epoch_ended(self, last: bool) -> None:
+        """Between two epochs, where callbacks save the model, and behind a last one put other weights in.
+
+        Args:
+            last: whether training ends with it.
+        """
+        if self.current is not None and (last or self.current.worth_weighing):
+            self.flush(weigh=True)
 
     @guarded("Attempts.checkpoint", None)
     def checkpoint(self, path: str | os.PathLike[str], step: int | None, has_slots: bool) -> None:
         """Say that the model was saved, see `Watch.checkpoint`."""
         if self.current is not None and not self.current.forked:
-            self.flush()
-            step = self._training.hooks[0].step if step is None else step
+            now = self._training.updates()
+            step = now if step is None else step
+            self.flush(weigh=step == now)
             self.current.event(Checkpoint(step, time.time(), os.fspath(path), has_slots))
 
     @guarded("Attempts.close", None)
@@ -138,7 +154,7 @@ class Attempts:
             return
         model = self._training.model
         leave(model)
-        self.flush()
+        self.flush(weigh=True)
         self.current = None
         atexit.unregister(self._at_exit)
         if model is not None:

@@ -48,12 +48,14 @@ class Snapshot:
         count: rows.
         parts: layout and device tensor of each ring.
         seconds: Unix seconds at the hand-over.
+        after: for each ring, the device tensor of its layers' norms after the last of these steps; empty if not taken.
     """
 
     first: int
     count: int
     parts: tuple[tuple[Layout, Any], ...]
     seconds: float
+    after: tuple[Any, ...] = ()
 
 
 class Fetcher:
@@ -100,9 +102,10 @@ class Fetcher:
 
     @guarded("Fetcher.record", False)
     def _record(self, snapshot: Snapshot) -> bool:
+        norms = [ops.convert_to_numpy(one) for one in snapshot.after] or [None] * len(snapshot.parts)
         blocks = [
-            frames_of(layout, snapshot.first, ops.convert_to_numpy(rows), snapshot.seconds)
-            for layout, rows in snapshot.parts
+            frames_of(layout, snapshot.first, ops.convert_to_numpy(rows), snapshot.seconds, after)
+            for (layout, rows), after in zip(snapshot.parts, norms, strict=True)
         ]
         self.sink.record(side_by_side(blocks))
         return True

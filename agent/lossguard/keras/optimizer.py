@@ -21,6 +21,7 @@ import keras
 from keras import ops
 
 from lossguard.guard import guarded
+from lossguard.keras import measure
 from lossguard.keras.backends import backend
 from lossguard.keras.ring import Layout, Ring
 from lossguard.keras.rows import Pending, RowMaker
@@ -132,6 +133,11 @@ class Hook:
         """How many numbers each watched layer has."""
         variables = self.optimizer._trainable_variables
         return tuple(math.prod(variables[index].shape) for index in self._watched)
+
+    def weigh(self) -> Any:
+        """[L] float32 on the device: the norms of the watched weights as they are, between two executions."""
+        variables = self.optimizer._trainable_variables
+        return measure.norms([ops.cast(backend.read(variables[index]), "float32") for index in self._watched])
 
     # --- inside the train step, called by the backend
 

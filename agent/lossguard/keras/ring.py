@@ -12,6 +12,7 @@ import numpy as np
 from lossguard.keras.backends import backend
 from lossguard.keras.measure import CHEAP
 from lossguard.wire.frame import Frames, Schema
+from lossguard.wire.stats import WEIGHT_NORM_AFTER
 
 ID_HIGH, ID_LOW, ID_SPLIT = "batch_id/high", "batch_id/low", 1 << 22
 """A batch's number takes two columns, see `lossguard.keras.scalars.split_id`."""
@@ -70,7 +71,10 @@ class Ring:
         return backend.take_rows(self.variable, ((steps - 1) % self.rows).astype(np.int32))
 
 
-def frames_of(layout: Layout, first: int, rows: np.ndarray[Any, np.dtype[np.float32]], seconds: float) -> Frames:
+Floats32 = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def frames_of(layout: Layout, first: int, rows: Floats32, seconds: float, after: Floats32 | None = None) -> Frames:
     """Frames of consecutive steps from a fetched snapshot.
 
     Args:
@@ -78,6 +82,7 @@ def frames_of(layout: Layout, first: int, rows: np.ndarray[Any, np.dtype[np.floa
         first: the step of the first row.
         rows: float32 [T, W].
         seconds: Unix seconds at which they were handed over.
+        after: float32 [L], the weights' norms after the last of these steps; None if they were not taken.
     """
     count, start = len(rows), layout.state
     split = start + len(layout.scalars)
@@ -100,12 +105,20 @@ def frames_of(layout: Layout, first: int, rows: np.ndarray[Any, np.dtype[np.floa
         scalars[:, high] = scalars[:, high] * ID_SPLIT + scalars[:, low]
         scalars, present = np.delete(scalars, low, 1), np.delete(present, low, 1)
         names = tuple("batch_id" if name == ID_HIGH else name for name in names if name != ID_LOW)
+    # Always with a column for the norms after: where columns come and go, chunks and stored segments end.
+    within = len(layout.stats)
+    stats = np.full((count, len(layout.layers), within + 1), np.nan, np.float32)
+    stats[:, :, :within] = rows[:, split : layout.width].reshape(count, len(layout.layers), within)
+    measured = np.zeros((count, within + 1), np.bool_)
+    measured[:, :within] = (rows[:, :1] > 0) | np.isin(layout.stats, CHEAP)
+    if after is not None:
+        stats[-1, :, within], measured[-1, within] = after, True
     return Frames(
-        schema=Schema(names, layout.layers, layout.stats),
+        schema=Schema(names, layout.layers, (*layout.stats, WEIGHT_NORM_AFTER)),
         steps=np.arange(first, first + count, dtype=np.int64),
         times=np.full(count, seconds),
         scalars=scalars,
-        stats=np.ascontiguousarray(rows[:, split : layout.width].reshape(count, len(layout.layers), len(layout.stats))),
+        stats=stats,
         scalars_present=present,
-        stats_present=(rows[:, :1] > 0) | np.isin(layout.stats, CHEAP),
+        stats_present=measured,
     )

@@ -64,6 +64,7 @@ class Training:
         self._fetch_steps = fetch_steps
         self._optimizer: Any = None
         self._loop_state: Sequence[Any] | None = None
+        self._keeps_state = False
 
     @property
     def optimizers(self) -> list[Any]:
@@ -175,9 +176,18 @@ class Training:
 
     # --- its state, between two executions
 
+    @property
+    def holds_weights(self) -> bool:
+        """Whether variables, once synced, have the weights of the last step.
+
+        A loop of one's own on JAX keeps them to itself, and Keras puts averages in their place, where it has them.
+        """
+        return not self._keeps_state and not any(optimizer.use_ema for optimizer in self.optimizers)
+
     def returned(self, optimizer_variables: Sequence[Any] | None) -> None:
         """What the step of a loop of one's own gave back on JAX, to be adopted when it is needed."""
         self._loop_state = optimizer_variables
+        self._keeps_state = optimizer_variables is not None
 
     def sync(self) -> None:
         """Let variables have the values of the last step; on JAX the trainer, or the loop, keeps them to itself."""

@@ -238,6 +238,12 @@ class Watch(keras.callbacks.Callback):
         """Batches count from 0 in every epoch."""
         self._last_batch = -1
 
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Take the norms of weights that are likely to be saved."""
+        if self._model is not None:
+            last = self._model.stop_training or epoch + 1 == (self.params or {}).get("epochs")
+            self._attempts.epoch_ended(last)
+
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Open the attempt before the first step, after all callbacks have restored what they restore."""
         if self._attempts.current is None and self._training.hooks:
@@ -259,7 +265,7 @@ class Watch(keras.callbacks.Callback):
         """End the attempt, unless this watch is used in a `with` block, which ends it."""
         leave(self._model)
         if self._stays_open and self._attempts.current is not None:
-            self.flush()
+            self._attempts.flush(weigh=True)
         else:
             self.close("finished")
 
@@ -332,7 +338,7 @@ class Watch(keras.callbacks.Callback):
         self._attempts.flush()
 
     def checkpoint(self, path: str | os.PathLike[str], *, step: int | None = None, has_slots: bool = True) -> None:
-        """Say that the model was saved.
+        """Say that the model was saved. The frame of the step then has the weights' norms, by which a gate knows them.
 
         Args:
             path: where.

@@ -14,6 +14,7 @@ CLIPPING_FACTOR = "clipping_factor"
 GRADIENT_ZERO_FRACTION = "gradient_zero_fraction"
 NONFINITE_COUNT = "nonfinite_count"
 GRADIENT_MAX = "gradient_max"
+WEIGHT_NORM_AFTER = "weight_norm_after"
 
 MEANING = {
     WEIGHT_NORM: "‖w‖₂, before the update",
@@ -25,6 +26,8 @@ MEANING = {
     GRADIENT_ZERO_FRACTION: "share of g that is exactly 0",
     NONFINITE_COUNT: "NaN or Inf entries in g",
     GRADIENT_MAX: "max |g|",
+    WEIGHT_NORM_AFTER: "‖w‖₂, after the update, at steps whose weights are likely to be exported",
 }
 
-STAT_NAMES = tuple(MEANING)
+STAT_NAMES = tuple(name for name in MEANING if name != WEIGHT_NORM_AFTER)
+"""Those that are measured within a step. `WEIGHT_NORM_AFTER` is measured behind it, where training ends or is saved."""

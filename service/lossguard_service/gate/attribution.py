@@ -106,8 +106,8 @@ def _incomparable(facts: Facts, places: Sequence[_Place]) -> str:
         return "the agent sent no norms of the export's tensors (an older one sends none, nor of more than 4000)"
     if weights is None or not (weights.before or weights.after):
         return (
-            f"the norms of the layers were measured neither at step {facts.step} nor at the next. Watch with "
-            "full_every=1, or export at a step after which a full frame follows"
+            f"the norms of the layers were measured neither at step {facts.step} nor at the next. Export at the end of "
+            "the training or of an epoch, say watch.checkpoint(path) where you save, or watch with full_every=1"
         )
     if not places:
         return f"step {facts.step} moved every layer so far that their norms tell nothing"

@@ -115,7 +115,8 @@ class Weights:
     """What the training said of its weights' norms around the export's step.
 
     Attributes:
-        before: by layer, the norm before the update of the export's step, and how far that update can have moved it.
+        before: by layer, the norm before the update of the export's step, and how far that update can have moved it; or
+            the norm behind it, where the trainer measured that, and 0.
         after: by layer, the norm before the next step's update: that of the exported weights.
         averaged: True if the run says that its weights are averages, which no frame measured.
         parameters: how many the model trains; None if the trainer did not say.

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeGuard
 
 from lossguard.wire.frame import Frames
-from lossguard.wire.stats import CLIPPING_FACTOR, UPDATE_NORM, WEIGHT_NORM
+from lossguard.wire.stats import CLIPPING_FACTOR, UPDATE_NORM, WEIGHT_NORM, WEIGHT_NORM_AFTER
 from lossguard_service.gate.facts import Weights
 
 _ROOM: Final = 1.001
@@ -33,6 +33,12 @@ def weights_of(frames: Sequence[Frames], step: int, config: Mapping[str, Any]) -
         layer: (stats[WEIGHT_NORM], _moved(stats, decay))
         for layer, stats in (here or {}).items()
         if _is_positive(stats.get(WEIGHT_NORM)) and math.isfinite(_moved(stats, decay))
+    }
+    # Where the trainer saved or ended it told the very norms.
+    before |= {
+        layer: (stats[WEIGHT_NORM_AFTER], 0.0)
+        for layer, stats in (here or {}).items()
+        if _is_positive(stats.get(WEIGHT_NORM_AFTER))
     }
     after = {
         layer: stats[WEIGHT_NORM] for layer, stats in (there or {}).items() if _is_positive(stats.get(WEIGHT_NORM))
