@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from lossguard.keras.backends import backend
 from lossguard.keras.ranking import won_pairs
 from lossguard.keras.tasks import measure, said_tasks
 
@@ -95,3 +96,23 @@ def test_tasks_of_different_lengths_are_measured_as_each_alone(known: bool) -> N
     assert float(together["prediction_mean/like"]) == pytest.approx(
         float(np.mean(keras.ops.sigmoid(outputs["like"]))), rel=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("rate", "twice", "quick"), [(0.3, 0, True), (0.3, 40, True), (0.99, 40, True), (0.01, 40, True), (0.5, -1, False)]
+)
+def test_a_batch_of_equal_weights_and_few_ties_is_told_by_ranks_and_any_other_by_runs(
+    rate: float, twice: int, quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ties of two, as floats have them by chance; three equal scores (`twice` -1) are a matter of runs."""
+    random = np.random.default_rng(5)
+    scores = random.normal(size=3000).astype("float32")
+    scores[:twice] = scores[twice : 2 * twice] if twice > 0 else scores[:twice]
+    scores[:3] = scores[0] if twice < 0 else scores[:3]
+    labels = (random.random(3000) < rate).astype("float32")
+    taken, branch = [], backend.branch
+    monkeypatch.setattr(backend, "branch", lambda wanted, *both: taken.append(bool(wanted)) or branch(wanted, *both))
+    won, pairs = won_pairs(*(tf.constant(one[None]) for one in (scores, labels, 1 - labels)))
+    assert taken == [quick]
+    exact, all_pairs = pairwise(scores, labels, 1 - labels)
+    assert float(won[0]) / float(pairs[0]) == pytest.approx(exact / all_pairs, abs=2e-7)

@@ -108,6 +108,9 @@ class Backend(Protocol):
     def branch(self, wanted: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
         """What one of two functions gives, both of the same shape; only that one is computed."""
 
+    def branches_cheaply(self) -> bool:
+        """Whether here, where a step is traced or run, a `branch` is surely cheaper than a pass over a batch."""
+
     def dense(self, tensor: Any, weight: Any, plain: bool = False) -> Any:
         """A sparse gradient or update as the dense one it stands for; `plain` if XLA will surely not compile it."""
 

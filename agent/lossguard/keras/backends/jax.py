@@ -52,6 +52,10 @@ def branch(wanted: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     return yes() if wanted else no()
 
 
+def branches_cheaply() -> bool:
+    return False
+
+
 def dense(tensor: Any, weight: Any, plain: bool = False) -> Any:
     # An update may be one of the optimizer's variables, such as a momentum.
     return ops.convert_to_tensor(tensor)

@@ -43,6 +43,10 @@ def branch(wanted: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     return tf.cond(wanted, yes, no)
 
 
+def branches_cheaply() -> bool:
+    return not tf.config.list_logical_devices("GPU") and not _in_xla()
+
+
 def dense(tensor: Any, weight: Any, plain: bool = False) -> Any:
     """Rows that stand twice are added up.
 

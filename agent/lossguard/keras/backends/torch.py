@@ -50,6 +50,11 @@ def branch(wanted: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     return yes() if bool(wanted) else no()
 
 
+def branches_cheaply() -> bool:
+    # It waits for the device.
+    return False
+
+
 def dense(tensor: Any, weight: Any, plain: bool = False) -> Any:
     # An update may be one of the optimizer's variables, such as a momentum.
     tensor = ops.convert_to_tensor(tensor)
