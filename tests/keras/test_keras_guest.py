@@ -16,7 +16,7 @@ from lossguard.keras import Watch
 from lossguard.wire.chunk import AttemptStop, decode
 
 SCRIPT = """
-import os, sys
+import os, sys, traceback
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import keras, numpy as np
 from lossguard.keras import Watch
@@ -28,12 +28,16 @@ class Fork(keras.callbacks.Callback):
         if batch == 2:
             child = os.fork()
             if child == 0:
-                # All that a data worker could reach, interpreter exit included.
-                watch.after_step()
-                watch.flush()
-                watch.checkpoint("never")
-                watch.close("failed")
-                watch._attempts._at_exit()
+                try:
+                    # All that a data worker could reach, interpreter exit included.
+                    watch.after_step()
+                    watch.flush()
+                    watch.checkpoint("never")
+                    watch.close("failed")
+                    watch._attempts._at_exit()
+                except BaseException:
+                    traceback.print_exc()
+                    os._exit(1)  # the interpreter's own end would wait for threads of TensorFlow that the child has not
                 os._exit(7)
             assert os.waitpid(child, 0)[1] >> 8 == 7
 watch.__enter__()

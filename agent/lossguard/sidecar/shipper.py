@@ -143,7 +143,8 @@ class RunShipper:
                 if name in self._readers:
                     self._readers[name].close()
                 self._readers[name] = AttemptReader(folder)
-        return sorted(self._readers.values(), key=lambda reader: (reader.order, reader.attempt))
+        # What has sealed nothing yet began last, and may have sealed something by the time its turn has come.
+        return sorted(self._readers.values(), key=lambda one: (one.order[0] == 0, one.order, one.attempt))
 
     def _next(self, reader: AttemptReader) -> Record | None:
         before = (reader.cut.tails, reader.cut.damages)
