@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import lossguard
+from lossguard.journal.reader import RunLock
 from lossguard.journal.segment import RECORD_MAGIC
 from lossguard.recorder import Recorder
 from lossguard.wire.frame import Frames, Schema
@@ -147,6 +148,10 @@ def test_a_killed_service_loses_nothing(tmp_path: Path, service: Service) -> Non
         for step in range(51, 101):
             assert run.log(step, {"loss": 0.5})
         service.start()
+    uploader = RunLock(tmp_path / "j" / "ads" / "r")
+    while not uploader.acquire():
+        pass  # its thread may be on its last lines
+    uploader.release()
     ship(tmp_path / "j", service)
     found = service.get("/v1/projects/ads/runs/r")
     assert found["last_step"] == 100
