@@ -129,7 +129,7 @@ def test_a_watch_that_costs_too_much_throttles_itself(
     watch: Callable[..., Watch], sinks: list[MemorySink], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lossguard.keras.attempt.price_of", lambda entries, jit: StepPrice(0.0, 1e3))
-    mine = watch(budget=0.01, full_every=2, fetch_steps=8)
+    mine = watch(budget=0.01, full_every=2, fetch_steps=8, fetch_seconds=3600.0)
     trained(mine, sinks)
     (sink,) = sinks
     cost = sink.scalar(COST)[sink.present(COST)]
