@@ -17,6 +17,7 @@ import httpx
 import numpy as np
 import pytest
 
+from free_ports import free_port
 from lossguard.gate.digest import artifact_digest
 from lossguard.gate.signature import read_keys
 from lossguard.gate.verify import verify
@@ -126,7 +127,8 @@ def test_real_data_with_the_sidecar_killed_and_the_service_down(shared: Path, tm
     if chromium is None:
         pytest.skip("no Chromium: install it, or set LOSSGUARD_CHROMIUM to the program")
     data = str(shared / "data" / "kuairand")
-    demo = Demo(tmp_path, "--data", data, "--restart-seconds", str(DOWN_SECONDS))
+    # A port that nobody else is given while the service is down.
+    demo = Demo(tmp_path, "--data", data, "--restart-seconds", str(DOWN_SECONDS), "--port", str(free_port()))
     try:
         demo.wait(lambda: demo.reached("plain", 100))
         os.kill(demo.state()["pids"]["sidecar"], signal.SIGKILL)
