@@ -152,13 +152,10 @@ class Attempts:
         attempt = self.current
         if attempt is None or attempt.forked:
             return
-        model = self._training.model
-        leave(model)
+        leave(self._training.model)
         self.flush(weigh=True)
         self.current = None
         atexit.unregister(self._at_exit)
-        if model is not None:
-            self._scalars.detach(model)
         self._training.rest(True)
         attempt.end(reason, timeout_seconds)
 

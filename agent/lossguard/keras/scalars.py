@@ -21,6 +21,7 @@ from lossguard.keras.window import BUCKETS, Window, auc, binary_counts, logits_o
 
 _NOTHING: dict[str, Any] = {}
 SKIPPED = "skipped_steps"
+_LISTENER = "lossguard_listener"
 
 
 class StepScalars:
@@ -41,13 +42,21 @@ class StepScalars:
         self._skipped: Any = None
         self._scaler: Any = None
         self._window: Window | None = None
+        self._replaced: Any = None
         # Mirrored replicas are traced in threads of their own.
         self._seen = threading.local()
 
     def attach(self, model: keras.Model) -> bool:
-        """Listen to the model's `compute_loss`; True if it was not listened to before."""
-        if "compute_loss" in model.__dict__:
+        """Listen to the model's `compute_loss`; True if it was not listened to before.
+
+        That of another watch, which has ended, makes room; one that the user put into the instance is called.
+        """
+        other = _listener_of(model)
+        if other is self:
             return False
+        if other is not None:
+            other.detach(model)
+        self._replaced = model.__dict__.get("compute_loss")
         bare, observe = model.compute_loss, backend.uncompiled(self.observe)
         takes_training = model._compute_loss_has_training_arg
 
@@ -66,13 +75,17 @@ class StepScalars:
                 observe(total, y, y_pred, sample_weight, inputs=x)
             return total
 
+        compute_loss.__dict__[_LISTENER] = self
         model.compute_loss = compute_loss
         return True
 
-    @staticmethod
-    def detach(model: keras.Model) -> None:
+    def detach(self, model: keras.Model) -> None:
         """Stop listening."""
-        model.__dict__.pop("compute_loss", None)
+        if _listener_of(model) is not self:
+            return
+        del model.__dict__["compute_loss"]
+        if self._replaced is not None:
+            model.compute_loss = self._replaced
 
     def keep_window(self, steps: int, scope: Any) -> None:
         """Also measure AUC and RMSE over a window (`lossguard.keras.window`), from the next trace on.
@@ -189,6 +202,12 @@ class StepScalars:
             elif task.kind == "regression":
                 found[f"window_rmse/{task.name}"] = rmse(state[place])
         return found
+
+
+def _listener_of(model: keras.Model) -> StepScalars | None:
+    """Whose `compute_loss` the model has."""
+    listener: StepScalars | None = getattr(model.__dict__.get("compute_loss"), _LISTENER, None)
+    return listener
 
 
 def split_id(value: Any) -> dict[str, Any]:

@@ -121,9 +121,9 @@ class Training:
         Raises:
             ValueError: see `wrap`, and `lossguard.keras.distribution.refuse`.
         """
-        self.model = model
         if not any(hook.optimizer in leaves(model.optimizer) for hook in self.hooks):
             self.let_go()
+        self.model = model
         for leaf in leaves(model.optimizer):
             refuse(leaf, model, acts=self._acts)
         known = len(self.hooks)
@@ -151,7 +151,9 @@ class Training:
         }
 
     def let_go(self) -> None:
-        """Give the bare optimizers back."""
+        """Give the bare optimizers, and the model's loss, back."""
+        if self.model is not None:
+            self._scalars.detach(self.model)
         for hook in self.hooks:
             hook.detach()
             leave_rows(hook.optimizer)

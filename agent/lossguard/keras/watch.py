@@ -184,7 +184,6 @@ class Watch(keras.callbacks.Callback):
         self._training.sync()
         self._training.let_go()
         if self._model is not None:
-            self._scalars.detach(self._model)
             backend.uncover_model(self._model)
             if self._model.train_function is not None:
                 self._model.make_train_function(force=True)
