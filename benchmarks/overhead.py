@@ -8,7 +8,8 @@ in a custom train step.
 All variants of a model train in one process, interleaved block of steps by block in random order, so that they share
 the machine's moods, on one thread of one core, so that no thread's waiting for another counts as work. A pair is the
 CPU time (user + system, all threads) of one cadence, 16 steps, so that each has one full step, over the bare model's of
-the same rounds. Reported is the median of the pairs with its 95 % interval (order statistics; with fewer than 6 pairs
+the same round. Each block is a `fit` of its own, which ends with a fetch: with the ranker's steps one a second, as in a
+long training, with the small MLP's two. Reported is the median of the pairs with its 95 % interval (order statistics; with fewer than 6 pairs
 all of them), beside it what Lossguard says of itself (`agent_cost`). Where a model's tensors lie in memory is drawn
 once a process and stays, so figures to be quoted come from several: `--processes 4`. The two slowest peers run in one
 round. A target is met if the interval lies below it, not met if above, and not decided else.
@@ -19,7 +20,7 @@ end, and the most that TensorFlow's tensors held in a block of steps.
 Models: an MLP of 4 x 1024 at batch 256 and 1024; the demo's ranker (large, with DCN) at batch 4096, whose embedding has
 a dense gradient; and the same with Keras's sparse one.
 
-    python benchmarks/overhead.py [--model mlp-256 ...] [--rounds N] [--processes N] [--steps 8] [--jit]
+    python benchmarks/overhead.py [--model mlp-256 ...] [--rounds N] [--processes N] [--steps 16] [--jit]
         [--only NAME,NAME] [--no-memory] [--json FILE]
 """
 
@@ -54,8 +55,7 @@ from lossguard.wire.frame import Frames
 from workloads import mlp, mlp_data, ranker, ranker_data
 
 BATCH = {"mlp-256": 256, "mlp-1024": 1024, "ranker": 4096, "ranker-sparse": 4096}
-ROUNDS = {"mlp-256": 4, "mlp-1024": 2, "ranker": 2, "ranker-sparse": 2}
-"""With 8 steps each a multiple of 16 steps, in which every stat is measured once."""
+ROUNDS = {"mlp-256": 12, "mlp-1024": 6, "ranker": 6, "ranker-sparse": 6}
 SLOW_ROWS, SLOW_ROUNDS = ("TensorBoard callback, histograms", "tf.summary per layer in train_step"), 1
 CADENCE = 16
 ENOUGH = 6
@@ -272,7 +272,7 @@ def main() -> None:
     parser.add_argument("--model", choices=list(BATCH), nargs="+", default=list(BATCH))
     parser.add_argument("--rounds", type=int, help=f"of each model in each process; {ROUNDS} if not said")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=CADENCE)
     parser.add_argument("--jit", action="store_true")
     parser.add_argument("--only", help="rows beside the bare model, by their names")
     parser.add_argument("--no-memory", action="store_true")
