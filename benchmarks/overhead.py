@@ -9,10 +9,10 @@ All variants of a model train in one process, interleaved block of steps by bloc
 the machine's moods, on one thread of one core, so that no thread's waiting for another counts as work. A pair is the
 CPU time (user + system, all threads) of one cadence, 16 steps, so that each has one full step, over the bare model's of
 the same round. Each block is a `fit` of its own, which ends with a fetch: with the ranker's steps one a second, as in a
-long training, with the small MLP's two. Reported is the median of the pairs with its 95 % interval (order statistics; with fewer than 6 pairs
-all of them), beside it what Lossguard says of itself (`agent_cost`). Where a model's tensors lie in memory is drawn
-once a process and stays, so figures to be quoted come from several: `--processes 4`. The two slowest peers run in one
-round. A target is met if the interval lies below it, not met if above, and not decided else.
+long training, with the small MLP's two. Reported is the median of the pairs with its 95 % interval (order statistics;
+with fewer than 6 pairs all of them), beside it what Lossguard says of itself (`agent_cost`). Where a model's tensors
+lie in memory is drawn once a process and stays, so figures to be quoted come from several: `--processes 4`. The two
+slowest peers run in one round. A target is met if the interval lies below it, not met if above, and not decided else.
 
 Memory, of four rows, is of processes of their own, three for each in turns: the largest resident size, the one at the
 end, and the most that TensorFlow's tensors held in a block of steps.

@@ -107,7 +107,9 @@ class RowMaker:
             stretch: of the cadence.
         """
         by_index = {one.index: one for one in pending}
-        layers = [(weight, by_index.get(index)) for index, weight in self.weights.items()]
+        pairs = [(weight, by_index.get(index)) for index, weight in self.weights.items()]
+        # A branch is given values and reads no variable, which may lie on another device.
+        layers = [(backend.read(weight) if layer is None else layer.weight, layer) for weight, layer in pairs]
         zero, one = ops.zeros((), "float32"), ops.ones((), "float32")
         norms = measure.norms([zero if layer is None else layer.whole_gradient() for _, layer in layers])
         factors = ops.stack([one if layer is None else layer.least(one) for _, layer in layers])
@@ -128,7 +130,6 @@ class RowMaker:
         """All columns but the factor's; a layer that the loss does not reach has a gradient of zero."""
         zero = ops.zeros((), "float32")
         seen = [None if layer is None else layer.full(learning_rate) for _, layer in layers]
-        whole = [backend.read(weight) if layer is None else layer.weight for weight, layer in layers]
         extremes = [
             {stats.GRADIENT_ZERO_FRACTION: zero + 1.0}
             if one is None
@@ -136,7 +137,7 @@ class RowMaker:
             for one in seen
         ]
         columns = {name: ops.stack([one.get(name, zero) for one in extremes]) for name in measure.EXTREMES}
-        columns[stats.WEIGHT_NORM] = measure.norms([ops.cast(weight, "float32") for weight in whole])
+        columns[stats.WEIGHT_NORM] = measure.norms([ops.cast(weight, "float32") for weight, _ in layers])
         plain = ops.stack([norms, measure.norms([zero if one is None else one.update for one in seen])])
         lost = ops.logical_and(plain < measure.SAFE_NORM, columns[stats.GRADIENT_MAX] > 0.0)
         doubtful = ops.any(ops.logical_or(ops.logical_not(ops.isfinite(plain)), lost))
