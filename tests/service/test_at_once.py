@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from chunk_trainer import SECOND, chunks, frames
+from chunk_trainer import FIRST, SECOND, chunks, frames
 from postgres import psql
 from services import Clock, Service, run, service
 from sqlalchemy.engine import make_url
 
+from lossguard_service.incidents import detectors
 from lossguard_service.store import schema
 from lossguard_service.store.database import open_database
 
@@ -83,6 +84,25 @@ def test_a_replica_that_remembers_an_older_state_of_the_run_stores_nothing_by_it
                     assert (await each.put(chunk)).status_code == 200
             assert False in counted.at_once
             await ends_as(other, sqlite_url, data)
+
+    run(story())
+
+
+def test_a_heartbeat_between_two_chunks_makes_nobody_judge_old_frames_anew(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = chunks(frames(1, 160), size=16)
+
+    async def story() -> None:
+        async with service(postgres_url, Clock()) as one:
+            counted = Counted(one, monkeypatch)
+            for chunk in data[:-1]:
+                assert (await one.put(chunk)).status_code == 200
+            monkeypatch.setattr(detectors.chunks, "decoded", lambda *_: pytest.fail("old frames are read"))
+            beat = await one.client.put(RUN + "/heartbeat", json={"attempt": FIRST, "last_step": 150})
+            assert beat.status_code == 204
+            assert (await one.put(data[-1])).json()["judged_step"] == 160
+            assert counted.at_once[-1] is False
 
     run(story())
 

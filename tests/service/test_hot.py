@@ -98,10 +98,11 @@ def test_a_glance_that_fails_is_asked_again_in_a_thread_and_pins_no_snapshot(sql
         await add_policy(database, 1)
         for _ in range(2):
             assert await database.glance(COUNT, {"n": "p"}) == [(1,)]
-        assert database._glances is not None
+        opened = database._near._connection
+        assert opened is not None
         with closing(sqlite3.connect(database.path)) as other:  # nobody reads now, so the log can be emptied
             assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
-        database._glances.connection.cursor().execute("CREATE TEMP TABLE policies (hides INT)")
+        opened.connection.cursor().execute("CREATE TEMP TABLE policies (hides INT)")
         assert await database.glance(COUNT, {"n": "p"}) == [(1,)]
         await database.close()
 

@@ -88,7 +88,8 @@ class Ingest:
             try:
                 tried = self._try(prepared, touched)
                 reply = None
-                if tried is not None and self._database.is_far and kept.object is None:
+                alone = self._database.is_far or self._pending == 1
+                if tried is not None and alone and kept.object is None:
                     reply = await self._at_once(tried, kept)
                 if reply is None:
                     reply = await self._database.write(
@@ -154,9 +155,11 @@ class Ingest:
         return None if work.after.run.status == "diverged" else work
 
     async def _at_once(self, work: Work, kept: Kept) -> ChunkReply | None:
-        """Store what was worked out in one way there and back; None if the run was another one by then."""
-        if not await chunks.store_at_once(self._database, work, kept, work.before.run.revision):
-            self._forget(work.before.run)
+        """Store what was worked out without locking first; None if it is to go the ordinary way."""
+        stored = await chunks.store_at_once(self._database, work, kept, work.before.run.revision)
+        if not stored:
+            if stored is None:  # what is in memory may be behind what is stored, or ahead of it
+                self._forget(work.before.run)
             return None
         self._remember(work.after)
         return self._reply(cast("Connection", NoTransaction()), work.attempt, work.after)

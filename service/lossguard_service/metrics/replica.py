@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lossguard_service.metrics import names
 from lossguard_service.store.bytes import ByteStore
 from lossguard_service.store.database import Database
-from lossguard_service.store.hot import Hot
+from lossguard_service.store.hot import Guarded, Hot
 
 T = TypeVar("T")
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -123,9 +123,9 @@ class Watched:
         """See `Database`."""
         return await self._timed("write", self._database.write, function)
 
-    async def at_once(self, statement: Hot, values: Mapping[str, Any]) -> list[tuple[Any, ...]] | None:
+    async def at_once(self, guarded: Guarded, values: Mapping[str, Any], size: int) -> bool | None:
         """See `Database`."""
-        return await self._timed("write", self._database.at_once, statement, values)
+        return await self._timed("write", self._database.at_once, guarded, values, size)
 
     async def close(self) -> None:
         """See `Database`."""

@@ -13,7 +13,7 @@ from lossguard.wire.frame import Frames, Schema
 from lossguard_service.store import database, layout, schema, segments
 from lossguard_service.store.bytes import Elsewhere, Held, Kept
 from lossguard_service.store.database import Database
-from lossguard_service.store.hot import Hot, insert
+from lossguard_service.store.hot import Guarded, Hot, insert
 from lossguard_service.store.record import attempt_update, run_update
 
 K = TypeVar("K")
@@ -28,12 +28,13 @@ def _store(attempt_names: tuple[str, ...], run_names: tuple[str, ...]) -> Hot:
 
 
 @lru_cache
-def _store_at_once(attempt_names: tuple[str, ...], run_names: tuple[str, ...]) -> Hot:
+def _store_at_once(attempt_names: tuple[str, ...], run_names: tuple[str, ...]) -> Guarded:
     """Everything hangs on the run's row: if its revision is another one, nothing is written and no row comes back."""
     runs = schema.runs.c
     guarded = run_update(run_names).where(runs.revision == sa.bindparam("revision"))
     this = guarded.returning(runs.id).cte("this")
-    written = []
+    written: list[Any] = []
+    several: list[Any] = [guarded, insert(schema.chunks), insert(schema.chunk_bytes)]
     for table in (schema.chunks, schema.chunk_bytes):
         values = [sa.bindparam(one.name, type_=one.type) for one in table.c]
         rows = sa.select(*values).select_from(this)
@@ -41,7 +42,8 @@ def _store_at_once(attempt_names: tuple[str, ...], run_names: tuple[str, ...]) -
     if attempt_names:
         update = attempt_update(attempt_names).where(schema.attempts.c.run_id == this.c.id)
         written.append(update.cte("attempt"))
-    return Hot(sa.select(this.c.id).add_cte(*written))
+        several.append(attempt_update(attempt_names))
+    return Guarded(Hot(sa.select(this.c.id).add_cte(*written)), Hot(*several))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,15 +198,15 @@ def store(connection: Connection, new: NewChunk, kept: Kept) -> None:
     _store(tuple(new.attempt_values), tuple(new.run_values)).run(connection, _named(new, kept))
 
 
-async def store_at_once(database: Database, new: NewChunk, kept: Kept, revision: int) -> bool:
-    """The same in one statement, without a lock, provided that the run's revision is `revision`; it is one afterwards.
+async def store_at_once(database: Database, new: NewChunk, kept: Kept, revision: int) -> bool | None:
+    """The same without a lock before it, provided that the run's revision is `revision`; it is one more afterwards.
 
     Returns:
-        Whether that was so and all is stored, durably. False also where the connection was lost meanwhile: it may be
-        stored then, and whoever asks under the run's lock finds out.
+        Whether that was so and all is stored, durably; None where the connection was lost meanwhile: it may be stored
+        then, and whoever asks under the run's lock finds out.
     """
-    statement = _store_at_once(tuple(new.attempt_values), tuple(new.run_values))
-    return bool(await database.at_once(statement, _named(new, kept) | {"revision": revision}))
+    guarded = _store_at_once(tuple(new.attempt_values), tuple(new.run_values))
+    return await database.at_once(guarded, _named(new, kept) | {"revision": revision}, len(kept.data))
 
 
 def _named(new: NewChunk, kept: Kept) -> dict[str, Any]:

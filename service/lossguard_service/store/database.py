@@ -24,7 +24,8 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.util import await_only
 
 from lossguard_service.store.bytes import BYTES_OPTION, ByteStore
-from lossguard_service.store.hot import Hot
+from lossguard_service.store.hot import Guarded, Hot
+from lossguard_service.store.near import Near, Pace
 from lossguard_service.store.postgres import PostgresDatabase
 
 T = TypeVar("T")
@@ -57,7 +58,9 @@ class Database(Protocol):
 
     @property
     def is_far(self) -> bool:
-        """Whether a statement is a way there and back, so that `at_once` is worth its while."""
+        """Whether a statement is a way there and back, so that `at_once` is always worth its while; where it is near,
+        only for who is alone: it holds up the event loop.
+        """
         ...
 
     async def read(self, function: Callable[[Connection], T]) -> T:
@@ -72,10 +75,17 @@ class Database(Protocol):
         """What `function` returns, once its transaction is durable; an exception undoes all it wrote."""
         ...
 
-    async def at_once(self, statement: Hot, values: Mapping[str, Any]) -> list[tuple[Any, ...]] | None:
-        """The rows of one statement that is a transaction by itself, durable.
+    async def at_once(self, guarded: Guarded, values: Mapping[str, Any], size: int) -> bool | None:
+        """Do a transaction of which all is known, without the ordinary way's cost.
 
-        None: go the ordinary way. Where the database is far, nobody knows then whether the statement was done.
+        Args:
+            guarded: its statements.
+            values: theirs.
+            size: of the bytes among the values.
+
+        Returns:
+            True if it is done, durably; False if nothing of it is done, because the guard found no row, or because now
+            the ordinary way is the better one; None if nobody knows, because a connection was lost.
         """
         ...
 
@@ -188,9 +198,9 @@ class SqliteDatabase:
         url = URL.create("sqlite", database=str(path))
         self._writer_engine = _sqlite_engine(url, begin="BEGIN IMMEDIATE", pool=1, bytes=bytes)
         self._reader_engine = _sqlite_engine(url, begin="BEGIN", pool=readers, bytes=bytes)
-        self._glance_engine = _sqlite_engine(url, begin="BEGIN", pool=1, bytes=bytes)
-        self._glances: Connection | None = None
-        self._opening = threading.Lock()
+        self._pace = Pace()
+        self._near = Near(_sqlite_engine(url, begin="BEGIN", pool=1, bytes=bytes), self._pace, WAL_BYTES)
+        self._under_way = 0
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="lossguard-read")
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_loop, name="lossguard-write", daemon=True)
@@ -211,18 +221,13 @@ class SqliteDatabase:
         A reader of a WAL file waits for nobody. Should this one have to all the same, it gives up at once, and a thread
         waits in its place.
         """
-        if self._glances is not None:
-            with suppress(sa.exc.DBAPIError):
-                return select.run(self._glances, values)
+        found = self._near.rows(select, values)
+        if found is not None:
+            return found
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._slow_glance, select, values)
 
     def _slow_glance(self, select: Hot, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        with self._opening:
-            if self._glances is None:
-                connection = self._glance_engine.connect()
-                connection.exec_driver_sql("PRAGMA busy_timeout=0")
-                connection.commit()
-                self._glances = connection
+        self._near.open()
         return self._read(lambda connection: select.run(connection, values))
 
     async def write(self, function: Callable[[Connection], T]) -> T:
@@ -233,11 +238,19 @@ class SqliteDatabase:
         future: asyncio.Future[T] = loop.create_future()
         # A caller that goes away (a client that hangs up) cancels its future, and not a write that may be under way.
         self._jobs.put(_Job(function, loop, future))
-        return await future
+        self._under_way += 1
+        try:
+            return await future
+        finally:
+            self._under_way -= 1
 
-    async def at_once(self, statement: Hot, values: Mapping[str, Any]) -> list[tuple[Any, ...]] | None:
-        """See `Database`; the writer thread is as near, and lets others share its commit."""
-        return None
+    async def at_once(self, guarded: Guarded, values: Mapping[str, Any], size: int) -> bool | None:
+        """See `Database`; on the event loop, while the writer thread has nothing to do and the disk is quick."""
+        if self._closed or self._under_way:
+            return False  # who comes now may share the thread's next commit
+        if not self._near.is_open:
+            await asyncio.get_running_loop().run_in_executor(self._readers, self._near.open)
+        return self._near.write(guarded, values, size)
 
     async def close(self) -> None:
         """See `Database`."""
@@ -247,10 +260,7 @@ class SqliteDatabase:
         self._jobs.put(None)
         await asyncio.to_thread(self._writer.join)
         await asyncio.to_thread(self._readers.shutdown)
-        if self._glances is not None:
-            self._glances.close()
-            self._glances = None
-        self._glance_engine.dispose()
+        self._near.close()
         self._writer_engine.dispose()
         self._reader_engine.dispose()
 
@@ -290,7 +300,7 @@ class SqliteDatabase:
     def _commit(self, connection: Connection, group: list[_Job]) -> None:
         outcomes: list[_Outcome] = []
         try:
-            with connection.begin():
+            with connection.begin() as transaction:
                 for job in group:
                     # Alone in its group, a function needs no savepoint: its failure rolls the transaction back.
                     if len(group) == 1:
@@ -302,6 +312,7 @@ class SqliteDatabase:
                         outcomes.append(_Outcome(job, result, None))
                     except Exception as error:
                         outcomes.append(_Outcome(job, None, error))
+                self._pace.commit(transaction)
         except Exception as error:
             outcomes = [_Outcome(job, None, error) for job in group]
         _tell(outcomes)

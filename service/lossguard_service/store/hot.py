@@ -6,6 +6,7 @@ anew for each execution, which costs more than SQLite's own work (docs/decisions
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -37,20 +38,24 @@ class Hot:
 
     def prepare(self, connection: Connection) -> None:
         """Compile now what the first execution would."""
-        if connection.dialect.name not in self._ready:
-            self._ready[connection.dialect.name] = self._compile(connection.dialect)
+        self._of(connection.dialect)
 
     def plain(self, dialect: Dialect, values: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
         """The one statement and its values, as the database's own driver takes them."""
+        return self.parts(dialect, values)[0]
+
+    def parts(self, dialect: Dialect, values: Mapping[str, Any]) -> list[tuple[str, tuple[Any, ...]]]:
+        """All statements and their values, as the database's own driver takes them."""
+        return [(one.text, one.bind(values)) for one in self._of(dialect)]
+
+    def _of(self, dialect: Dialect) -> list["_Compiled"]:
         compiled = self._ready.get(dialect.name)
         if compiled is None:
             compiled = self._ready[dialect.name] = self._compile(dialect)
-        return compiled[0].text, compiled[0].bind(values)
+        return compiled
 
     def _run(self, connection: Connection, values: Mapping[str, Any], *, typed: bool) -> list[tuple[Any, ...]]:
-        compiled = self._ready.get(connection.dialect.name)
-        if compiled is None:
-            compiled = self._ready[connection.dialect.name] = self._compile(connection.dialect)
+        compiled = self._of(connection.dialect)
         cursor = connection.connection.cursor()
         try:
             for one in compiled:
@@ -80,6 +85,19 @@ class Hot:
             return [_Compiled(one, dialect) for one in self._statements]
         written = [one.cte(f"written_{place}") for place, one in enumerate(self._statements)]
         return [_Compiled(sa.select(sa.literal_column("1")).add_cte(*written), dialect)]
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """A transaction that is known beforehand, of which nothing happens unless a row is there and is as expected.
+
+    Attributes:
+        one: a single statement, for a database to which each is a way there and back; a row comes back if it was done.
+        several: one after the other, for a database that is near; the first changes one row, or nothing must happen.
+    """
+
+    one: Hot
+    several: Hot
 
 
 def insert(table: sa.Table) -> sa.Insert:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from lossguard_service.store.bytes import BYTES_OPTION, ByteStore
 from lossguard_service.store.glances import Glances, NoGlance
-from lossguard_service.store.hot import Hot
+from lossguard_service.store.hot import Guarded, Hot
 
 T = TypeVar("T")
 GLANCES: Final = 2
@@ -65,11 +65,11 @@ class PostgresDatabase:
         async with self.engine.begin() as connection:
             return await connection.run_sync(function)
 
-    async def at_once(self, statement: Hot, values: Mapping[str, Any]) -> list[tuple[Any, ...]] | None:
+    async def at_once(self, guarded: Guarded, values: Mapping[str, Any], size: int) -> bool | None:
         """See `Database`."""
         try:
             # A caller that goes away must not cut off a statement that may already be under way.
-            return await asyncio.shield(self._alone.rows(*statement.plain(self.engine.dialect, values)))
+            return bool(await asyncio.shield(self._alone.rows(*guarded.one.plain(self.engine.dialect, values))))
         except NoGlance:
             return None
 
