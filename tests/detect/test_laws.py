@@ -157,11 +157,14 @@ def test_stats_may_come_and_go_within_a_run(at: int) -> None:
     assert [i.kind for i in monitor.report(state, "x").incidents] == ["full_divergence"]
 
 
-def test_update_leaves_the_old_state_as_it_was() -> None:
-    old = judged(RUNS["full"][:160])
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("at", [1, 37, 100, 151, 160, 250])
+def test_update_leaves_the_old_state_as_it_was(name: str, at: int) -> None:
+    old = judged(RUNS[name][:at])
     before = monitor.dumps(old)
-    monitor.update(old, RUNS["full"][160:])
-    assert monitor.dumps(old) == before
+    for stop in (at + 1, at + 20, len(RUNS[name])):
+        monitor.update(old, RUNS[name][at:stop])
+        assert monitor.dumps(old) == before
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -4,7 +4,8 @@ Only values are laid out anew; what was not measured is NaN here, whatever the b
 the largest value come with each, because most questions (is everything finite, is anything zero) end there.
 """
 
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +22,7 @@ WATCHED = frozenset({WEIGHT_NORM, GRADIENT_NORM, UPDATE_NORM, CLIPPY_RATIO, NONF
 """What is looked at in every frame."""
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """One stat of a block.
 
     Attributes:
@@ -45,12 +45,13 @@ class Column:
 
 def columns(frames: Frames) -> dict[str, Column]:
     """The watched stats of a block by name, those that it has."""
-    places = {name: k for k, name in enumerate(frames.schema.stats) if name in WATCHED}
+    places = _places(frames.schema.stats)
     if not (frames.schema.layers and places):
         return {}
     values = np.empty((len(places), len(frames), len(frames.schema.layers)), np.float32)
-    for column, k in zip(values, places.values(), strict=True):
-        column[:] = frames.stats[:, :, k]
+    by_stat = frames.stats.transpose(2, 0, 1)
+    for i, k in enumerate(places.values()):
+        values[i] = by_stat[k]
     here: dict[str, Bits] = {}
     if np.count_nonzero(frames.stats_present) < frames.stats_present.size:
         for column, (name, k) in zip(values, places.items(), strict=True):
@@ -60,3 +61,9 @@ def columns(frames: Frames) -> dict[str, Column]:
     flat = values.reshape(len(values), -1)
     low, high = np.minimum.reduce(flat, axis=1).tolist(), np.maximum.reduce(flat, axis=1).tolist()
     return {name: Column(values[i], here.get(name), low[i], high[i]) for i, name in enumerate(places)}
+
+
+@lru_cache(maxsize=256)
+def _places(stats: tuple[str, ...]) -> dict[str, int]:
+    """Where the watched stats are; not to be changed."""
+    return {name: k for k, name in enumerate(stats) if name in WATCHED}

@@ -246,7 +246,7 @@ def take(habits: Habits, block: Watched, t: int, n: int, rate: float, usual: boo
     habits.sound = habits.sound and block.is_sound(t, n)
     habits.moved = habits.moved or block.has_moved(t, n)
     group = block.groups.get(t - habits.count)
-    if group is None:
+    if group is None and not _are_full(habits, habits.count, habits.count + n):
         pending = np.full((len(SLOTS), STATS, len(habits.names)), np.nan, np.float32)
         pending[: len(habits.pending)] = habits.pending
         habits.pending, habits.taken = pending, habits.taken.copy()
@@ -270,6 +270,14 @@ def take(habits: Habits, block: Watched, t: int, n: int, rate: float, usual: boo
         habits.usual = moved_on if is_known else np.where(np.isfinite(habits.usual), moved_on, motion)
         habits.rate = rate if habits.rate != habits.rate else habits.rate + 0.2 * (rate - habits.rate)
     return found
+
+
+def _are_full(habits: Habits, first: int, stop: int) -> bool:
+    """Whether the group has its frames of all thirds into which those from `first` to `stop` fall."""
+    if not len(habits.pending):
+        return False
+    taken = habits.taken.tolist()
+    return all(all(taken[slot]) for slot, (begin, end) in enumerate(SLOTS) if begin < stop and first < end)
 
 
 def rescale(habits: Habits, factor: float) -> None:

@@ -238,12 +238,14 @@ def _learn(memory: Memory, rows: Floats32) -> Floats32:
         stop = min(done + GROUP_FRAMES - len(memory.pending), len(rows))
         taken = _heights(memory, rows[done:stop], heights[done:stop])
         group = taken if memory.groups else rows[done:stop]
-        if len(memory.pending):
+        held = len(memory.pending)
+        if held:
             group = np.concatenate([memory.pending, group])
         if len(group) == GROUP_FRAMES:
             _renew(memory, group)
-            group = group[:0]
-        memory.pending = group.copy()
+            memory.pending = group[:0].copy()
+        else:  # never a view: a state would hold a whole block by it
+            memory.pending = group if held else group.copy()
         done = stop
     return heights
 

@@ -6,7 +6,6 @@ bit. Memory is bounded whatever the number of steps. NaN is judged, never absorb
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
 
 import numpy as np
 
@@ -59,20 +58,24 @@ def update(state: MonitorState, frames: Frames) -> MonitorState:
     return state
 
 
-_WRITTEN = ("trigger", "open", "probations", "slide", "nonfinite", "drifts", "spreads", "regime")
-"""Parts that are written to as they stand."""
-_REPLACED = ("base", "layers", "habits", "period")
+_REPLACED = ("base", "layers", "habits", "period", "nonfinite", "regime")
 """Parts whose arrays and lists are replaced and never written to: a copy may share them."""
-_FIELDS = tuple(field.name for field in fields(MonitorState))
+_WRITTEN = ("trigger", "slide")
+"""Parts whose lists are written to, and nothing below them."""
+_OF_TASKS = ("drifts", "spreads")
+"""The same as the first, by task."""
 
 
 def _thawed(state: MonitorState) -> MonitorState:
     """A copy to work on. Incidents that can no longer change are shared: a run may have two thousand of them."""
-    copy = MonitorState(*[getattr(state, name) for name in _FIELDS])
-    for name in _WRITTEN:
-        setattr(copy, name, pack.clone(getattr(state, name)))
+    copy = pack.shallow(state)
     for name in _REPLACED:
         setattr(copy, name, pack.shallow(getattr(state, name)))
+    for name in _WRITTEN:
+        setattr(copy, name, pack.lists(getattr(state, name)))
+    for name in _OF_TASKS:
+        setattr(copy, name, {task: pack.shallow(part) for task, part in getattr(state, name).items()})
+    copy.open, copy.probations = pack.clone(state.open), pack.clone(state.probations)
     copy.judges, copy.recent, copy.labels = dict(state.judges), dict(state.recent), dict(state.labels)
     copy.ruined = state.ruined[:]
     live = {kept.number for kept in state.probations}

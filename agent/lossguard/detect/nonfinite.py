@@ -70,7 +70,11 @@ def scan(rows: Floats64, here: Bits, columns: Mapping[str, Column]) -> Bits:
         here: which of them were measured [T, V].
         columns: the block's stats.
     """
-    bad = np.asarray((here & ~np.isfinite(rows)).any(axis=1))
+    finite = np.isfinite(rows)
+    if np.count_nonzero(finite) == finite.size:
+        bad = np.zeros(len(rows), np.bool_)
+    else:
+        bad = np.asarray((here & ~finite).any(axis=1))
     for name, column in columns.items():
         if (name == NONFINITE_COUNT and column.low == 0 == column.high) or (name in _WATCHED and column.is_finite):
             continue

@@ -12,10 +12,11 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+T = TypeVar("T")
 _MAGIC = b"LGS"
 _TAG = "\x00"  # no key of a state begins with a NUL, so a tagged object cannot be mistaken for a dictionary
 
@@ -46,10 +47,18 @@ def clone(value: Any) -> Any:
     return kind(*[one if type(one) in _FIXED else clone(one) for one in getter(value)])
 
 
-def shallow(value: Any) -> Any:
+def shallow(value: T) -> T:
     """A copy of a dataclass that shares its fields' values."""
     getter = _getter(type(value))
     return value if getter is None else type(value)(*getter(value))
+
+
+def lists(value: T) -> T:
+    """A copy of a dataclass that shares all but its fields' lists, whose items it does share."""
+    getter = _getter(type(value))
+    if getter is None:
+        return value
+    return type(value)(*[one[:] if type(one) is list else one for one in getter(value)])
 
 
 def _getter(kind: type) -> Callable[[Any], tuple[Any, ...]] | None:

@@ -62,7 +62,10 @@ def until_hit(trigger: Trigger, frame: int, z: Floats64) -> tuple[int, dict[int,
     Returns:
         How many frames did not flag, and what `test` said of the one that did; empty if none did.
     """
-    loud = np.flatnonzero((z >= DRIFT_SCALES).any(axis=1)).tolist()
+    high = z >= DRIFT_SCALES
+    if not np.count_nonzero(high) and not any(trigger.sums):
+        return len(z), {}
+    loud = np.flatnonzero(high.any(axis=1)).tolist()
     k = 0 if any(trigger.sums) else loud[0] if loud else len(z)
     while k < len(z):
         hits = test(trigger, frame + k, z[k].tolist())
