@@ -99,7 +99,11 @@ def _missing(frames: Frames) -> list[list[int]]:
 def digest(frames: Frames) -> dict[str, Any]:
     """A run's `summary` (`lossguard_service.store.runs.Run`) as of the last of these frames."""
     scalars = {}
+    last, has_last = frames.scalars[-1].tolist(), frames.scalars_present[-1].tolist()
     for column, name in enumerate(frames.schema.scalars[:SUMMARY_SCALARS]):
+        if has_last[column]:
+            scalars[name] = to_json_number(last[column])
+            continue
         present = np.flatnonzero(frames.scalars_present[:, column])
         if len(present):
             scalars[name] = to_json_number(frames.scalars[present[-1], column])
@@ -115,10 +119,13 @@ def digest(frames: Frames) -> dict[str, Any]:
         document["steps_per_second"] = int(frames.steps[-1] - frames.steps[0]) / seconds
     if "clippy_ratio" in frames.schema.stats and frames.schema.layers:
         k = frames.schema.stats.index("clippy_ratio")
-        measured = frames.stats[frames.stats_present[:, k], :, k]
+        here = frames.stats_present[:, k]
+        measured = frames.stats[:, :, k] if here.all() else frames.stats[here, :, k]
         if len(measured):
             worst = np.fmax.reduce(measured, axis=0)
-            order = np.argsort(-np.where(np.isnan(worst), np.inf, worst), kind="stable")[:TOP_LAYERS]
+            unknown = np.isnan(worst)
+            ranked = np.where(unknown, np.inf, worst) if unknown.any() else worst
+            order = np.argsort(-ranked, kind="stable")[:TOP_LAYERS].tolist()
             document["top_layers"] = [[frames.schema.layers[i], to_json_number(worst[i])] for i in order]
             document["clippy_ratio_max"] = to_json_number(worst[order[0]])
     return document

@@ -58,6 +58,7 @@ class Replica:
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
         """The app with a clock around its requests: an ASGI middleware."""
+        series: dict[tuple[str, str, str], Histogram] = {}
 
         async def timed(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
@@ -77,7 +78,10 @@ class Replica:
                 # Unknown paths and methods share one label each: clients must not be able to make new series.
                 route = getattr(scope.get("route"), "path", "none")
                 method = scope["method"] if scope["method"] in _METHODS else "other"
-                self._requests.labels(method, route, str(status)).observe(time.perf_counter() - start)
+                key = method, route, str(status)
+                # The library's own look-up takes a lock and makes each label anew.
+                seconds = series.get(key) or series.setdefault(key, self._requests.labels(*key))
+                seconds.observe(time.perf_counter() - start)
 
         return timed
 
