@@ -4,7 +4,8 @@ runs one small SELECT, which is a transaction by itself.
 The function takes a SQLAlchemy `Connection` and is the same for both. On SQLite it runs in a thread: reads in a pool,
 writes in one writer thread that puts whatever has queued up into one commit (group commit: the sync to disk is paid
 once for all of them; each function has its own savepoint, so one failure undoes only itself). On PostgreSQL it runs in
-a greenlet on the event loop over asyncpg. When `write` returns, the transaction is durable.
+a greenlet on the event loop over asyncpg. When `write` returns, the transaction is durable. `at_once` does a
+transaction of which all is known beforehand in one way there and back or, on SQLite, on the event loop itself (`near`).
 """
 
 import asyncio
