@@ -11,6 +11,7 @@ import pytest
 
 from conftest import KeepPace, MemorySink
 from lossguard.keras import Watch
+from lossguard.keras import price as clock
 from lossguard.keras.beside import Beside
 from lossguard.keras.budget import COST, Budget, StepPrice, cpu_of_threads
 from lossguard.keras.optimizer import Hook
@@ -189,6 +190,28 @@ def test_a_value_from_between_two_steps_stands_at_its_step_and_is_absent_elsewhe
 def test_more_entries_cost_more_and_the_rest_costs_more_than_the_cheap_set(jit: bool) -> None:
     small, large = price_of([10], jit=jit), price_of([10_000_000], jit=jit)
     assert 0 <= small.cheap < large.cheap < large.rest
+
+
+@pytest.mark.parametrize(
+    ("largest", "made"), [(1, 1 << 16), (1 << 20, 1 << 20), (1_100_000, 1 << 21), (10**9, 1 << 21)]
+)
+def test_a_call_is_no_part_of_the_price_and_the_made_up_layer_is_about_as_large_as_the_largest(
+    largest: int, made: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On TensorFlow a call takes some 30 us for each layer that it is given, and the cheap set two."""
+    sizes = set()
+
+    def least(function: Any, given: list[Any]) -> float:
+        sizes.update(len(layer[0]) for layer in given)
+        entries = sum(len(layer[0]) for layer in given)
+        return 100.0 * len(given) + (0.0 if function is clock._nothing else 2.0 * len(given) + 1e-6 * entries)
+
+    monkeypatch.setattr(clock, "_least", least)
+    monkeypatch.setattr(clock, "_prices", clock._prices.__wrapped__)
+    monkeypatch.setattr(clock.backend, "compiled", lambda function, jit: function)
+    found = price_of([largest, 7], jit=False)
+    assert found.cheap == found.rest == pytest.approx(2 * 2.0 + 1e-6 * (largest + 7), rel=1e-4)
+    assert sizes == {4, made}
 
 
 def test_the_cpu_of_this_packages_threads_is_counted_and_no_others() -> None:
