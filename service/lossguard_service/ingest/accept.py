@@ -116,10 +116,11 @@ class Ingest:
         """
         now = self._clock()
 
-        def write(connection: Connection) -> bool:
+        def write(connection: Connection) -> tuple[Run, dict[str, Any] | None] | None:
             run = record.lock_run(connection, project, name)
             if run is None:
-                return False
+                return None
+            told = False
             values: dict[str, Any] = {"last_seen": max(run.last_seen, now)}
             newest = next((one for one in reversed(attempts_of(connection, run.id)) if one.key == attempt), None)
             if newest is not None and newest.number == run.attempt and last_step is not None:
@@ -129,11 +130,18 @@ class Ingest:
                     stored = incidents_of(connection, run.id)
                     if track.resume(connection, run.id, stored, last_step, now):
                         self._tell(connection, run, stored, now)
+                        told = True
             record.update_run(connection, run.id, values)
-            return True
+            return run, None if told else values
 
-        if not await self._database.write(write):
+        written = await self._database.write(write)
+        if written is None:
             raise NotFound(f"no chunk of run {project}/{name} has come yet")
+        run, changed = written
+        view = self._views.get((project, name))
+        # What is remembered goes along: heartbeats come several times as often as chunks, which would find another run.
+        if changed is not None and view is not None and (view.run.id, view.run.revision) == (run.id, run.revision):
+            self._remember(replace(view, run=replace(view.run, **changed, revision=run.revision + 1)))
 
     def _try(self, prepared: Prepared, touched: list[Run]) -> Work | None:
         """What an ordinary chunk makes of a run that is remembered, before the run is locked; None if it is not one.
