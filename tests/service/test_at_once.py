@@ -95,7 +95,8 @@ def test_a_heartbeat_between_two_chunks_makes_nobody_judge_old_frames_anew(
     data = chunks(frames(1, 160), size=16)
 
     async def story() -> None:
-        async with service(postgres_url, Clock()) as one, service(postgres_url, Clock()) as other:
+        quiet = {"sweep_seconds": 3600.0, "webhook_seconds": 3600.0, "compact_seconds": 3600.0}
+        async with service(postgres_url, Clock(), **quiet) as one, service(postgres_url, Clock(), **quiet) as other:
             counted = Counted(one, monkeypatch)
             for chunk in data[:-2]:
                 assert (await one.put(chunk)).status_code == 200
