@@ -1,0 +1,52 @@
+"""What a transaction that failed had worked out is forgotten: the database refuses to store by a trigger of its own."""
+
+import pytest
+import sqlalchemy as sa
+from chunk_trainer import FIRST, chunks, frames
+from services import Clock, Service, run, service
+from test_ingest_laws import serially, state
+
+from lossguard.drops import REFUSED
+from lossguard.wire.chunk import Chunk, ChunkId, encode
+
+REFUSE = {
+    "sqlite": ["CREATE TRIGGER refuse BEFORE INSERT ON chunk_bytes BEGIN SELECT RAISE(ABORT, 'disk full'); END"],
+    "postgresql": [
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''disk full''; END'",
+        "CREATE TRIGGER refuse BEFORE INSERT ON chunk_bytes FOR EACH ROW EXECUTE FUNCTION refuse()",
+    ],
+}
+ALLOW = {"sqlite": ["DROP TRIGGER refuse"], "postgresql": ["DROP FUNCTION refuse CASCADE"]}
+
+
+async def execute(one: Service, statements: dict[str, list[str]]) -> None:
+    def write(connection: sa.Connection) -> None:
+        for statement in statements[connection.dialect.name]:
+            connection.exec_driver_sql(statement)
+
+    await one.app.state.database.write(write)
+
+
+def test_frames_of_a_chunk_that_was_not_stored_are_judged_by_nobody(
+    database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Its sidecar may have to put an empty one in its place, as after a 413 of a proxy."""
+    broken = chunks(frames(1, 320, diverges_at=150))
+    healthy = chunks(frames(1, 320), stop="finished")
+    gap = Chunk(ChunkId("video", "ranker", FIRST, 4), frames(1, 32)[:0], {REFUSED: 32})
+    data = [*healthy[:4], encode(gap), *healthy[5:]]
+    expected = run(serially(f"sqlite:///{tmp_path_factory.mktemp('serial') / 'x.db'}", data))
+
+    async def story() -> None:
+        async with service(database_url, Clock()) as one:
+            for chunk in data[:4]:
+                await one.put(chunk)
+            await execute(one, REFUSE)
+            for _ in range(2):
+                assert (await one.put(broken[4])).status_code == 503
+            await execute(one, ALLOW)
+            for chunk in data[4:]:
+                assert (await one.put(chunk)).status_code == 200
+            assert await state(one) == expected
+
+    run(story())
