@@ -158,6 +158,32 @@ def test_a_chunk_that_comes_early_waits_and_the_gap_shows(database_url: str) -> 
     run(story())
 
 
+def test_an_attempt_whose_first_chunk_does_not_come_counts_for_nothing_and_everybody_sees_it(database_url: str) -> None:
+    async def story() -> None:
+        async with service(database_url, Clock()) as one:
+            for chunk in chunks(frames(1, 160)):
+                await one.put(chunk)
+            lost, *rest = chunks(frames(101, 260), attempt=SECOND, start_step=100)
+            for chunk in rest:
+                assert (await one.put(chunk)).json()["judged_step"] == 160
+            document = await one.get("/v1/projects/video/runs/ranker")
+            assert document["gaps"] == [{"attempt": 2, "first_step": 133, "last_step": 260, "kind": "missing_start"}]
+            assert document["waiting_chunks"] == 4
+            assert (
+                'lossguard_run_waiting_chunks{project="video",run="ranker"} 4'
+                in (await one.client.get("/metrics")).text
+            )
+            page = (await one.client.get("/runs/video/ranker")).text
+            assert "4 chunks wait for one that has not come: judged up to step 160." in page
+            assert "the attempt&#39;s first chunk has not come, so nobody knows where it began" in page
+            assert (await one.put(lost)).json()["judged_step"] == 260
+            document = await one.get("/v1/projects/video/runs/ranker")
+            assert (document["waiting_chunks"], document["gaps"]) == (0, [])
+            assert "wait for one that has not come" not in (await one.client.get("/runs/video/ranker")).text
+
+    run(story())
+
+
 def test_frames_dropped_by_the_trainer_are_a_gap_that_stays(database_url: str) -> None:
     block = frames(1, 96)
     kept = [0, *range(5, 40), *range(50, 96)]

@@ -157,6 +157,22 @@ def test_in_place_of_a_refused_chunk_the_service_gets_an_empty_one_with_its_even
     assert len(list(tmp_path.rglob("rejected/*.chunk"))) == 2
 
 
+def test_a_first_chunk_that_rotted_is_told_of_once_as_nobody_can_stand_in_for_it(
+    tmp_path: Path, service: LoopbackService
+) -> None:
+    record(tmp_path, "r", 1, 12)
+    (journal,) = tmp_path.rglob("*.journal")
+    data = bytearray(journal.read_bytes())
+    data[data.index(b"LGC\x01") + 30] ^= 0xFF
+    journal.write_bytes(data)
+    service.next_answers.append(Answer(503, headers={"retry-after": "0"}))
+    code, errors = once(tmp_path, "--service", service.url)
+    assert code == 0, errors
+    (stored,) = service.chunks("r").values()
+    assert [chunk.id.index for chunk in stored] == [1, 2, 3, 4]
+    assert errors.count("is lost from the journal, so the service cannot know from which step it began") == 1
+
+
 @pytest.mark.parametrize(
     "lie",
     [

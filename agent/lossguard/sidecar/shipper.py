@@ -183,6 +183,14 @@ class RunShipper:
         if isinstance(outcome, Refused):
             return self._set_aside(reader, record, outcome.reason)
         assert isinstance(outcome, Accepted)
+        if reader.next_index == 0 and record.index > 0:
+            _log.error(
+                "%s/%s: the first chunk of attempt %s is lost from the journal, so the service cannot know from which "
+                "step it began: it keeps what follows, and judges none of this attempt",
+                self.project,
+                self.run,
+                reader.attempt,
+            )
         reader.acknowledge(record, about.last_step)
         self.shipped.chunks += 1
         self.shipped.bytes += len(record.chunk)

@@ -362,6 +362,13 @@ def _tone(stored: StoredIncident) -> str:
     return stored.incident.severity if stored.is_open or stored.incident.severity == "info" else "warning"
 
 
+_WHY: Final = {
+    "dropped": "the trainer's side dropped them",
+    "missing_chunk": "a chunk has not come, it still may",
+    "missing_start": "the attempt's first chunk has not come, so nobody knows where it began",
+}
+
+
 def _gaps(facts: RunFacts) -> str:
     said = []
     if facts.gaps:
@@ -369,8 +376,7 @@ def _gaps(facts: RunFacts) -> str:
         first = facts.gaps[0]
         where = f"steps {whole(first.first_step)} to {whole(first.last_step)} of attempt {first.attempt}"
         more = f" and {count(len(facts.gaps) - 1, 'more gap')}" if len(facts.gaps) > 1 else ""
-        why = "the trainer's side dropped them" if first.kind == "dropped" else "a chunk has not come, it still may"
-        said.append(f"{count(missing, 'step')} without a frame: {where} ({why}){more}.")
+        said.append(f"{count(missing, 'step')} without a frame that counts: {where} ({_WHY[first.kind]}){more}.")
     if facts.dropped:
         reasons = ", ".join(f"{whole(frames)} {reason}" for reason, frames in sorted(facts.dropped.items()))
         said.append(f"Dropped on the trainer's side: {reasons}.")

@@ -86,10 +86,12 @@ def headline(
     """
     standing = [one for one in incidents if not one.superseded]
     if run.last_step is None:
-        return Headline("quiet", "The run has registered; its first frame has not arrived yet.")
+        return _waits(run) or Headline("quiet", "The run has registered; its first frame has not arrived yet.")
     loud = [one for one in standing if one.incident.severity != "info"]
     if loud:
         return of_incident(min(loud, key=rank), target, run.last_step)
+    if (waits := _waits(run)) is not None:
+        return waits
     if phase == "stalled":
         return Headline(
             "warning",
@@ -106,6 +108,19 @@ def headline(
     if notices:
         return Headline("info", f"{judged[:-1]}; worth a look: {listing(list(dict.fromkeys(notices)))}.")
     return Headline("good", f"Healthy: {judged}")
+
+
+def _waits(run: Run) -> Headline | None:
+    """What there is to say of chunks that came before one that is missing."""
+    if not run.waiting_chunks:
+        return None
+    judged = "nothing is judged yet" if run.judged_step is None else f"judged up to step {whole(run.judged_step)}"
+    one = run.waiting_chunks == 1
+    return Headline(
+        "warning",
+        f"{count(run.waiting_chunks, 'chunk')} {'waits' if one else 'wait'} for one that has not come: {judged}.",
+        advice="If it stays so, look for damaged or refused chunks in the log of the trainer's sidecar.",
+    )
 
 
 def of_incident(stored: StoredIncident, target: Checkpoint | None, last_step: int | None) -> Headline:
