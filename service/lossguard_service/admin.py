@@ -156,6 +156,17 @@ async def own_objects(options: argparse.Namespace, url: str) -> int:
     return _say(options, f"the objects in folder {folder} are this database's", {"folder": folder})
 
 
+async def disown_objects(options: argparse.Namespace, url: str) -> int:
+    """`db disown-objects`; for a copy, before it is served for the first time."""
+
+    async def give_up(database: Database) -> None:
+        await ownership.identify(database, now=time.time())
+        await ownership.disown(database)
+
+    await _on(url, give_up)
+    return _say(options, "this database deletes no objects until `lossguard db own-objects`", {"owns_objects": False})
+
+
 async def _on(url: str, work: Callable[[Database], Coroutine[Any, Any, Any]]) -> Any:
     database = open_database(url, connections=2)
     try:
@@ -214,6 +225,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("file", type=Path, help="the backup")
     command = _command(area, "own-objects", own_objects, "say that the objects in the store are this database's")
     command.add_argument("--bytes-url", help="the object store; LOSSGUARD_BYTES_URL otherwise")
+    about = "say that this database is a copy, whose original the objects belong to: it deletes none"
+    _command(area, "disown-objects", disown_objects, about)
     return parser
 
 

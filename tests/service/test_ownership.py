@@ -153,6 +153,44 @@ def test_a_copy_of_the_database_deletes_nothing_that_the_original_knows(
     run(story())
 
 
+def test_a_copy_that_was_told_so_deletes_nothing_while_the_original_rests(
+    tmp_path: Path, store: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original, copy = f"sqlite:///{tmp_path / 'one.db'}", f"sqlite:///{tmp_path / 'two.db'}"
+    data, url = chunks(frames(1, 640)), f"file://{store}"
+
+    async def begin() -> set[str]:
+        async with service(original, clock, bytes_url=url) as one:
+            assert await put(one, data[:10]) == {200}
+            await rounds(one, clock)
+            await backup.back_up(original, tmp_path / "backup")
+            assert await put(one, data[10:]) == {200}
+        return files(store)
+
+    async def alone() -> None:
+        async with service(copy, clock, bytes_url=url) as two:
+            for _ in range(40):
+                clock.now += HOUR
+                await compact.compact(two.app.state.database, now=clock())
+                await rounds(two, clock, 1)
+            assert await put(two, data[10:12]) == {200}
+
+    async def back() -> None:
+        async with service(original, clock, bytes_url=url) as one:
+            assert (await one.get(f"{RUN}/series", name="loss", points=1000))["first"] == list(range(1, 641))
+            await compact.compact(one.app.state.database, now=clock())
+            clock.now += DAY
+            assert await rounds(one, clock) + await rounds(one, clock) > 0, "it still owns them"
+
+    known = run(begin())
+    backup.restore(tmp_path / "backup", copy)
+    assert admin.main(["db", "disown-objects", "--database", copy]) == 0
+    assert "deletes no objects until" in capsys.readouterr().err
+    run(alone())
+    assert known <= files(store)
+    run(back())
+
+
 def test_replicas_renew_the_secret_and_go_on_deleting(database_url: str, store: Path, clock: Clock) -> None:
     async def story() -> None:
         url = f"file://{store}"

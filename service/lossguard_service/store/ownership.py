@@ -96,9 +96,9 @@ async def own(database: Database, *, now: float, round_seconds: float) -> bool:
                 await objects.put(database.bytes.mark, DISPUTED.encode())
             await database.write(_lose)
         _log.error(
-            "another database uses the objects in folder %s, a copy of this one perhaps: neither deletes any from now "
-            "on, so the store grows; run `lossguard db own-objects` on the database whose objects they are, and give "
-            "the other one a copy of the folder",
+            "the objects in folder %s are another database's, or it says so too, a copy of this one perhaps: this one "
+            "deletes none, so the store grows; run `lossguard db own-objects` on the database whose objects they are, "
+            "and give the other one a copy of the folder",
             database.bytes.folder,
         )
         return False
@@ -116,6 +116,14 @@ async def claim(database: Database, *, now: float) -> None:
         BytesUnavailable: the store does not answer.
     """
     await _renew(database, await database.read(_read), now=now)
+
+
+async def disown(database: Database) -> None:
+    """Give the objects up before a copy of a database runs: it may read and write, and never deletes any.
+
+    To the mark, a copy that runs while the original rests is the original itself; this is how it learns that it is not.
+    """
+    await database.write(_lose)
 
 
 async def _renew(database: Database, row: _Row, *, now: float | None = None) -> None:
