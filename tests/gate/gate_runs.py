@@ -16,7 +16,8 @@ from lossguard.wire.chunk import AttemptStart, AttemptStop, Checkpoint, Chunk, C
 from lossguard.wire.frame import Frames, Schema
 from lossguard.wire.incident import Incident
 from lossguard.wire.stats import STAT_NAMES
-from lossguard_service.gate.facts import Attempt, Facts, Norm, Scan, Span, Weights, Window, window_of
+from lossguard_service.gate.facts import Attempt, Facts, Norm, Scan, Span, Weights
+from lossguard_service.gate.window import Window, window_of
 
 SCALARS = (
     "loss", "learning_rate", "loss/click", "label_mean/click", "prediction_mean/click", "prediction_std/click",

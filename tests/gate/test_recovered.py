@@ -9,8 +9,9 @@ from gate_runs import frames_of, healthy, incident
 
 from lossguard.wire.verdict import Check
 from lossguard_service.gate.decide import decide
-from lossguard_service.gate.facts import Facts, Window, window_of
+from lossguard_service.gate.facts import Facts
 from lossguard_service.gate.policy import DEFAULT, STRICT
+from lossguard_service.gate.window import Window, window_of
 
 Edit = Callable[[dict[str, np.ndarray]], None]
 ONSET, END = 200, 212

@@ -18,10 +18,11 @@ import numpy as np
 from sqlalchemy.engine import Connection
 
 from lossguard.wire.numbers import to_json
-from lossguard_service.gate.facts import Attempt, Blocked, Canary, Facts, Previous, Scan, Trial, Window, window_of
+from lossguard_service.gate.facts import Attempt, Blocked, Canary, Facts, Previous, Scan, Trial
 from lossguard_service.gate.policy import BUILT_IN, Policy
 from lossguard_service.gate.recovery import is_off, past_of, steps_before
 from lossguard_service.gate.weights import weights_of
+from lossguard_service.gate.window import Window, window_of
 from lossguard_service.store.checkpoints import rollback_target
 from lossguard_service.store.columns import clean
 from lossguard_service.store.database import Database

@@ -14,8 +14,9 @@ import numpy as np
 from lossguard.wire.frame import Floats64
 from lossguard.wire.incident import BREAKING
 from lossguard.wire.verdict import Check
-from lossguard_service.gate.facts import Facts, Window
+from lossguard_service.gate.facts import Facts
 from lossguard_service.gate.policy import Policy
+from lossguard_service.gate.window import Window
 
 BINARY: Final = "binary"
 REGRESSION: Final = "regression"

@@ -18,9 +18,10 @@ import numpy as np
 from lossguard.wire.frame import Floats64
 from lossguard.wire.incident import BREAKING, Incident
 from lossguard.wire.verdict import Check
-from lossguard_service.gate.facts import Facts, Range, Window
+from lossguard_service.gate.facts import Facts, Range
 from lossguard_service.gate.policy import Policy
 from lossguard_service.gate.quality import BINARY, REGRESSION, infer_tasks
+from lossguard_service.gate.window import Window
 from lossguard_service.gate.words import describe
 
 LEAST: Final = 9
