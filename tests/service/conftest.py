@@ -7,12 +7,13 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from object_storage import s3_endpoint
+from object_storage import Proxy, s3_endpoint
 from postgres import psql
 from services import Clock
 from sqlalchemy.engine import make_url
 
 from lossguard_service.store import bytes as bytes_module
+from lossguard_service.store import objects
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +70,30 @@ def s3_environment(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     ):
         monkeypatch.setenv(name, value)
     return s3_server
+
+
+@pytest.fixture
+def s3_url() -> str:
+    """A part of the bucket that is this test's own."""
+    return f"s3://lossguard/{uuid4().hex}"
+
+
+@pytest.fixture
+def folder_url(tmp_path: Path) -> str:
+    """A folder of this machine as an object store."""
+    return f"file://{tmp_path / 'objects'}"
+
+
+@pytest.fixture
+def proxy(s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """Between the service and a real S3 endpoint; requests are tried once, and not for long."""
+    between = Proxy(s3_environment)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", between.url)
+    monkeypatch.setattr(objects, "RETRIES", 0)
+    try:
+        yield between
+    finally:
+        between.close()
 
 
 @pytest.fixture

@@ -1,25 +1,21 @@
 """Bytes in object storage: nothing half-stored whatever the store does, nothing left behind or deleted too early."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
 from chunk_trainer import FIRST, SECOND, chunks, frames
 from object_storage import Proxy
-from services import Clock, Service, Uvicorn, run, service
+from services import Clock, Service, run, service
 
-from lossguard.cli.doctor import of_service
 from lossguard.wire.chunk import AttemptStart, Chunk, ChunkId, encode
 from lossguard_service import admin
-from lossguard_service.settings import Settings
 from lossguard_service.store import bytes as bytes_module
 from lossguard_service.store import cleanup, compact, objects, schema
-from lossguard_service.store.bytes import BytesLost, ByteStore, BytesUnavailable, Objects
-from lossguard_service.store.objects import BytesUrlError, open_objects
+from lossguard_service.store.bytes import BytesUnavailable, Objects
+from lossguard_service.store.objects import open_objects
 
 RUN = "/v1/projects/video/runs/ranker"
 LATER = 2 * compact.SETTLED_SECONDS
@@ -31,30 +27,6 @@ pytestmark = pytest.mark.usefixtures("all_in_objects", "small_segments")
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """A segment is full with 64 frames."""
     monkeypatch.setattr(compact, "SEGMENT_FRAMES", 64)
-
-
-@pytest.fixture
-def folder_url(tmp_path: Path) -> str:
-    """A folder of this machine as an object store."""
-    return f"file://{tmp_path / 'objects'}"
-
-
-@pytest.fixture
-def proxy(s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """Between the service and a real S3 endpoint; requests are tried once, and not for long."""
-    between = Proxy(s3_environment)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", between.url)
-    monkeypatch.setattr(objects, "RETRIES", 0)
-    try:
-        yield between
-    finally:
-        between.close()
-
-
-@pytest.fixture
-def s3_url() -> str:
-    """A part of the bucket that is this test's own."""
-    return f"s3://lossguard/{uuid4().hex}"
 
 
 def store_of(one: Service) -> Objects:
@@ -335,6 +307,29 @@ def test_a_replica_that_was_too_slow_to_compact_deletes_what_it_wrote(
     run(story())
 
 
+def test_a_segment_whose_object_waited_too_long_is_not_stored(
+    sqlite_url: str, folder_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clean-up may have begun to take it for an orphan."""
+
+    async def story() -> None:
+        async with service(sqlite_url, clock, bytes_url=folder_url) as one:
+            for chunk in chunks(frames(1, 64)):
+                await one.put(chunk)
+            before, put = await named(one), store_of(one).put
+
+            async def slowly(key: str, data: bytes) -> None:
+                await put(key, data)
+                clock.now += LONG_AFTER
+
+            monkeypatch.setattr(store_of(one), "put", slowly)
+            with pytest.raises(BytesUnavailable, match="waited too long"):
+                await compact.compact(one.app.state.database, now=clock())
+            assert await named(one) == before
+
+    run(story())
+
+
 def test_a_lost_object_is_told_and_stops_neither_ingest_nor_other_runs(
     database_url: str, folder_url: str, tmp_path: Path, clock: Clock
 ) -> None:
@@ -374,91 +369,3 @@ def test_a_backup_says_what_it_does_not_contain(
     run(fill(bytes_url=folder_url))
     assert admin.main(["db", "backup", str(tmp_path / "two.db"), "--database", sqlite_url]) == 0
     assert "names 4 objects in object storage, which it does not contain" in capsys.readouterr().err
-
-
-def test_the_doctor_says_whether_the_object_store_answers(
-    proxy: Proxy, sqlite_url: str, s3_url: str, tmp_path: Path
-) -> None:
-    def bytes_finding(**settings: Any) -> Any:
-        with Uvicorn(Settings(database=sqlite_url, port=0, log_level="error", **settings)) as running:
-            found = {one.name: one for one in of_service(running.url, None, None, lambda: 0.0)}
-        assert found["database"].state == "ok"
-        return found["bytes"]
-
-    assert (bytes_finding().state, bytes_finding().seen) == ("ok", "in the database")
-    there = bytes_finding(bytes_url=s3_url)
-    assert (there.state, there.seen) == ("ok", "in an object store, which answers")
-    proxy.fault = lambda method, path: "500"
-    away = bytes_finding(bytes_url=s3_url)
-    assert away.state == "error"
-    assert "LOSSGUARD_BYTES_URL" in away.advice
-
-
-def test_an_object_that_waited_too_long_is_not_named_any_more() -> None:
-    now = [0.0]
-
-    class Anywhere:
-        async def put(self, key: str, data: bytes) -> None:
-            pass
-
-    async def story() -> None:
-        store = ByteStore(Anywhere(), keep_seconds=100, clock=lambda: now[0])  # type: ignore[arg-type]
-        kept = await store.keep("run", "name", b"bytes")
-        now[0] = 49.0
-        store.check(kept)
-        now[0] = 51.0
-        with pytest.raises(BytesUnavailable):
-            store.check(kept)
-
-    run(story())
-
-
-def test_a_store_gives_back_what_was_put_and_nothing_else(s3_environment: str, s3_url: str, folder_url: str) -> None:
-    async def story() -> None:
-        for url in (s3_url, folder_url):
-            store = open_objects(url)
-            await store.put("a/b", b"0123456789")
-            await store.put("a/c", b"")
-            assert await store.get("a/b") == [b"0123456789"]
-            assert await store.get("a/b", [(0, 2), (8, 2), (3, 0)]) == [b"01", b"89", b""]
-            assert await store.get("a/c") == [b""]
-            for key, ranges in (("a/none", None), ("a/none", [(0, 1)]), ("a/b", [(8, 5)])):
-                with pytest.raises(BytesLost):
-                    await store.get(key, ranges)
-            assert {one.key: one.size async for page in store.listed("a") for one in page} == {"a/b": 10, "a/c": 0}
-            await store.delete(["a/none", "a/b", "a/c", "a/b"])
-            assert [page async for page in store.listed("a") if page] == []
-
-    run(story())
-
-
-@pytest.mark.parametrize(
-    ("url", "part", "place"),
-    [("az://container/a/b", "container_name", "container"), ("gs://bucket/a/b", "bucket", "bucket")],
-)
-def test_container_or_bucket_come_first_in_the_url_and_the_account_from_the_environment(
-    monkeypatch: pytest.MonkeyPatch, url: str, part: str, place: str
-) -> None:
-    """Azure's laws were run by hand against Azurite; no emulator of Google's store answers what obstore asks."""
-    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
-    store = open_objects(url)._store
-    assert (store.config[part], store.prefix) == (place, "a/b")
-
-
-@pytest.mark.parametrize(
-    ("url", "words"),
-    [
-        ("http://host/bucket", "is no object store"),
-        ("bucket", "is no object store"),
-        ("s3:///folder", "names no bucket"),
-        ("s3://key:secret@bucket/folder", "credentials come from"),
-        ("s3://bucket/folder?secret=x", "credentials come from"),
-        ("file://folder", "names no folder"),
-        ("file:///", "names no folder"),
-        ("file:///proc/version/x", "cannot be used"),
-    ],
-)
-def test_a_url_that_cannot_be_used_is_refused_with_a_sentence(url: str, words: str) -> None:
-    with pytest.raises(BytesUrlError, match=words) as raised:
-        open_objects(url)
-    assert "secret" not in str(raised.value)
