@@ -11,8 +11,15 @@ Fault = Callable[[str, str], str | None]
 """From method and path to what happens: None (nothing), `500`, `hang up`, `truncate` or `swallow` (no answer)."""
 
 
+SIGNED = "AWS4-HMAC-SHA256 Credential=testing/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
+
+
 class Proxy:
     """Forwards to the endpoint, or does not.
+
+    Args:
+        target: the endpoint's URL.
+        signs: put what moto takes for a signature in the place of another provider's token.
 
     Attributes:
         fault: what happens to requests from now on.
@@ -20,7 +27,7 @@ class Proxy:
         released: set to let go of requests that get no answer.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, signs: bool = False) -> None:
         self.fault: Fault = lambda method, path: None
         self.seen: list[tuple[str, str]] = []
         self.released = threading.Event()
@@ -42,7 +49,10 @@ class Proxy:
                     status, headers, content = 500, {}, b"<html>hello</html>"
                 else:
                     connection = http.client.HTTPConnection(address, timeout=60)
-                    connection.request(self.command, self.path, body, dict(self.headers))
+                    given = {k.lower(): v for k, v in self.headers.items()} | (
+                        {"authorization": SIGNED} if signs else {}
+                    )
+                    connection.request(self.command, self.path, body, given)
                     reply = connection.getresponse()
                     status, headers, content = reply.status, dict(reply.getheaders()), reply.read()
                     connection.close()

@@ -137,7 +137,7 @@ def test_a_copy_of_the_database_deletes_nothing_that_the_original_knows(
                         await rounds(each, clock, 1)
                 assert known <= files(store)
                 assert await mark(one) == ownership.DISPUTED
-                assert "another database uses the objects" in caplog.text
+                assert "are another database's, or it says so too" in caplog.text
                 assert (await two.put(data[10])).status_code == 200, "it may read and write"
                 assert (await one.get(f"{RUN}/series", name="loss", points=1000))["first"] == list(range(1, 641))
                 await ownership.claim(one.app.state.database, now=clock())
