@@ -207,6 +207,55 @@ def test_retention_keeps_incidents_and_runs_that_train(
     run(story())
 
 
+async def full(one: Service) -> set[tuple[int, int]]:
+    """Attempt and first step of the segments whose frames are kept."""
+    table = schema.segments
+    query = sa.select(table.c.attempt, table.c.first_step).where(table.c.is_full)
+    return set(
+        await one.app.state.database.read(lambda connection: [(one[0], one[1]) for one in connection.execute(query)])
+    )
+
+
+def test_retention_waits_for_the_end_of_a_run_that_is_heard_of(sqlite_url: str, clock: Clock) -> None:
+    async def story() -> None:
+        async with service(sqlite_url, clock) as one:
+            database, data = one.app.state.database, chunks(frames(1, 128), stop="finished")
+            for chunk in data[:2]:
+                await one.put(chunk)
+            await compact.compact(database, now=clock())
+            clock.now += 2000
+            await one.put(data[2])
+            assert await compact.retain(database, now=clock(), full_seconds=1000) == 0
+            assert await full(one) == {(1, 1)}
+            assert await compact.retain(database, now=clock() + 1001, full_seconds=1000) == 1, "it fell silent"
+
+    run(story())
+
+
+def test_retention_keeps_superseded_incidents_and_segments_that_count_in_part(
+    sqlite_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pyramid of a segment that counts in part would hold what counts and what does not in one bucket."""
+    monkeypatch.setattr(compact, "INCIDENT_STEPS", 10)
+
+    async def story() -> None:
+        async with service(sqlite_url, clock) as one:
+            for chunk in chunks(frames(1, 320, diverges_at=260)):
+                await one.put(chunk)
+            await one.put(chunks(frames(101, 100), attempt=SECOND, start_step=100)[0])  # it began, and did no step yet
+            listed = await one.get(f"{RUN}/incidents", superseded=True)
+            found = {
+                one["superseded"]: one["onset_step"] for one in listed["incidents"] if one["kind"] != "regime_change"
+            }
+            assert found == {True: 260}
+            await compact.compact(one.app.state.database, now=clock() + LATER)
+            await compact.retain(one.app.state.database, now=clock() + 10_000, full_seconds=1000)
+            # Segments of 64 steps: the attempt counts up to step 100, and diverged at 260.
+            assert await full(one) == {(1, 65), (1, 193), (1, 257)}
+
+    run(story())
+
+
 def test_a_trainer_that_repeats_steps_is_compacted_too(sqlite_url: str, clock: Clock, tmp_path: Path) -> None:
     from lossguard.wire.chunk import AttemptStart, Chunk, ChunkId, encode
 

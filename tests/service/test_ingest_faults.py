@@ -4,10 +4,12 @@ import pytest
 import sqlalchemy as sa
 from chunk_trainer import FIRST, chunks, frames
 from services import Clock, Service, run, service
-from test_ingest_laws import serially, state
+from test_ingest_laws import diverging, serially, state
 
 from lossguard.drops import REFUSED
 from lossguard.wire.chunk import Chunk, ChunkId, encode
+from lossguard_service.incidents import detectors
+from lossguard_service.store import schema
 
 REFUSE = {
     "sqlite": ["CREATE TRIGGER refuse BEFORE INSERT ON chunk_bytes BEGIN SELECT RAISE(ABORT, 'disk full'); END"],
@@ -46,6 +48,29 @@ def test_frames_of_a_chunk_that_was_not_stored_are_judged_by_nobody(
                 assert (await one.put(broken[4])).status_code == 503
             await execute(one, ALLOW)
             for chunk in data[4:]:
+                assert (await one.put(chunk)).status_code == 200
+            assert await state(one) == expected
+
+    run(story())
+
+
+def test_a_snapshot_that_cannot_be_read_is_made_anew_from_the_frames(
+    database_url: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of another version, say, while an update rolls."""
+    monkeypatch.setattr(detectors, "SNAPSHOT_FRAMES", 64)
+    data = diverging()
+    expected = run(serially(f"sqlite:///{tmp_path_factory.mktemp('serial') / 'x.db'}", data))
+
+    async def story() -> None:
+        async with service(database_url, Clock()) as one:
+            for chunk in data[:9]:
+                await one.put(chunk)
+            spoil = sa.update(schema.detector_states).values(state=b"of another version")
+            changed = await one.app.state.database.write(lambda connection: connection.execute(spoil).rowcount)
+            assert changed > 0
+        async with service(database_url, Clock()) as one:
+            for chunk in data[9:]:
                 assert (await one.put(chunk)).status_code == 200
             assert await state(one) == expected
 

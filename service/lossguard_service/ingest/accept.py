@@ -332,7 +332,6 @@ class Ingest:
             # The trainer's data must be kept even where our detectors fail on it; judged_step stays behind, which the
             # gate refuses to pass.
             log.exception("the detectors failed on run %s/%s", run.project, run.name)
-            self._detectors.forget(run.id)
             judged = None
         if judged is None:
             records = None
