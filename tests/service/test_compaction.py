@@ -232,10 +232,9 @@ def test_retention_waits_for_the_end_of_a_run_that_is_heard_of(sqlite_url: str, 
     run(story())
 
 
-def test_retention_keeps_superseded_incidents_and_segments_that_count_in_part(
+def test_retention_keeps_incidents_that_were_superseded_and_where_the_next_attempt_began(
     sqlite_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pyramid of a segment that counts in part would hold what counts and what does not in one bucket."""
     monkeypatch.setattr(compact, "INCIDENT_STEPS", 10)
 
     async def story() -> None:
