@@ -1,6 +1,7 @@
 """A database file that cannot be opened is an error for the caller, never a wait without end."""
 
 import asyncio
+import resource
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -31,6 +32,32 @@ def test_a_write_to_a_file_that_cannot_be_opened_fails_and_the_next_one_tries_ag
             in_the_way.rmdir()
             return await asyncio.wait_for(database.write(_one), 30)
         finally:
+            await database.close()
+
+    assert run(story()) == 1
+
+
+def test_a_file_that_had_no_room_is_written_again_when_there_is_some(sqlite_url: str) -> None:
+    """SQLite rolls back by itself then, and the connection was of no use any more: every later write failed."""
+
+    def fill(connection: Connection) -> None:
+        connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS filled (data BLOB)")
+        connection.exec_driver_sql("INSERT INTO filled VALUES (zeroblob(4000000))")
+
+    async def story() -> int:
+        database = open_database(sqlite_url)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        try:
+            await database.write(_one)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+            for _ in range(2):
+                with pytest.raises(sa.exc.OperationalError, match="disk"):
+                    await database.write(fill)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            await database.write(fill)
+            return await database.write(_one)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             await database.close()
 
     assert run(story()) == 1

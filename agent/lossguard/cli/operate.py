@@ -124,6 +124,30 @@ def restore(
     _admin("db", "restore", ["--", str(file)], database, format)
 
 
+@database.command("own-objects")
+def own_objects(
+    bytes_url: Annotated[
+        str | None, typer.Option(help="The object store.", envvar="LOSSGUARD_BYTES_URL", show_default=False)
+    ] = None,
+    database: _Database = None,
+    format: _Format = "table",
+) -> None:
+    """Say that the objects in the store are this database's: after a dispute, a restore, or a move of the objects.
+
+    Example: lossguard db own-objects --bytes-url s3://bucket/folder
+    """
+    _admin("db", "own-objects", [] if bytes_url is None else [f"--bytes-url={bytes_url}"], database, format)
+
+
+@database.command("disown-objects")
+def disown_objects(database: _Database = None, format: _Format = "table") -> None:
+    """Say that this database is a copy, whose original the objects belong to: it deletes none.
+
+    Example: lossguard db disown-objects --database postgresql://lossguard@db/staging
+    """
+    _admin("db", "disown-objects", [], database, format)
+
+
 def _admin(area: str, command: str, arguments: list[str], database: str | None, format: str) -> None:
     options = [f"--format={format}"] + ([] if database is None else [f"--database={database}"])
     hand_over("lossguard_service.admin", ["lossguard", area, command, *options, *arguments])

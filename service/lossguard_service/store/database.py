@@ -276,10 +276,10 @@ class SqliteDatabase:
                 waiting = self._jobs.get()
                 continue
             with connection:
-                self._write_until_closed(connection, waiting)
-            return
+                waiting = self._write_with(connection, waiting)
 
-    def _write_until_closed(self, connection: Connection, first: _Job) -> None:
+    def _write_with(self, connection: Connection, first: _Job) -> _Job | None:
+        """Write until the database is closed, or the connection is lost: then the next job is returned."""
         job: _Job | None = first
         while job is not None:
             group = [job]
@@ -293,12 +293,19 @@ class SqliteDatabase:
                     last = True
                     break
                 group.append(more)
-            self._commit(connection, group)
-            if last:
-                return
-            job = self._jobs.get()
+            is_usable = self._commit(connection, group)
+            job = None if last else self._jobs.get()
+            if not is_usable:
+                connection.invalidate()
+                return job
+        return None
 
-    def _commit(self, connection: Connection, group: list[_Job]) -> None:
+    def _commit(self, connection: Connection, group: list[_Job]) -> bool:
+        """Write in one transaction; whether the connection is free of it afterwards.
+
+        Where the disk is full or broken SQLite rolls back by itself, and SQLAlchemy, whose rollback then fails, would
+        not begin anything on this connection again.
+        """
         outcomes: list[_Outcome] = []
         try:
             with connection.begin() as transaction:
@@ -317,6 +324,7 @@ class SqliteDatabase:
         except Exception as error:
             outcomes = [_Outcome(job, None, error) for job in group]
         _tell(outcomes)
+        return connection.get_transaction() is None
 
 
 def _sqlite_engine(url: URL, *, begin: str, pool: int, bytes: ByteStore) -> Engine:
