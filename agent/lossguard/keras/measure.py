@@ -37,13 +37,17 @@ def norm(values: Any, axes: tuple[int, ...] | None = None) -> Any:
     return ops.sqrt(ops.sum(ops.square(values), axis=axes, keepdims=True))
 
 
-def scaled_norm(values: Any) -> Any:
-    """The Euclidean norm where squares leave the range of float32; slower, for the rare step that needs it.
+def scaled_norms(tensors: Sequence[Any], plain: Any) -> Any:
+    """[L] the Euclidean norms where squares leave the range of float32; slower, for the rare step that needs it.
 
     With fixed scales: XLA merges a division by max |values| into the update's own and rounds the update differently.
+
+    Args:
+        tensors: whose.
+        plain: [L] as `norms` has them.
     """
-    plain = norm(values)
-    small, large = norm(values * 1e24) * 1e-24, norm(values * 1e-24) * 1e24
+    up, down = ops.convert_to_tensor(1e24, "float32"), ops.convert_to_tensor(1e-24, "float32")
+    small, large = norms([one * up for one in tensors]) * 1e-24, norms([one * down for one in tensors]) * 1e24
     return ops.where(ops.less(plain, SAFE_NORM), small, ops.where(ops.isfinite(plain), plain, large))
 
 
@@ -56,13 +60,19 @@ def clippy_ratio(weight: Any, update: Any, lambda_rel: float, lambda_abs: float)
     return ops.max(size / allowed)
 
 
-def exact(gradient: Any, update: Any) -> Any:
-    """[3], in the order of `EXACT`: what a layer's row says where a norm is in doubt.
+def exact(gradients: Sequence[Any], updates: Sequence[Any], plain: Any) -> Any:
+    """[3, L], in the order of `EXACT`: what the rows say where a norm is in doubt.
 
-    A finite norm has nothing below it that is not finite, so only here such entries are counted.
+    A finite norm has nothing below it that is not finite, so only here such entries are counted. What can be computed
+    for all layers at once is: a model of many layers is traced for longer than anything else of ours takes.
+
+    Args:
+        gradients, updates: of L layers, float32.
+        plain: [2, L] their norms as `norms` has them.
     """
-    nonfinite = ops.sum(ops.cast(ops.logical_not(ops.isfinite(gradient)), "float32"))
-    return ops.stack([scaled_norm(gradient), scaled_norm(update), nonfinite])
+    scaled = ops.reshape(scaled_norms([*gradients, *updates], ops.reshape(plain, [-1])), plain.shape)
+    nonfinite = [ops.sum(ops.cast(ops.logical_not(ops.isfinite(one)), "float32")) for one in gradients]
+    return ops.concatenate([scaled, ops.stack(nonfinite)[None]], 0)
 
 
 def extremes(weight: Any, gradient: Any, update: Any, lambda_rel: float, lambda_abs: float) -> dict[str, Any]:

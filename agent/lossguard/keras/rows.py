@@ -138,18 +138,14 @@ class RowMaker:
         ]
         columns = {name: ops.stack([one.get(name, zero) for one in extremes]) for name in measure.EXTREMES}
         columns[stats.WEIGHT_NORM] = measure.norms([ops.cast(weight, "float32") for weight, _ in layers])
-        plain = ops.stack([norms, measure.norms([zero if one is None else one.update for one in seen])])
+        gradients = [zero if one is None else one.gradient for one in seen]
+        updates = [zero if one is None else one.update for one in seen]
+        plain = ops.stack([norms, measure.norms(updates)])
         lost = ops.logical_and(plain < measure.SAFE_NORM, columns[stats.GRADIENT_MAX] > 0.0)
         doubtful = ops.any(ops.logical_or(ops.logical_not(ops.isfinite(plain)), lost))
 
         def exact() -> Any:
-            return ops.stack(
-                [
-                    ops.zeros((3,), "float32") if one is None else measure.exact(one.gradient, one.update)
-                    for one in seen
-                ],
-                1,
-            )
+            return measure.exact(gradients, updates, plain)
 
         found = backend.branch(doubtful, exact, lambda: ops.concatenate([plain, ops.zeros_like(plain[:1])], 0))
         for row, name in enumerate(measure.EXACT):

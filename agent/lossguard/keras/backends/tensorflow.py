@@ -267,6 +267,9 @@ def replica_total() -> Callable[[list[Any]], list[Any]]:
 
 # --- state on the device
 
+# What is made while a step is traced is no variable of the step's: a `tf.function` that made one is traced twice.
+_MADE: Final = {"trainable": False, "experimental_enable_variable_lifting": False}
+
 
 def scope(model: Any) -> AbstractContextManager[Any]:
     return (tf.distribute.get_strategy() if model is None else model.distribute_strategy).scope()
@@ -286,13 +289,11 @@ def variables(optimizer: Any) -> Sequence[Any]:
 
 def variable(value: Any, name: str) -> Any:
     with tf.init_scope():
-        return tf.Variable(value, trainable=False, name=name, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+        return tf.Variable(value, name=name, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA, **_MADE)
 
 
 def ring(rows: int, width: int) -> Any:
-    return tf.Variable(
-        tf.zeros([rows, width]), trainable=False, name="lossguard_ring", aggregation=tf.VariableAggregation.NONE
-    )
+    return tf.Variable(tf.zeros([rows, width]), name="lossguard_ring", aggregation=tf.VariableAggregation.NONE, **_MADE)
 
 
 def write_row(ring: Any, position: Any, row: Any) -> None:
