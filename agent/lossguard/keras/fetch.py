@@ -16,7 +16,7 @@ from keras import ops
 
 from lossguard import drops
 from lossguard.guard import guarded
-from lossguard.keras.ring import Layout, frames_of
+from lossguard.keras.ring import Layout, frames_of, numbered
 from lossguard.wire.chunk import AttemptEnd, Event
 from lossguard.wire.frame import Frames, Schema
 
@@ -35,8 +35,8 @@ class Sink(Protocol):
     def drop(self, reason: str, count: int) -> None:
         """Count frames that were lost on the way here."""
 
-    def close(self, reason: AttemptEnd = "finished", timeout_seconds: float = 30.0) -> None:
-        """End the attempt."""
+    def close(self, reason: AttemptEnd = "finished", timeout_seconds: float = 30.0, *, skipped_steps: int = 0) -> None:
+        """End the attempt, `skipped_steps` after its last frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +112,17 @@ class Fetcher:
 
 
 def side_by_side(blocks: list[Frames]) -> Frames:
-    """Frames of the same steps from several rings as one block, the scalars and layers of the first first."""
+    """Frames of the same steps from several rings as one block, the scalars and layers of the first first.
+
+    A name that stands in several (two models of one name) is numbered.
+    """
     if len(blocks) == 1:
         return blocks[0]
     first = blocks[0]
     return Frames(
         schema=Schema(
-            tuple(name for block in blocks for name in block.schema.scalars),
-            tuple(name for block in blocks for name in block.schema.layers),
+            numbered(name for block in blocks for name in block.schema.scalars),
+            numbered(name for block in blocks for name in block.schema.layers),
             first.schema.stats,
         ),
         steps=first.steps,

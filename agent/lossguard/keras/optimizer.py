@@ -23,7 +23,7 @@ from keras import ops
 from lossguard.guard import guarded
 from lossguard.keras import measure
 from lossguard.keras.backends import backend
-from lossguard.keras.ring import Layout, Ring
+from lossguard.keras.ring import Layout, Ring, numbered
 from lossguard.keras.rows import Pending, RowMaker
 from lossguard.keras.treatments.base import StepTreatment, Treatment
 from lossguard.keras.treatments.clippy import Clippy
@@ -96,12 +96,7 @@ class Hook:
     @property
     def layers(self) -> tuple[str, ...]:
         """Paths of the optimizer's variables, in its order; a path that stands twice is numbered."""
-        seen: dict[str, int] = {}
-        names = []
-        for variable in self.optimizer._trainable_variables:
-            seen[variable.path] = count = seen.get(variable.path, 0) + 1
-            names.append(variable.path if count == 1 else f"{variable.path}#{count}")
-        return tuple(names)
+        return numbered(variable.path for variable in self.optimizer._trainable_variables)
 
     @property
     def _watched(self) -> tuple[int, ...]:

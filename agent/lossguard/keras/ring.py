@@ -4,6 +4,7 @@ Row of step s: (s - 1) mod N. A row holds the cadence's state, the scalars, then
 and without communication between replicas (decision 0202). Only new rows are copied out, by a gather on the device.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,20 @@ class Ring:
         """The rows of steps first..last as a tensor on the device, [last - first + 1, W]."""
         steps = np.arange(first, last + 1)
         return backend.take_rows(self.variable, ((steps - 1) % self.rows).astype(np.int32))
+
+
+def numbered(names: Iterable[str]) -> tuple[str, ...]:
+    """The names; one that stands again gets its number.
+
+    >>> numbered(["dense/kernel", "dense/bias", "dense/kernel"])
+    ('dense/kernel', 'dense/bias', 'dense/kernel#2')
+    """
+    seen: dict[str, int] = {}
+    found = []
+    for name in names:
+        seen[name] = count = seen.get(name, 0) + 1
+        found.append(name if count == 1 else f"{name}#{count}")
+    return tuple(found)
 
 
 Floats32 = np.ndarray[Any, np.dtype[np.float32]]
