@@ -94,13 +94,13 @@ class Handoff:
         self.wake()
         return True
 
-    def end(self, reason: AttemptEnd | None) -> bool:
+    def end(self, reason: AttemptEnd | None, skipped_steps: int = 0) -> bool:
         """Take nothing any more, but the event that says so if there is a reason; False if it has ended before."""
         with self._producers:
             if self._closed:
                 return False
             if reason is not None:
-                self._queue.append(AttemptStop(self._last_step, time.time(), reason))
+                self._queue.append(AttemptStop(self._last_step, time.time(), reason, skipped_steps))
             self._closed = True
         return True
 

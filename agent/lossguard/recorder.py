@@ -198,14 +198,19 @@ class Recorder:
         return done and not self._sealer.waiting
 
     @guarded("Recorder.close", None)
-    def close(self, reason: AttemptEnd = "finished", timeout_seconds: float = 30.0) -> None:
+    def close(self, reason: AttemptEnd = "finished", timeout_seconds: float = 30.0, *, skipped_steps: int = 0) -> None:
         """End the attempt: write its stop event, seal, and give the uploader what is left of the time.
 
         Returns early where waiting is no use (the disk refuses, the service does not answer): what is sealed stays in
         the journal for a sidecar or the run's next attempt. Calling it again does nothing.
+
+        Args:
+            reason: why.
+            timeout_seconds: the longest time to wait.
+            skipped_steps: steps after the last frame that were no updates.
         """
         deadline = time.monotonic() + timeout_seconds
-        if not self._handoff.end(reason):
+        if not self._handoff.end(reason, skipped_steps):
             return
         self._stopping = True
         self._handoff.wake()

@@ -87,8 +87,8 @@ class Worker:
         """What is not journalled cannot be lost."""
 
     @guarded("Worker.close", None)
-    def close(self, reason: AttemptEnd = "finished", timeout_seconds: float = 5.0) -> None:
-        """End in order, whatever the reason. Calling it again does nothing."""
+    def close(self, reason: AttemptEnd = "finished", timeout_seconds: float = 5.0, *, skipped_steps: int = 0) -> None:
+        """End in order, whatever the reason; what was skipped, the chief tells. Calling it again does nothing."""
         if os.getpid() != self._pid or self._ending.is_set():
             return
         self._ending.set()

@@ -44,6 +44,7 @@ class MemorySink:
         self.drops: dict[str, int] = {}
         self.ended: str | None = None
         self._more = threading.Condition()
+        self.skipped_at_the_end = 0
 
     def record(self, frames: Frames) -> bool:
         with self._more:
@@ -63,8 +64,9 @@ class MemorySink:
     def drop(self, reason: str, count: int) -> None:
         self.drops[reason] = self.drops.get(reason, 0) + count
 
-    def close(self, reason: str = "finished", timeout_seconds: float = 30.0) -> None:
+    def close(self, reason: str = "finished", timeout_seconds: float = 30.0, *, skipped_steps: int = 0) -> None:
         self.ended = reason
+        self.skipped_at_the_end = skipped_steps
 
     @property
     def steps(self) -> list[int]:

@@ -87,6 +87,21 @@ def test_entries_that_keras_masks_do_not_exist(watch: Callable[..., Watch], sink
     assert sink.scalar("loss/click")[0] == pytest.approx(sink.scalar("loss")[0], rel=1e-6)
 
 
+def test_a_watched_step_is_traced_once(watch: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch) -> None:
+    bare, traces = keras.optimizers.Adam.apply, []
+
+    def apply(*arguments: Any, **options: Any) -> Any:
+        traces.append(1)
+        return bare(*arguments, **options)
+
+    mine = watch()
+    model = compiled(mine)
+    model.optimizer.build(model.trainable_variables)  # else its own variables are made, and Keras traces twice
+    monkeypatch.setattr(keras.optimizers.Adam, "apply", apply)
+    model.fit(X, Y, callbacks=[mine], **FIT)
+    assert len(traces) == 1
+
+
 def test_train_on_batch_is_watched_in_a_with_block(watch: Callable[..., Watch], sinks: list[MemorySink]) -> None:
     mine, model = watch(), compiled()
     mine.attach(model)
@@ -156,7 +171,7 @@ def scaled(mine: Watch) -> keras.Model:
     return model
 
 
-def test_steps_left_out_to_the_end_are_told_by_the_log(
+def test_steps_left_out_to_the_end_are_told_by_the_log_and_by_the_last_event(
     watch: Callable[..., Watch],
     sinks: list[MemorySink],
     caplog: pytest.LogCaptureFixture,
@@ -171,6 +186,7 @@ def test_steps_left_out_to_the_end_are_told_by_the_log(
     told = [record.getMessage() for record in caplog.records]
     assert any("has left out the last 2 steps: the model is not updated" in one for one in told)
     assert "left out the last 3 steps; no frame tells of them" in told[-1]
+    assert sinks[0].skipped_at_the_end == 3
 
 
 def test_skipped_steps_are_counted_after_a_second_compile_and_no_more_after_detaching(

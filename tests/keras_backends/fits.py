@@ -19,7 +19,7 @@ class Sink:
         self.config = options["config"]
         self.blocks: list[Any] = []
         self.drops: dict[str, int] = {}
-        self.ended = ""
+        self.ended, self.skipped = "", 0
 
     def record(self, frames: Any) -> bool:
         self.blocks.append(frames)
@@ -31,8 +31,8 @@ class Sink:
     def drop(self, reason: str, count: int) -> None:
         self.drops[reason] = self.drops.get(reason, 0) + count
 
-    def close(self, reason: str = "finished", timeout_seconds: float = 30.0) -> None:
-        self.ended = reason
+    def close(self, reason: str = "finished", timeout_seconds: float = 30.0, *, skipped_steps: int = 0) -> None:
+        self.ended, self.skipped = reason, skipped_steps
 
     def told(self) -> dict[str, Any]:
         if not self.blocks:

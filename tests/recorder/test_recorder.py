@@ -55,11 +55,12 @@ def recorder(tmp_path: Path, guard_raises: None) -> Iterator[Recorder]:
 
 def test_the_first_chunk_says_what_begins_and_the_last_what_ended(tmp_path: Path, recorder: Recorder) -> None:
     recorder.record(frames(1, 20))
-    recorder.close("interrupted")
+    recorder.close("interrupted", skipped_steps=3)
     chunks = sealed(tmp_path)
     assert isinstance(chunks[0].events[0], AttemptStart)
-    assert isinstance(chunks[-1].events[-1], AttemptStop)
-    assert (chunks[-1].events[-1].step, chunks[-1].events[-1].reason) == (20, "interrupted")
+    last = chunks[-1].events[-1]
+    assert isinstance(last, AttemptStop)
+    assert (last.step, last.reason, last.skipped_steps) == (20, "interrupted", 3)
     assert [chunk.id.index for chunk in chunks] == list(range(len(chunks)))
     assert [len(chunk.frames) for chunk in chunks] == [0, 8, 8, 4]
 

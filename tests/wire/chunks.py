@@ -28,7 +28,7 @@ JSON = st.recursive(
 )
 EVENTS = st.one_of(
     st.builds(AttemptStart, st.integers(0, 1 << 40), TIME, st.dictionaries(NAMES, JSON, max_size=3)),
-    st.builds(AttemptStop, STEP, TIME, st.sampled_from(["finished", "interrupted", "failed"])),
+    st.builds(AttemptStop, STEP, TIME, st.sampled_from(["finished", "interrupted", "failed"]), st.integers(0, 9)),
     st.builds(Checkpoint, STEP, TIME, NAMES, st.booleans()),
 )
 

@@ -175,6 +175,7 @@ def test_random_bytes_are_refused(data: bytes) -> None:
         {"events": [{"type": "checkpoint", "step": 1, "time": 1, "path": "nul\u0000", "has_slots": True}]},
         {"events": [{"type": "checkpoint", "step": 1, "time": 1, "path": "p", "has_slots": 1}]},
         {"events": [{"type": "attempt_stop", "step": 1, "time": 1, "reason": "bored"}]},
+        {"events": [{"type": "attempt_stop", "step": 1, "time": 1, "reason": "failed", "skipped_steps": -1}]},
         {"events": [{"type": "attempt_start", "step": 1, "time": 1, "config": {"a": {"b": "\u0000"}}}]},
         {"events": [{"type": "attempt_start", "step": 1, "time": 1, "config": {"a": [1 << 70]}}]},
         {"events": [{"type": "party", "step": 1, "time": 1}]},

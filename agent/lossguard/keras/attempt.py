@@ -204,5 +204,4 @@ class Attempt:
     def end(self, reason: AttemptEnd, timeout_seconds: float) -> None:
         """Record what was fetched, and end the attempt."""
         self._fetcher.close(timeout_seconds)
-        self._left_out.end()
-        self.sink.close(reason, timeout_seconds)
+        self.sink.close(reason, timeout_seconds, skipped_steps=self._left_out.end())

@@ -1,13 +1,15 @@
 """Steps that loss scaling leaves out one after the other.
 
-A step that is left out is no update and has no frame: the next frame's `skipped_steps` tells of it. Where no next one
-comes, since every further step overflows, only this tells: a warning in the log.
+A step that is left out is no update and has no frame: the next frame's `skipped_steps` tells of it. While no next one
+comes, since every further step overflows, a warning in the log tells of it; where none came until the end, the
+attempt's last event does (`lossguard.wire.chunk.AttemptStop`).
 """
 
 import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from lossguard.guard import guarded
 from lossguard.keras.scalars import SKIPPED
 from lossguard.wire.frame import Frames
 
@@ -42,10 +44,12 @@ class LeftOut:
             self._next = 4 * in_a_row
             _log.warning("Lossguard: loss scaling has left out the last %d steps: the model is not updated", in_a_row)
 
-    def end(self) -> None:
-        """Say what no frame said."""
-        if in_a_row := self._since_the_last_frame():
+    @guarded("LeftOut.end", 0)
+    def end(self) -> int:
+        """How many no frame tells of."""
+        if in_a_row := max(0, self._since_the_last_frame()):
             _log.warning("Lossguard: loss scaling left out the last %d steps; no frame tells of them", in_a_row)
+        return in_a_row
 
     def _since_the_last_frame(self) -> int:
         return round((self._count() or 0.0) - self._told)

@@ -204,8 +204,8 @@ class _Listener:
     def drop(self, reason: str, count: int) -> None:
         self.sink.drop(reason, count)
 
-    def close(self, reason: AttemptEnd = "finished", timeout_seconds: float = 30.0) -> None:
-        self.sink.close(reason, timeout_seconds)
+    def close(self, reason: AttemptEnd = "finished", timeout_seconds: float = 30.0, *, skipped_steps: int = 0) -> None:
+        self.sink.close(reason, timeout_seconds, skipped_steps=skipped_steps)
 
 
 def reaction_of(chosen: OnFullDivergence, treatments: Sequence[Treatment]) -> Reaction | None:

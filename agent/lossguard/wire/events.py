@@ -36,11 +36,14 @@ class AttemptStop:
         step: the last step trained.
         time: Unix seconds.
         reason: "finished", "interrupted" (by the user) or "failed" (an exception in training).
+        skipped_steps: steps after the last one trained that loss scaling left out, of which no frame tells. In JSON it
+            stands only where there are some; readers of before pass it over.
     """
 
     step: int
     time: float
     reason: AttemptEnd
+    skipped_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,8 @@ _EVENT_NAMES: Final = {kind: name for name, kind in _EVENTS.items()}
 def event_to_json(event: Event) -> dict[str, Any]:
     """The event, ready for `json.dumps`."""
     fields = {name: getattr(event, name) for name in type(event).__slots__}
+    if not fields.get("skipped_steps", True):
+        del fields["skipped_steps"]
     return {"type": _EVENT_NAMES[type(event)], **fields}
 
 
@@ -99,7 +104,8 @@ def event_from_json(event: Any) -> Event:
         check_config(event["config"])
         return AttemptStart(step=step, time=float(time), config=event["config"])
     if kind == "attempt_stop" and event.get("reason") in _ENDS:
-        return AttemptStop(step=step, time=float(time), reason=event["reason"])
+        skipped = natural(event.get("skipped_steps", 0), "skipped_steps")
+        return AttemptStop(step=step, time=float(time), reason=event["reason"], skipped_steps=skipped)
     if kind == "checkpoint" and isinstance(event.get("has_slots"), bool):
         return Checkpoint(
             step=step,
