@@ -58,6 +58,19 @@ def test_the_table_says_what_happened_and_what_to_do(tmp_path: Path) -> None:
     assert "full divergence" in result.stdout
 
 
+def test_an_incident_names_its_batches_in_every_form(tmp_path: Path) -> None:
+    path = log(tmp_path / "bad.csv", True)
+    lines = path.read_text().splitlines()
+    named = [f"{line},{4000 + number}" for number, line in enumerate(lines[1:], start=1)]
+    path.write_text("\n".join([f"{lines[0]},batch_id", *named]))
+    (incident,) = json.loads(runner.invoke(app, ["replay", "--format", "json", str(path)]).stdout)["incidents"]
+    assert {"step": 201, "name": "4201", "note": "onset"} in incident["batches"]
+    out = tmp_path / "out.html"
+    result = runner.invoke(app, ["replay", "--plot", str(out), str(path)], env={"COLUMNS": "200"})
+    assert "batches of the full divergence of step 201: step 200: 4200, step 201: 4201 (onset)" in result.stdout
+    assert "step 201: 4201 (onset)" in out.read_text("utf-8")
+
+
 def test_the_plot_is_one_page_that_needs_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "out.html"
     result = runner.invoke(app, ["replay", str(log(tmp_path / "bad.csv", True)), "--plot", str(out)])

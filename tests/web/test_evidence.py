@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from test_words import FULL, series, stored
 
+from lossguard.trace.batches import MOST_BATCHES
 from lossguard.wire.incident import Mover
 from lossguard_service.store.lineage import Attempt
 from lossguard_service.web import evidence
@@ -44,7 +45,7 @@ def test_batches_are_told_from_before_the_first_signal_to_the_flag_and_only_by_s
     assert [one.step for one in found] == [256, 257, 258, 259, 260, 261]
     assert [one.note for one in found] == ["", "first signal", "", "onset", "", "flagged"]
     assert found[0].name == str((1 << 40) + 256)
-    assert len(evidence.batches(replace(FULL, first_signal_step=20, detected_step=400), ids)) == evidence.MOST_BATCHES
+    assert len(evidence.batches(replace(FULL, first_signal_step=20, detected_step=400), ids)) == MOST_BATCHES
     assert evidence.batches(FULL, replace(ids, last=ids.last + 1)) == ()
     assert evidence.batches(FULL, None) == ()
     assert evidence.batches(FULL, series([math.nan] * 300))[0].name == "NaN"

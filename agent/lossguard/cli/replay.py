@@ -2,8 +2,9 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +12,7 @@ from lossguard.cli.scalar_names import ScalarNames, columns_of
 
 if TYPE_CHECKING:
     from lossguard.detect.rules import Rule
+    from lossguard.trace.batches import Batch
 from lossguard.wire.incident import Incident, RunReport
 
 
@@ -37,6 +39,7 @@ def replay(
     Exit code 0 whatever they find, 2 for a file or a run that cannot be read, or a rule that fails.
     """
     from lossguard.detect.rules import RuleError
+    from lossguard.trace.batches import of_trace
     from lossguard.trace.read import read
     from lossguard.trace.replay import replay as run_detectors
     from lossguard.trace.service import address
@@ -49,23 +52,25 @@ def replay(
         raise typer.BadParameter(f"there is no folder {plot.parent}", param_hint="--plot")
     given = columns_of(scalar)
     rules = [_rule(item) for item in rule or []]
-    traces, reports = [], []
+    traces, reports, batches = [], [], []
     try:
         for name in files:
             url = None if Path(name).exists() else address(name, service)
             trace = read(Path(name), given) if url is None else read_run(url, token)
-            reports.append(run_detectors(trace, caution, rules))
+            report = run_detectors(trace, caution, rules)
+            reports.append(report)
+            batches.append([of_trace(trace, incident) for incident in report.incidents])
             if plot is not None:
                 traces.append(trace)
     except (TraceError, RuleError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
     if form == "json":
-        documents = [report.to_json() for report in reports]
+        documents = [_document(report, named) for report, named in zip(reports, batches, strict=True)]
         document = documents[0] if len(documents) == 1 else {"runs": documents}
         sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
     else:
-        _table(reports)
+        _table(reports, batches)
     if plot is not None:
         from lossguard.trace.plot import page
 
@@ -87,12 +92,23 @@ def _rule(item: str) -> "Rule":
     return found
 
 
-def _table(reports: list[RunReport]) -> None:
+def _document(report: RunReport, batches: "list[tuple[Batch, ...]]") -> dict[str, Any]:
+    """The report, with the batches of its incidents where the run recorded any."""
+    document = report.to_json()
+    for incident, found in zip(document["incidents"], batches, strict=True):
+        if found:
+            incident["batches"] = [asdict(one) for one in found]
+    return document
+
+
+def _table(reports: list[RunReport], batches: "list[list[tuple[Batch, ...]]]") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from lossguard.trace.batches import sentence
+
     console = Console()
-    for report in reports:
+    for report, named in zip(reports, batches, strict=True):
         steps = f"steps {report.steps[0]} to {report.steps[1]}" if report.steps else "no steps"
         console.print(f"[bold]{report.run}[/bold]: {report.status}, {steps}", highlight=False)
         if not report.incidents:
@@ -101,6 +117,12 @@ def _table(reports: list[RunReport]) -> None:
         for incident in report.incidents:
             table.add_row(*_cells(incident))
         console.print(table)
+        for incident, found in zip(report.incidents, named, strict=True):
+            if found:
+                kind = incident.kind.replace("_", " ")
+                console.print(
+                    f"batches of the {kind} of step {incident.onset_step}: {sentence(found)}", highlight=False
+                )
 
 
 def _cells(incident: Incident) -> list[str]:

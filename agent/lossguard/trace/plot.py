@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lossguard.trace import heat
+from lossguard.trace.batches import of_trace, sentence
 from lossguard.trace.trace import Trace
 from lossguard.wire.frame import Floats64, Frames
 from lossguard.wire.incident import Incident, RunReport
@@ -35,7 +36,7 @@ def page(traces: Sequence[Trace], reports: Sequence[RunReport]) -> str:
         parts.append(f"<h2>{html.escape(report.run)}: {report.status}</h2>")
         parts.extend(_charts(trace, report.incidents))
         parts.append(heat.chart(trace.attempts, report.incidents, WIDTH, MARGIN))
-        parts.append(_table(report.incidents))
+        parts.append(_table(trace, report.incidents))
     return "\n".join(parts)
 
 
@@ -113,19 +114,25 @@ def _band(incident: Incident, last: float, x: Callable[[float], float]) -> str:
     )
 
 
-def _table(incidents: Sequence[Incident]) -> str:
+def _table(trace: Trace, incidents: Sequence[Incident]) -> str:
     if not incidents:
         return "<p>No incidents.</p>"
     rows = "".join(
         f"<tr><td>{incident.kind.replace('_', ' ')}</td><td>{incident.onset_step}</td><td>{incident.detected_step}</td>"
         f"<td>{'' if incident.end_step is None else incident.end_step}</td>"
-        f"<td>{html.escape(incident.explanation)}</td><td>{html.escape(incident.advice)}</td>"
+        f"<td>{html.escape(incident.explanation)}{_batches(trace, incident)}</td>"
+        f"<td>{html.escape(incident.advice)}</td>"
         f"<td>{_movers(incident)}</td></tr>"
         for incident in incidents
     )
     head = "<tr><th>kind</th><th>onset</th><th>flagged</th><th>end</th><th>what happened</th><th>what to do</th>"
     head += "<th>who moved first</th></tr>"
     return f"<table>{head}{rows}</table>"
+
+
+def _batches(trace: Trace, incident: Incident) -> str:
+    found = sentence(of_trace(trace, incident))
+    return f"<br>Batches: {html.escape(found)}" if found else ""
 
 
 def _movers(incident: Incident) -> str:

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from lossguard.trace.batches import BATCH, Batch, span
+from lossguard.trace.batches import batches as named
 from lossguard.wire.frame import Schema
 from lossguard.wire.incident import Incident, Mover
 from lossguard.wire.stats import CLIPPY_RATIO, GRADIENT_NORM, UPDATE_NORM
@@ -32,8 +34,6 @@ AFTER: Final = 20
 """Steps after the last mover; from onset to the peak takes 5."""
 LONGEST: Final = 240
 SIGNALS: Final = (GRADIENT_NORM, UPDATE_NORM, CLIPPY_RATIO)
-BATCH: Final = "batch_id"
-MOST_BATCHES: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +58,6 @@ class MoverRow:
     measure: str = ""
     curve: Spark | None = None
     course: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """The batch of one step; `note` says what happened there."""
-
-    step: int
-    name: str
-    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +101,7 @@ async def read_batches(database: Database, run_id: int, names: Schema, incident:
     """The batches alone; none, and nothing is read, where the run recorded none."""
     if BATCH not in names.scalars:
         return ()
-    first, last = _span(incident)
+    first, last = span(incident)
     table = await scalar_columns(database, run_id, [BATCH], first=first, last=last, points=last - first + 1)
     return batches(incident, column(table, 0))
 
@@ -139,21 +130,7 @@ def batches(incident: Incident, found: Buckets | None) -> tuple[Batch, ...]:
     """The batches from the first signal to where it was flagged, and one before."""
     if found is None or not len(found) or bool((found.first != found.last).any()):
         return ()
-    first, last = _span(incident)
-    notes = {incident.detected_step: "flagged", incident.onset_step: "onset"}
-    if incident.first_signal_step is not None and incident.first_signal_step != incident.onset_step:
-        notes[incident.first_signal_step] = "first signal"
-    here = (found.first >= first) & (found.first <= last)
-    return tuple(
-        Batch(int(step), str(int(value)) if math.isfinite(value) else number(value), notes.get(int(step), ""))
-        for step, value in zip(found.first[here], found.mean[here, 0], strict=True)
-    )
-
-
-def _span(incident: Incident) -> tuple[int, int]:
-    signal = incident.onset_step if incident.first_signal_step is None else incident.first_signal_step
-    first = max(1, min(signal, incident.onset_step) - 1, incident.onset_step - MOST_BATCHES + 3)
-    return first, min(max(incident.detected_step, incident.onset_step + 1), first + MOST_BATCHES - 1)
+    return named(incident, zip(found.first.tolist(), found.mean[:, 0].tolist(), strict=True))
 
 
 def _scalar(mover: Mover) -> str:

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 import numpy as np
 
+from lossguard.trace.batches import Batch
 from lossguard.wire.frame import Schema
 from lossguard.wire.numbers import from_json_number
 from lossguard.wire.stats import CLIPPY_RATIO, MEANING
@@ -18,7 +19,7 @@ from lossguard_service.store.incidents import StoredIncident
 from lossguard_service.store.lineage import Attempt
 from lossguard_service.store.runs import Run
 from lossguard_service.web import charts, factors, story
-from lossguard_service.web.evidence import Batch, Evidence, batches_text
+from lossguard_service.web.evidence import Evidence, batches_text
 from lossguard_service.web.runbooks import FOR_KIND
 from lossguard_service.web.trials import flat
 from lossguard_service.web.words import (
