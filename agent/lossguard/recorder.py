@@ -18,7 +18,7 @@ import time
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from lossguard import drops
 from lossguard.guard import guarded, swallow, swallowed
@@ -102,11 +102,14 @@ class Recorder:
         ):
             if isinstance(number, bool) or not isinstance(number, int) or number < low:
                 raise ValueError(f"{name}: must be a whole number of at least {low}, got {number!r}")
-        if not (math.isfinite(seal_seconds) and seal_seconds > 0):
-            raise ValueError(f"seal_seconds: must be positive, got {seal_seconds!r}")
+        if not (isinstance(seal_seconds, (int, float)) and math.isfinite(seal_seconds) and seal_seconds > 0):
+            raise ValueError(f"seal_seconds: must be a positive number of seconds, got {seal_seconds!r}")
+        checked_token(token)
+        if service is not None and not isinstance(service, str):
+            raise ValueError(f"service: must be a URL such as http://127.0.0.1:8080, got {service!r}")
         if mantissa_bits not in range(1, 24):
             raise ValueError(f"mantissa_bits: must be 1 to 23, got {mantissa_bits!r}")
-        self.directory: Final = Path(directory)
+        self.directory: Final = _checked_path(directory)
         self.project: Final = project
         self.run: Final = run
         self.attempt: Final = secrets.token_hex(16)
@@ -114,7 +117,7 @@ class Recorder:
         self._journal_bytes = journal_bytes
         self._files = files
         self._started = time.time()
-        start = AttemptStart(start_step, self._started, _checked_config(config))
+        start = AttemptStart(start_step, self._started, checked_config(config))
 
         self._pid = os.getpid()
         self._drops = drops.DropCounts()
@@ -144,7 +147,9 @@ class Recorder:
     def _check_directory(self) -> None:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        except (FileExistsError, NotADirectoryError):
+            raise ValueError(f"directory: cannot keep a journal in {self.directory}: that is no folder") from None
+        except PermissionError as error:
             raise ValueError(f"directory: cannot keep a journal in {self.directory}: {error.strerror}") from None
         except OSError:
             return  # a full or broken disk is no reason not to train: the sealer tries again
@@ -210,6 +215,10 @@ class Recorder:
             skipped_steps: steps after the last frame that were no updates.
         """
         deadline = time.monotonic() + timeout_seconds
+        if reason not in get_args(AttemptEnd):
+            told = ", ".join(get_args(AttemptEnd))
+            _log.warning("Lossguard: close: reason must be one of %s, got %r; it is taken as interrupted", told, reason)
+            reason = "interrupted"
         if not self._handoff.end(reason, skipped_steps):
             return
         self._stopping = True
@@ -325,7 +334,32 @@ def _make_uploader(run_folder: Path, service: str, token: str | None) -> "Upload
     return Uploader(run_folder, service, token=token)
 
 
-def _checked_config(config: Mapping[str, Any] | None) -> dict[str, Any]:
+def checked_token(token: str | None) -> str | None:
+    """A bearer token, or None.
+
+    Raises:
+        ValueError: no header can hold it. The message does not repeat it.
+    """
+    if token is not None and not (isinstance(token, str) and token.isprintable() and token == token.strip()):
+        raise ValueError("token: must be text in one line, as `lossguard token` printed it")
+    return token
+
+
+def _checked_path(directory: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(directory)
+    except TypeError:
+        raise ValueError(f"directory: must be the path of a folder, got {directory!r}") from None
+
+
+def checked_config(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A run's config as its first event holds it.
+
+    Raises:
+        ValueError: it is nothing that JSON holds, or too large; the message says what.
+    """
+    if not isinstance(config, Mapping | None):
+        raise ValueError(f"config: must be a JSON-like mapping, got {config!r}")
     try:
         checked: dict[str, Any] = json.loads(json.dumps(to_json(dict(config or {})), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:

@@ -6,19 +6,24 @@ not log are absent in it, which is not the same as NaN.
 
 import functools
 import logging
+import operator
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, SupportsFloat
 
 import numpy as np
 
+from lossguard import drops
 from lossguard.guard import guarded
 from lossguard.recorder import Recorder
 from lossguard.wire.chunk import AttemptEnd, Checkpoint
 from lossguard.wire.frame import Frames, Schema
 
+_OPTIONS = ("seal_frames", "seal_seconds", "journal_bytes", "mantissa_bits", "queue_bytes", "files")
+_NOT_LOGGED: bool | None = None
 _log = logging.getLogger("lossguard")
 
 
@@ -33,6 +38,7 @@ class Run:
         start_step: the step of the checkpoint that this attempt starts from.
         tasks: task name to "binary" or "regression".
         config: whatever describes the run; must be JSON-like.
+        recorder: see `lossguard.recorder.Recorder`.
 
     Raises:
         ValueError: an argument is wrong; the message names it.
@@ -61,20 +67,25 @@ class Run:
         config: Mapping[str, Any] | None = None,
         **recorder: Any,
     ) -> None:
-        tasks = dict(tasks or {})
-        wrong = {name: kind for name, kind in tasks.items() if kind not in ("binary", "regression")}
-        if wrong:
-            raise ValueError(f'tasks: each must be "binary" or "regression", got {wrong}')
-        self._recorder = Recorder(
-            journal,
-            project,
-            run,
-            start_step=start_step,
-            config={"tasks": tasks, **dict(config or {})},
-            service=service,
-            token=token,
-            **recorder,
-        )
+        kinds = _checked_tasks(tasks)
+        if not isinstance(config, Mapping | None):
+            raise ValueError(f"config: must be a JSON-like mapping, got {config!r}")
+        if unknown := [name for name in recorder if name not in _OPTIONS]:
+            raise TypeError(f"Run has no argument {unknown[0]!r}; further ones are {', '.join(_OPTIONS)}")
+        try:
+            self._recorder = Recorder(
+                journal,
+                project,
+                run,
+                start_step=start_step,
+                config={"tasks": kinds, **(config or {})},
+                service=service,
+                token=token,
+                **recorder,
+            )
+        except ValueError as error:
+            # The recorder's name for what is called `journal` here.
+            raise ValueError(str(error).replace("directory:", "journal:", 1)) from None
         self._step = start_step
         self._told_order = False
         self._schema = Schema(())
@@ -89,7 +100,6 @@ class Run:
         """See `Recorder.counters`."""
         return self._recorder.counters
 
-    @guarded("Run.log", False)
     def log(
         self,
         step: int,
@@ -107,18 +117,35 @@ class Run:
         Returns:
             False if the frame was dropped and counted. It never raises and never waits.
         """
-        layers = layers or {}
+        logged = self._log(step, scalars, layers)
+        if logged is None:
+            self._recorder.drop(drops.NOT_ENCODABLE, 1)
+        return bool(logged)
+
+    @guarded("Run.log", _NOT_LOGGED)
+    def _log(
+        self,
+        step: int,
+        scalars: Mapping[str, SupportsFloat],
+        layers: Mapping[str, Mapping[str, SupportsFloat]] | None,
+    ) -> bool | None:
+        step = _whole("step", step)
+        scalars = _numbers("scalars", scalars)
+        layers = {} if layers is None else layers
+        if not isinstance(layers, Mapping):
+            raise ValueError(f"layers: must map layers to their stats, got {layers!r}")
+        layers = {layer: _numbers(f"layers[{layer!r}]", of_layer) for layer, of_layer in layers.items()}
         stats = _common_stats(layers)
         schema = self._schema_with(scalars, layers, stats)
         values = np.full((1, len(schema.scalars)), np.nan)
         present = np.zeros((1, len(schema.scalars)), np.bool_)
         for column, name in enumerate(schema.scalars):
             if name in scalars:
-                values[0, column] = float(scalars[name])
+                values[0, column] = scalars[name]
                 present[0, column] = True
         block = np.full((1, len(schema.layers), len(schema.stats)), np.nan, np.float32)
         if stats:
-            rows = [[float(layers[layer][name]) for name in stats] for layer in schema.layers]
+            rows = [[layers[layer][name] for name in stats] for layer in schema.layers]
             block[0][:, [schema.stats.index(name) for name in stats]] = rows
         frames = Frames(
             schema=schema,
@@ -172,7 +199,7 @@ class Run:
             step: the last step in it.
             has_slots: False if the optimizer's slots are not in it; then it is no rollback target.
         """
-        last = self._step if step is None else step
+        last = self._step if step is None else _whole("step", step)
         return self._recorder.event(Checkpoint(last, time.time(), os.fspath(path), has_slots))
 
     def close(self, reason: AttemptEnd = "finished") -> None:
@@ -189,6 +216,43 @@ class Run:
             self.close("finished")
         else:
             self.close("interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
+
+
+def _checked_tasks(tasks: Mapping[str, str] | None) -> dict[str, str]:
+    if not isinstance(tasks, Mapping | None):
+        raise ValueError(f'tasks: must map names to "binary" or "regression", got {tasks!r}')
+    wrong = {name: kind for name, kind in (tasks or {}).items() if kind not in ("binary", "regression")}
+    if wrong:
+        raise ValueError(f'tasks: each must be "binary" or "regression", got {wrong}')
+    return dict(tasks or {})
+
+
+def _whole(what: str, number: Any) -> int:
+    if not isinstance(number, (bool, str)):
+        with suppress(TypeError, ValueError, OverflowError):
+            return operator.index(number) if hasattr(number, "__index__") else _exact(float(number))
+    raise ValueError(f"{what}: must be a whole number, got {number!r}")
+
+
+def _exact(number: float) -> int:
+    if number != int(number):
+        raise ValueError
+    return int(number)
+
+
+def _numbers(what: str, values: Any) -> dict[str, float]:
+    """Names and numbers, each read once, as a device may be waited for; what is wrong is told in a sentence."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{what}: must map names to numbers, got {values!r}")
+    found = {}
+    for name, value in values.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{what}: names must be text, got {name!r}")
+        try:
+            found[name] = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"{what}: {name!r} must be one number, got {str(value)[:80]!r}") from None
+    return found
 
 
 @functools.cache

@@ -203,6 +203,25 @@ def test_skipped_steps_are_counted_after_a_second_compile_and_no_more_after_deta
     assert "_stateful_handle_non_finite_grads" not in model.optimizer.__dict__
 
 
+def test_a_watch_that_records_nothing_says_so_once(
+    watch: Callable[..., Watch], sinks: list[MemorySink], caplog: pytest.LogCaptureFixture
+) -> None:
+    optimizer, weight = keras.optimizers.SGD(0.1), keras.Variable([1.0])
+    mine, forgotten = watch(), watch()
+    mine.wrap(optimizer)
+    for _ in range(2):
+        optimizer.apply([tf.constant([1.0])], [weight])
+        mine.after_step()
+    with forgotten:
+        pass
+    told = [record.getMessage() for record in caplog.records]
+    assert [one.split(": ", 2)[2].split(":")[0] for one in told] == [
+        "after_step was called outside of a `with watch",
+        "nothing was watched in this block",
+    ]
+    assert sinks == []
+
+
 def test_a_step_that_was_compiled_before_its_optimizer_was_watched_is_told_of(
     watch: Callable[..., Watch], sinks: list[MemorySink], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -313,13 +313,23 @@ def test_wrong_arguments_raise_with_their_name(tmp_path: Path) -> None:
     file.write_text("")
     for options, sentence in (
         ({"journal": file}, "journal: .* is not a folder"),
+        ({"journal": "nul\0"}, "journal: must be a folder"),
         ({"service": "localhost:8000"}, "service: must be a URL"),
+        ({"service": "http://"}, "service: must be a URL"),
+        ({"token": 5}, "token: must be text"),
+        ({"config": ["team"]}, "config: must be a JSON-like mapping"),
+        ({"config": {"team": {1, 2}}}, "config: must be a JSON-like mapping"),
+        ({"logits": True}, "logits: must be a sequence"),
+        ({"tasks": {"click": "binary"}, "logits": ["clik"]}, "logits: 'clik' is none of the tasks click"),
+        ({"treatment": "clippy"}, "treatment: 'clippy' is not a treatment"),
+        ({"open_recorder": 5}, "open_recorder: must be a function"),
         ({"tasks": {"click": "binray"}}, "tasks: 'click' must be"),
         ({"tasks": ["click"]}, "tasks: must map"),
         ({"treatment": Clippy}, "treatment: .* did you mean"),
         ({"fetch_steps": 0}, "fetch_steps"),
         ({"full_every": 0}, "full_every"),
         ({"fetch_seconds": -1}, "fetch_seconds"),
+        ({"fetch_seconds": "1"}, "fetch_seconds"),
     ):
         with pytest.raises(ValueError, match=sentence):
             Watch("ads", "ranker", **options)

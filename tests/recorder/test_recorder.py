@@ -262,6 +262,10 @@ def test_an_event_that_no_chunk_can_carry_is_refused_and_logged(
         ("config", {"text": "nul \0"}),
         ("service", "localhost:8080"),
         ("token", "two\nlines"),
+        ("token", 5),
+        ("seal_seconds", "1"),
+        ("config", ["team"]),
+        ("service", 8080),
     ],
 )
 def test_misuse_raises_early_and_names_the_argument(tmp_path: Path, argument: str, value: object) -> None:
@@ -335,3 +339,59 @@ def test_an_exception_in_the_block_is_a_failed_attempt(tmp_path: Path) -> None:
 def test_a_run_refuses_unknown_kinds_of_task(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^tasks:"):
         lossguard.Run("p", "r", journal=tmp_path, tasks={"click": "ordinal"})
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("journal", 5), ("tasks", ["click"]), ("tasks", "click"), ("config", {1, 2}), ("token", 5), ("run", 5)],
+)
+def test_a_run_names_the_argument_that_is_wrong(tmp_path: Path, argument: str, value: object) -> None:
+    arguments: dict[str, object] = {"project": "p", "run": "r", "journal": tmp_path} | {argument: value}
+    with pytest.raises(ValueError, match=rf"^{argument}: must "):
+        lossguard.Run(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_run_that_is_misspelt_says_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="Run has no argument 'taks'; further ones are seal_frames"):
+        lossguard.Run("p", "r", journal=tmp_path, taks={})
+
+
+def test_what_cannot_be_logged_is_a_sentence_and_a_counted_drop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("lossguard.guard.swallow", lambda entry, error: said.append(f"{entry}: {error}"))
+    with lossguard.Run("p", "r", journal=tmp_path) as run:
+        wrong: list[tuple[object, ...]] = [
+            ("1", {"loss": 1.0}),
+            (1.5, {"loss": 1.0}),
+            (1, [1.0]),
+            (1, {"loss": None}),
+            (1, {5: 1.0}),
+            (1, {"loss": 1.0}, {"dense": 3.0}),
+        ]
+        for arguments in wrong:
+            assert run.log(*arguments) is False  # type: ignore[arg-type]
+        assert run.log(np.int64(1), {"loss": np.float32(1.0)})
+        assert run.log(2.0, {"loss": 1.0})  # type: ignore[arg-type]
+    assert [one.removeprefix("Run.log: ") for one in said] == [
+        "step: must be a whole number, got '1'",
+        "step: must be a whole number, got 1.5",
+        "scalars: must map names to numbers, got [1.0]",
+        "scalars: 'loss' must be one number, got 'None'",
+        "scalars: names must be text, got 5",
+        "layers['dense']: must map names to numbers, got 3.0",
+    ]
+    assert run.counters["dropped_not_encodable"] == len(wrong)
+    assert steps_in(sealed(tmp_path)) == [1, 2]
+
+
+def test_an_attempt_that_ends_for_no_known_reason_was_interrupted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = Recorder(tmp_path, "p", "r")
+    recorder.close("bored")  # type: ignore[arg-type]
+    assert "reason must be one of finished, interrupted, failed, got 'bored'" in caplog.text
+    last = sealed(tmp_path)[-1].events[-1]
+    assert isinstance(last, AttemptStop)
+    assert last.reason == "interrupted"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import keras
 
@@ -75,6 +76,8 @@ def checked_journal(journal: str | os.PathLike[str]) -> Path:
         folder = Path(journal)
     except TypeError:
         raise ValueError(f"journal: must be a folder, got {journal!r}") from None
+    if "\0" in str(folder):
+        raise ValueError(f"journal: must be a folder, got {journal!r}")
     nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not nearest.is_dir():
         raise ValueError(f"journal: {nearest} is not a folder")
@@ -89,7 +92,8 @@ def checked_service(service: str | None) -> str | None:
     Raises:
         ValueError: it is no URL.
     """
-    if service is not None and not str(service).startswith(("http://", "https://")):
+    parts = urlsplit(service) if isinstance(service, str) else None
+    if service is not None and (parts is None or parts.scheme not in ("http", "https") or not parts.hostname):
         raise ValueError(f"service: must be a URL like http://host:port, got {service!r}")
     return service
 
@@ -111,7 +115,9 @@ def checked_treatments(treatment: Treatment | Sequence[Treatment] | None) -> tup
     Raises:
         ValueError: something in it is no treatment.
     """
-    several = [] if treatment is None else list(treatment) if isinstance(treatment, Sequence) else [treatment]
+    given: Any = treatment
+    are_several = isinstance(given, Sequence) and not isinstance(given, str)
+    several = [] if given is None else list(given) if are_several else [given]
     for one in several:
         known = all(hasattr(one, name) for name in ("applies_to", "describe"))
         if isinstance(one, type) or not known or not (hasattr(one, "factor") or hasattr(one, "step_factors")):

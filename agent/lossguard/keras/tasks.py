@@ -93,14 +93,18 @@ def checked_kinds(tasks: Mapping[str, str] | None) -> dict[str, Kind] | None:
     return dict(tasks)  # type: ignore[arg-type]
 
 
-def checked_logits(logits: Collection[str]) -> tuple[str, ...]:
+def checked_logits(logits: Collection[str], kinds: Mapping[str, Kind] | None = None) -> tuple[str, ...]:
     """The user's `logits` argument, checked.
 
     Raises:
-        ValueError: it is one string.
+        ValueError: it is one string, no names, or names none of the tasks that are said.
     """
     if isinstance(logits, str):
         raise ValueError(f"logits: must be a sequence of task names, got the one string {logits!r}")
+    if not isinstance(logits, Collection) or not all(isinstance(name, str) for name in logits):
+        raise ValueError(f"logits: must be a sequence of task names, got {logits!r}")
+    if unknown := [name for name in logits if kinds is not None and name not in kinds]:
+        raise ValueError(f"logits: {unknown[0]!r} is none of the tasks {', '.join(kinds or ())}")
     return tuple(logits)
 
 

@@ -6,6 +6,7 @@ from then on nothing of ours raises into or waits in the training. Every update 
 in the user's step, at interpreter exit), the attempt ends with that reason and with its last frame.
 """
 
+import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Self
@@ -26,9 +27,11 @@ from lossguard.keras.sharpness import Sharpness
 from lossguard.keras.tasks import Task, checked_kinds, checked_logits, compiled_tasks, said_tasks
 from lossguard.keras.training import Training
 from lossguard.keras.treatments.base import Treatment, checked_patterns
-from lossguard.recorder import Recorder
+from lossguard.recorder import Recorder, checked_config, checked_token
 from lossguard.wire.chunk import AttemptEnd
 from lossguard.wire.names import check_name
+
+_log = logging.getLogger("lossguard")
 
 
 class Watch(keras.callbacks.Callback):
@@ -112,13 +115,16 @@ class Watch(keras.callbacks.Callback):
         super().__init__()
         self.project, self.run = check_name("project", project), check_name("run", run)
         self.journal = checked_journal(journal)
-        names = (self.project, self.run, checked_service(service), token)
+        names = (self.project, self.run, checked_service(service), checked_token(token))
+        if not callable(open_recorder):
+            raise ValueError(f"open_recorder: must be a function, got {open_recorder!r}")
         destination = Destination(self.journal, *names, open_recorder)
         checked_counts(full_every=full_every, fetch_steps=fetch_steps)
         checked_counts(window_steps=1 if window_steps is None else window_steps)
-        if not fetch_seconds > 0:
-            raise ValueError(f"fetch_seconds: must be positive, got {fetch_seconds!r}")
-        self._kinds, self._logits = checked_kinds(tasks), checked_logits(logits)
+        if not (isinstance(fetch_seconds, (int, float)) and fetch_seconds > 0):
+            raise ValueError(f"fetch_seconds: must be a positive number of seconds, got {fetch_seconds!r}")
+        self._kinds = checked_kinds(tasks)
+        self._logits = checked_logits(logits, self._kinds)
         treatments = checked_treatments(treatment)
         reaction = reaction_of(on_full_divergence, treatments)
         if reaction is not None:
@@ -144,7 +150,7 @@ class Watch(keras.callbacks.Callback):
             destination,
             self._training,
             self._scalars,
-            config=config or {},
+            config=checked_config(config),
             full_every=full_every,
             budget=share,
             fetch_steps=fetch_steps,
@@ -155,6 +161,7 @@ class Watch(keras.callbacks.Callback):
         self._last_batch = -1
         self._stays_open = False
         self._entered_at = 0
+        self._said = False
 
     # --- putting it in
 
@@ -315,6 +322,8 @@ class Watch(keras.callbacks.Callback):
         Raises:
             TrainingStopped: only with `on_full_divergence`, see there.
         """
+        if not self._stays_open and self._attempts.current is None:
+            self._say("after_step was called outside of a `with watch:` block, where nothing is recorded")
         self._training.returned(optimizer_variables)
         if self._attempts.current is None and self._stays_open and self._training.hooks:
             # `train_on_batch` calls no callback, so this is the first that is heard of its first step.
@@ -324,7 +333,15 @@ class Watch(keras.callbacks.Callback):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         self._stays_open = False
+        if not self._training.hooks:
+            self._say("nothing was watched in this block: watch.wrap(optimizer) before it, or watch.attach(model)")
         self.close(reason_of(kind))
+
+    def _say(self, what: str) -> None:
+        """Warn once of a watch that records nothing."""
+        if not self._said:
+            self._said = True
+            _log.warning("Lossguard: run %s: %s", self.run, what)
 
     @property
     def attempt(self) -> str | None:
