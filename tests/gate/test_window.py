@@ -5,7 +5,7 @@ import random
 import numpy as np
 
 from lossguard.wire.frame import Frames, Schema
-from lossguard_service.gate.facts import window_of
+from lossguard_service.gate.window import window_of
 
 NAMES = ("loss", "loss/click", "batch_auc/click", "rmse/play")
 
