@@ -71,7 +71,12 @@ def test_two_processes_measure_what_one_device_measures(
     trained: Trained, watch: Callable[..., Watch], sinks: list[MemorySink]
 ) -> None:
     said = trained.said
-    options: dict[str, Any] = {"tasks": {"click": "binary"}, "logits": ["click"], "full_every": 1}
+    options: dict[str, Any] = {
+        "tasks": {"click": "binary"},
+        "logits": ["click"],
+        "full_every": 1,
+        "fetch_seconds": 3600.0,
+    }
     weights = train(tf.distribute.get_strategy(), watch(treatment=Clippy(lambda_abs=1e-3), **options))
     assert [one["replicas"] for one in said] == [2, 2]
     for one in said:

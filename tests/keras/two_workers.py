@@ -103,6 +103,7 @@ def main(rank: int, ports: list[str], journal: str) -> None:
         logits=["click"],
         treatment=Clippy(lambda_abs=1e-3),
         full_every=1,
+        fetch_seconds=3600.0,  # or the clock would say which steps have the norms behind them
         open_recorder=recorder,
     )
     weights = train(strategy, watch, hear)
