@@ -57,7 +57,7 @@ fuzz: $(VENV)/.dev
 fuzz-guided: $(VENV)/.dev
 	$(BIN)/pip install --quiet atheris
 	mkdir -p build/fuzz
-	$(BIN)/python tests/wire/fuzz_guided.py -max_total_time=300 -artifact_prefix=build/ build/fuzz tests/golden/wire_v1
+	$(BIN)/python tests/wire/fuzz_guided.py -max_total_time=300 -artifact_prefix=build/ build/fuzz tests/golden/wire_v1 tests/golden/wire_v2
 
 clean:
 	rm -rf $(VENV) .lossguard build dist

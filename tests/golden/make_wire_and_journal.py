@@ -1,6 +1,7 @@
-"""Made the files in wire_v1/ and journal_v1/: `python tests/golden/make_wire_and_journal.py`.
+"""Made the files in wire_v2/ and journal_v1/: `python tests/golden/make_wire_and_journal.py`.
 
-Writes only what is not there: old bytes stay as an old version wrote them. A new format version gets its own folder.
+Writes only what is not there: old bytes stay as an old version wrote them, those in wire_v1/ and the chunks in
+journal_v1/ with chunk format 1. A new format version gets its own folder.
 """
 
 import math
@@ -13,6 +14,7 @@ import numpy as np
 import zstandard
 
 from lossguard.journal.segment import SegmentHeader, pack_record
+from lossguard.wire import stats_section
 from lossguard.wire.chunk import AttemptStart, AttemptStop, Checkpoint, Chunk, ChunkId, encode
 from lossguard.wire.frame import Frames, Schema
 
@@ -59,6 +61,27 @@ def whole() -> dict[str, bytes]:
     }
 
 
+def noise() -> Frames:
+    """Stats that a sample calls noise, constant and slow, with a NaN and an infinity among them."""
+    random = np.random.default_rng(5)
+    stats = np.empty((32, 9, 4), np.float32)
+    stats[:, :, 0], stats[:, :, 2] = random.lognormal(0, 2, (2, 32, 9))
+    stats[:, :, 1], stats[:, :, 3] = 1.0, 2 + 1e-4 * np.arange(32)[:, None]
+    stats[3, 4, 0], stats[5, 6, 2] = math.nan, -math.inf
+    schema = Schema((), tuple(f"layer_{n}" for n in range(9)), ("gradient_norm", "one", "update_norm", "weight_norm"))
+    return Frames.of(schema, range(100, 132), np.empty((32, 0)), stats)
+
+
+def whole_2() -> dict[str, bytes]:
+    """What format 2 has beside what `whole` has."""
+    before, stats_section.NOISE_FROM = stats_section.NOISE_FROM, 256  # small files
+    try:
+        chunks = {bits: encode(Chunk(identity(3), noise()), mantissa_bits=bits) for bits in (6, 10, 23)}
+    finally:
+        stats_section.NOISE_FROM = before
+    return {f"noise-{bits}": data for bits, data in chunks.items()}
+
+
 def with_crc(data: bytes) -> bytes:
     return data[:4] + struct.pack("<I", zlib.crc32(data[8:])) + data[8:]
 
@@ -75,8 +98,10 @@ def broken(data: bytes) -> dict[str, bytes]:
         "CorruptChunk-cut": data[:-1],
         "CorruptChunk-longer": with_crc(data + b"\0"),
         "CorruptChunk-zeros": bytes(64),
-        "UnsupportedVersion": data[:3] + b"\x02" + data[4:],
-        "ChunkTooLarge-header": with_crc(b"LGC\x01" + bytes(4) + struct.pack("<II", len(bomb), 1 << 24) + bomb),
+        "UnsupportedVersion": data[:3] + b"\xff" + data[4:],
+        "ChunkTooLarge-header": with_crc(
+            b"LGC\x02" + bytes(4) + struct.pack("<III", 2, len(bomb), 1 << 24) + b"{}" + bomb
+        ),
     }
 
 
@@ -97,8 +122,8 @@ def segments(chunks: dict[str, bytes]) -> dict[str, bytes]:
 
 def main() -> None:
     chunks = whole()
-    files = {HERE / "wire_v1" / f"{name}.chunk": data for name, data in chunks.items()}
-    files |= {HERE / "wire_v1" / "broken" / f"{name}.chunk": data for name, data in broken(chunks["rounded"]).items()}
+    files = {HERE / "wire_v2" / f"{name}.chunk": data for name, data in (chunks | whole_2()).items()}
+    files |= {HERE / "wire_v2" / "broken" / f"{name}.chunk": data for name, data in broken(chunks["rounded"]).items()}
     files |= {HERE / "journal_v1" / f"{name}.journal": data for name, data in segments(chunks).items()}
     for path, data in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import json
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import zstandard
@@ -65,19 +66,31 @@ def with_valid_crc(data: bytes) -> bytes:
     return data[:4] + struct.pack("<I", zlib.crc32(data[8:])) + data[8:] if len(data) >= 8 else data
 
 
-def sections_of(data: bytes) -> tuple[int, list[int]]:
-    """Where the sections begin, and their sizes."""
-    packed = struct.unpack_from("<I", data, 8)[0]
-    header = json.loads(zstandard.decompress(data[16 : 16 + packed]))
-    return 16 + packed, header["sections"]
+def parts_of(data: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:
+    """Header, schema and sections of a chunk of version 2."""
+    plain, packed, _ = struct.unpack_from("<III", data, 8)
+    schema = zstandard.decompress(data[20 + plain : 20 + plain + packed])
+    return json.loads(data[20 : 20 + plain]), json.loads(schema), data[20 + plain + packed :]
+
+
+def of_parts(header: bytes, schema: bytes, sections: bytes = b"") -> bytes:
+    """A chunk of version 2 with a valid checksum."""
+    names = zstandard.compress(schema)
+    sizes = struct.pack("<III", len(header), len(names), len(schema))
+    return with_valid_crc(b"LGC\x02" + bytes(4) + sizes + header + names + sections)
+
+
+def as_version_1(data: bytes) -> bytes:
+    """The chunk with the head that version 1 had; what stands in the sections is as it was."""
+    header, schema, sections = parts_of(data)
+    plain = json.dumps(header | {"schema": schema}).encode()
+    packed = zstandard.compress(plain)
+    return with_valid_crc(b"LGC\x01" + bytes(4) + struct.pack("<II", len(packed), len(plain)) + packed + sections)
 
 
 def with_header(data: bytes, **changes: object) -> bytes:
-    """The chunk with keys of its header replaced (None removes one) and a valid checksum."""
-    begin, _ = sections_of(data)
-    packed = struct.unpack_from("<I", data, 8)[0]
-    header = json.loads(zstandard.decompress(data[16 : 16 + packed])) | changes
-    header = {key: value for key, value in header.items() if value is not None}
-    plain = json.dumps(header).encode()
-    new = zstandard.compress(plain)
-    return with_valid_crc(data[:8] + struct.pack("<II", len(new), len(plain)) + new + data[begin:])
+    """The chunk with keys of its header, or its schema, replaced (None removes one) and a valid checksum."""
+    header, schema, sections = parts_of(data)
+    names = changes.pop("schema", schema)
+    header = {key: value for key, value in (header | changes).items() if value is not None}
+    return of_parts(json.dumps(header).encode(), json.dumps(names).encode(), sections)

@@ -1,4 +1,6 @@
-"""Fuzzes `unpack` and `decode` behind a valid checksum: `python tests/wire/fuzz_decode.py --seconds 60`.
+"""Fuzzes `unpack`, `unpack_stats` and `decode` behind a valid checksum.
+
+`python tests/wire/fuzz_decode.py --seconds 60`.
 
 Every worker is a process of its own, so that a crash of the codec is seen and its input kept. Exit code 1 if a worker
 died or ended with an exception that is not a `ChunkError`.
@@ -19,6 +21,7 @@ from chunks import with_valid_crc
 from lossguard.wire.arrays import ArrayError, pack, unpack
 from lossguard.wire.chunk import AttemptStart, Chunk, ChunkError, ChunkId, decode, encode, outline, round_mantissa
 from lossguard.wire.frame import Frames, Schema
+from lossguard.wire.stats_section import pack_stats, unpack_stats
 
 WORKER_SECONDS = 20.0
 
@@ -41,6 +44,14 @@ def chunk(rng: np.random.Generator) -> bytes:
     frames = Frames.of(schema, np.arange(1, count + 1), rng.normal(size=(count, 2)), stats)
     events = (AttemptStart(0, 1.0, {"tasks": {"click": "binary"}}),)
     return encode(Chunk(ChunkId("p", "r", "0" * 32, 0), frames, {"queue_full": 1}, events))
+
+
+def stats(rng: np.random.Generator, bits: int) -> tuple[bytes, tuple[int, int, int]]:
+    """A section of which some stats stand apart."""
+    shape = (int(rng.integers(20, 40)), 400, int(rng.integers(9, 12)))
+    values = rng.lognormal(size=shape).astype("f4")
+    values[:, :, rng.random(shape[2]) < 0.3] = 1.0
+    return b"".join(pack_stats(values, bits)), (shape[2], shape[1], shape[0])
 
 
 def mutated(rng: random.Random, whole: bytes) -> bytes:
@@ -67,10 +78,20 @@ def work(seed: int, case: Path) -> None:
     rng, numbers = random.Random(seed), np.random.default_rng(seed)
     sections = [(pack(array), array.dtype, array.shape) for _ in range(6) for array in arrays(numbers)]
     chunks = [chunk(numbers) for _ in range(20)]
+    apart = [stats(numbers, bits) for bits in (7, 10, 12, 23)]
     outcomes = Counter[str]()
     until = time.monotonic() + WORKER_SECONDS
     while time.monotonic() < until:
-        if rng.random() < 0.5:
+        if rng.random() < 0.2:
+            section, shape = rng.choice(apart)
+            data = mutated(rng, section)
+            case.write_bytes(data)
+            try:
+                unpack_stats(memoryview(data), shape)
+                outcomes["stats decoded"] += 1
+            except ArrayError:
+                outcomes["stats refused"] += 1
+        elif rng.random() < 0.5:
             packed, dtype, shape = rng.choice(sections)
             data = mutated(rng, packed)
             case.write_bytes(data)

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 import zstandard
-from chunks import CHUNKS, EVENTS, sections_of, with_header, with_valid_crc
+from chunks import CHUNKS, EVENTS, as_version_1, of_parts, parts_of, with_header, with_valid_crc
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -136,7 +136,7 @@ def test_lies_behind_a_valid_checksum_end_in_a_chunk_or_in_a_chunk_error(chunk: 
 
 @given(st.binary(max_size=300))
 def test_random_bytes_are_refused(data: bytes) -> None:
-    for bytes_ in (data, with_valid_crc(b"LGC\x01" + data)):
+    for bytes_ in (data, *(with_valid_crc(b"LGC" + version + data) for version in (b"\x01", b"\x02"))):
         with pytest.raises(ChunkError):
             decode(bytes_)
 
@@ -192,20 +192,23 @@ def test_a_lie_in_the_header_is_a_corrupt_chunk(changes: dict[str, object]) -> N
 
 @pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": 1e999}', "[" * 100_000, "[]", "", "\ufffe", '"x"'])
 def test_a_header_that_is_no_plain_json_object_is_refused(text: str) -> None:
-    plain = text.encode()
-    packed = zstandard.compress(plain)
+    header, schema, _ = parts_of(encode(small()))
     with pytest.raises(CorruptChunk):
-        decode(with_valid_crc(b"LGC\x01" + bytes(4) + struct.pack("<II", len(packed), len(plain)) + packed))
+        decode(of_parts(text.encode(), json.dumps(schema).encode()))
+    with pytest.raises(CorruptChunk):
+        decode(of_parts(json.dumps(header).encode(), text.encode()))
+    packed = zstandard.compress(text.encode())
+    sizes = struct.pack("<II", len(packed), len(text.encode()))
+    with pytest.raises(CorruptChunk):
+        decode(with_valid_crc(b"LGC\x01" + bytes(4) + sizes + packed))
 
 
 def test_infinite_config_numbers_do_not_get_in() -> None:
     start = encode(small(events=(AttemptStart(0, 1.0, {"rate": 12345.5}),)))
-    begin, _ = sections_of(start)
-    packed = struct.unpack_from("<I", start, 8)[0]
-    plain = zstandard.decompress(start[16 : 16 + packed]).replace(b"12345.5", b"1e99999")
-    new = zstandard.compress(plain)
+    new = start.replace(b"12345.5", b"1e99999")
+    assert new != start
     with pytest.raises(CorruptChunk, match="finite"):
-        decode(with_valid_crc(start[:8] + struct.pack("<II", len(new), len(plain)) + new + start[begin:]))
+        decode(with_valid_crc(new))
 
 
 @pytest.mark.parametrize("name", ["scalars", "layers", "stats"])
@@ -223,7 +226,23 @@ def test_events_survive(event: wire.Event) -> None:
 def test_a_newer_version_says_update() -> None:
     data = encode(small())
     with pytest.raises(UnsupportedVersion, match="update"):
-        decode(data[:3] + b"\x02" + data[4:])
+        decode(data[:3] + b"\x03" + data[4:])
+
+
+@given(CHUNKS)
+def test_the_head_of_version_1_reads_the_same(chunk: Chunk) -> None:
+    data = encode(chunk)
+    old, new = decode(as_version_1(data)), decode(data)
+    assert (old.id, old.drops, old.events) == (new.id, new.drops, new.events)
+    assert same(old.frames, new.frames)
+    assert old.frames.stats.tobytes() == new.frames.stats.tobytes()
+    assert outline(as_version_1(data)) == outline(data)
+
+
+def test_a_version_is_not_taken_for_another() -> None:
+    for data, other in ((encode(small()), b"\x01"), (as_version_1(encode(small())), b"\x02")):
+        with pytest.raises(ChunkError):
+            decode(data[:3] + other + data[4:])
 
 
 def test_a_header_bomb_is_too_large_before_it_is_unpacked() -> None:
@@ -233,6 +252,11 @@ def test_a_header_bomb_is_too_large_before_it_is_unpacked() -> None:
         decode(with_valid_crc(bomb))
     with pytest.raises(CorruptChunk):
         decode(with_valid_crc(bomb[:12] + struct.pack("<I", 1000) + bomb[16:]))
+    bomb = b"LGC\x02" + bytes(4) + struct.pack("<III", 2, len(packed), 1 << 28) + b"{}" + packed
+    with pytest.raises(ChunkTooLarge):
+        decode(with_valid_crc(bomb))
+    with pytest.raises(CorruptChunk):
+        decode(with_valid_crc(bomb[:16] + struct.pack("<I", 1000) + bomb[20:]))
 
 
 def test_an_array_bomb_is_too_large_before_it_is_unpacked() -> None:
@@ -263,13 +287,28 @@ def test_steps_are_counted_from_one(steps: list[int]) -> None:
         encode(small(frames=Frames.of(Schema(("loss",)), steps, [[0.0]] * len(steps))))
 
 
-def forged(section: bytes) -> bytes:
-    """A chunk whose last numeric section was replaced by other bytes."""
-    data = encode(small())
-    begin, sizes = sections_of(data)
-    before = sum(sizes[:4])
-    body = data[: begin + before] + section + data[begin + before + sizes[4] :]
-    return with_header(body, sections=[*sizes[:4], len(section), *sizes[5:]])
+def forged(section: bytes, place: int = 4) -> bytes:
+    """A chunk of which one section was replaced by other bytes."""
+    header, schema, sections = parts_of(encode(small()))
+    sizes = header["sections"]
+    begin = sum(sizes[:place])
+    body = sections[:begin] + section + sections[begin + sizes[place] :]
+    header["sections"] = [*sizes[:place], len(section), *sizes[place + 1 :]]
+    return of_parts(json.dumps(header).encode(), json.dumps(schema).encode(), body)
+
+
+def test_steps_without_a_gap_are_their_first_and_others_an_array() -> None:
+    gapless = struct.pack("<Bq", 9, 7)
+    assert decode(forged(gapless, 0)).frames.steps.tolist() == list(range(7, 47))
+    assert outline(forged(gapless, 0)).last_step == 46
+    assert decode(forged(pack(np.arange(7, 87, 2)), 0)).frames.steps.tolist() == list(range(7, 87, 2))
+    for first in (0, -1, (1 << 53) - 39, (1 << 63) - 1):
+        for read in (decode, outline):
+            with pytest.raises(CorruptChunk, match="steps"):
+                read(forged(struct.pack("<Bq", 9, first), 0))
+    assert outline(forged(struct.pack("<Bq", 9, (1 << 53) - 40), 0)).last_step == (1 << 53) - 1
+    with pytest.raises(CorruptChunk):
+        decode(forged(gapless + b"x", 0))
 
 
 def test_a_forged_section_is_a_corrupt_chunk() -> None:
@@ -283,7 +322,9 @@ def test_unknown_keys_of_the_header_are_passed_over() -> None:
     assert decode(with_header(encode(small()), later={"more": 1})).id == ID
 
 
-def test_the_json_of_the_header_is_ascii() -> None:
-    data = encode(small(frames=Frames.of(Schema(("perte/é",)), [1], [[0.0]])))
-    packed = struct.unpack_from("<I", data, 8)[0]
-    assert json.loads(zstandard.decompress(data[16 : 16 + packed]))["schema"]["scalars"] == ["perte/é"]
+def test_the_json_of_the_names_is_ascii() -> None:
+    plain, packed, _ = struct.unpack_from(
+        "<III", data := encode(small(frames=Frames.of(Schema(("perte/é",)), [1], [[0.0]]))), 8
+    )
+    assert zstandard.decompress(data[20 + plain : 20 + plain + packed]).isascii()
+    assert decode(data).frames.schema.scalars == ("perte/é",)

@@ -8,7 +8,8 @@ from hypothesis.extra import numpy as npst
 
 from lossguard.wire import rounding
 from lossguard.wire.arrays import pack
-from lossguard.wire.rounding import pack_rounded, round_mantissa
+from lossguard.wire.rounding import round_mantissa
+from lossguard.wire.stats_section import pack_stats
 
 EDGES = st.sampled_from(
     [0, 0x80000000, 0x7F800000, 0xFF800000, 0x7FC00000, 0x7F800001, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F7FFFFF, 0xFF7FFFFF,
@@ -47,7 +48,7 @@ def test_a_section_is_the_rounded_series_packed(words: np.ndarray, bits: int, ax
     before = rounding.PIECE
     rounding.PIECE = 11  # so that small arrays have several pieces
     try:
-        found = pack_rounded(stats, bits)
+        found = b"".join(pack_stats(stats, bits))
     finally:
         rounding.PIECE = before
     assert found == pack(round_mantissa(np.ascontiguousarray(stats.transpose(2, 1, 0)), bits))
@@ -59,4 +60,4 @@ def test_other_numbers_of_bits_are_refused(bits: int) -> None:
     with pytest.raises(ValueError, match="bits"):
         round_mantissa(np.ones(3, np.float32), bits)
     with pytest.raises(ValueError, match="bits"):
-        pack_rounded(np.ones((1, 2, 3), np.float32), bits)
+        pack_stats(np.ones((1, 2, 3), np.float32), bits)

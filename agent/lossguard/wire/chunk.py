@@ -9,20 +9,26 @@ Limits: 65,536 frames, 65,536 layers, 256 stats, 4,096 scalars, 1 MiB of header,
 ask for less). Steps are 1 to 2^53 - 1. Names are printable and have 1 to 512 characters (a checkpoint's path 4,096),
 those of projects and runs also obey `lossguard.wire.names`. Numbers in the header are finite, times included.
 
-Layout, version 1, integers little-endian:
+Layout, version 2, integers little-endian:
 
     offset  size  what
-    0       4     magic "LGC\\x01" (the last byte is the version)
+    0       4     magic "LGC\\x02" (the last byte is the version)
     4       4     CRC-32 of everything after this field
-    8       4     H, bytes of the compressed header
-    12      4     h, bytes of the header before compression
-    16      H     Zstandard: JSON {project, run, attempt, index, schema, frames, drops, events, sections}
-    16+H          the sections, one after the other, sizes in `sections`
+    8       4     h, bytes of the header
+    12      4     C, bytes of the compressed schema
+    16      4     c, bytes of the schema before compression
+    20      h     JSON {project, run, attempt, index, frames, drops, events, sections}
+    20+h    C     Zstandard: JSON {scalars, layers, stats}
+    20+h+C        the sections, one after the other, sizes in `sections`
 
 Sections, in this order, series-major (each series' values side by side, which is what makes them compress):
 steps int64 [T]; times float64 [T]; scalars float64 [S, T]; scalars_present bits [T, S]; stats float32 [K, L, T];
 stats_present bits [T, K]. The presence sections are empty when everything is present. Each numeric section is written
-by `lossguard.wire.arrays`; empty arrays are empty sections.
+by `lossguard.wire.arrays`, stats by `lossguard.wire.stats_section`; empty arrays are empty sections. Steps without a
+gap are 9 bytes: a 9, which no array begins with, and the first one (int64).
+
+Version 1 is read too. In it h and c are missing: at 8 stand C and c, of one JSON object that is compressed as a whole,
+the header with the schema as its `schema`, and stats and steps are always arrays.
 
 The odd choice: a CRC and not a cryptographic hash. It finds rot and torn writes; who may write chunks is the service's
 question, not the format's. Decoding trusts nothing that the CRC covers: the sizes that a section claims are compared
@@ -32,13 +38,14 @@ with the header's before anything is allocated.
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lossguard.wire.arrays import ArrayError, compress, pack, unpack
+from lossguard.wire.arrays import ArrayError, pack, unpack
 from lossguard.wire.errors import (
     MAX_INTEGER,
     ChunkError,
@@ -61,7 +68,6 @@ from lossguard.wire.events import (
 from lossguard.wire.frame import Frames, Schema, Steps
 from lossguard.wire.header import (
     MAGIC,
-    MAX_HEADER_BYTES,
     VERSION,
     ChunkId,
     drops,
@@ -70,13 +76,16 @@ from lossguard.wire.header import (
     read,
     write,
 )
-from lossguard.wire.rounding import pack_rounded, round_mantissa
+from lossguard.wire.rounding import round_mantissa
+from lossguard.wire.stats_section import Buffer, pack_stats, unpack_stats
 
 MAX_FRAMES: Final = 65_536
 MAX_LAYERS: Final = 65_536
 MAX_STATS: Final = 256
 MAX_SCALARS: Final = 4_096
 MAX_DECODED_BYTES: Final = 256 << 20
+_GAPLESS: Final = struct.Struct("<Bq")
+_NO_GAPS: Final = 9
 
 __all__ = [
     "AttemptEnd",
@@ -133,13 +142,13 @@ def encode(chunk: Chunk, *, mantissa_bits: int = 10) -> bytes:
     frames = chunk.frames
     _check_limits(len(frames), frames.schema, MAX_DECODED_BYTES)
     _check_steps(frames.steps)
-    sections = [
-        pack(frames.steps),
-        pack(frames.times),
-        pack(np.ascontiguousarray(frames.scalars.T)),
-        _pack_bits(frames.scalars_present),
-        pack_rounded(frames.stats, mantissa_bits),
-        _pack_bits(frames.stats_present),
+    sections: list[Sequence[Buffer]] = [
+        [_pack_steps(frames.steps)],
+        [pack(frames.times)],
+        [pack(frames.scalars.T)],
+        [_pack_bits(frames.scalars_present)],
+        pack_stats(frames.stats, mantissa_bits),
+        [_pack_bits(frames.stats_present)],
     ]
     header = {
         "project": chunk.id.project,
@@ -149,15 +158,9 @@ def encode(chunk: Chunk, *, mantissa_bits: int = 10) -> bytes:
         "frames": len(frames),
         "drops": chunk.drops,
         "events": [event_to_json(event) for event in chunk.events],
-        "sections": [len(section) for section in sections],
+        "sections": [sum(map(len, parts)) for parts in sections],
     }
-    plain = write(header, frames.schema)
-    if len(plain) > MAX_HEADER_BYTES:
-        raise ChunkTooLarge(
-            f"the header has {len(plain)} bytes, at most {MAX_HEADER_BYTES} are allowed: shorten names or config"
-        )
-    packed = compress(plain)
-    parts = [struct.pack("<II", len(packed), len(plain)), packed, *sections]
+    parts = [*write(header, frames.schema), *(part for parts in sections for part in parts)]
     crc = 0
     for part in parts:
         crc = zlib.crc32(part, crc)
@@ -196,11 +199,9 @@ def outline(data: bytes) -> Outline:
             raise CorruptChunk("the header must list sections")
         end = offset + natural(sizes[0], "section size")
         try:
-            steps = unpack(memoryview(data)[offset:end], np.dtype("<i8"), (count,))
+            last = int(_unpack_steps(memoryview(data)[offset:end], count)[-1])
         except ArrayError as error:
             raise CorruptChunk(str(error)) from None
-        _check_steps(steps)
-        last = int(steps[-1])
     return Outline(identity(header), count, last)
 
 
@@ -238,15 +239,13 @@ def decode(data: bytes, *, max_decoded_bytes: int = MAX_DECODED_BYTES) -> Chunk:
         raise CorruptChunk(f"{len(data) - offset} bytes stand after the last section")
     steps, times, scalars, scalar_bits, stats, stat_bits = parts
     try:
-        step_numbers = unpack(steps, np.dtype("<i8"), shapes[0])
-        _check_steps(step_numbers)
         frames = Frames(
             schema=schema,
-            steps=step_numbers,
+            steps=_unpack_steps(steps, count),
             times=unpack(times, np.dtype("<f8"), shapes[1]),
             scalars=np.ascontiguousarray(unpack(scalars, np.dtype("<f8"), shapes[2]).T),
             # As they lie, series by series: who reads them step by step lays out anew what it needs, once.
-            stats=unpack(stats, np.dtype("<f4"), shapes[4]).transpose(2, 1, 0),
+            stats=unpack_stats(stats, (len(schema.stats), len(schema.layers), count)).transpose(2, 1, 0),
             scalars_present=_unpack_bits(scalar_bits, shapes[3]),
             stats_present=_unpack_bits(stat_bits, shapes[5]),
         )
@@ -262,9 +261,30 @@ def _section_shapes(count: int, schema: Schema) -> list[tuple[int, ...]]:
     return [(count,), (count,), (s, count), (count, s), (k, n_layers, count), (count, k)]
 
 
+def _pack_steps(steps: Steps) -> bytes:
+    if len(steps) and int(steps[-1]) - int(steps[0]) == len(steps) - 1:
+        return _GAPLESS.pack(_NO_GAPS, int(steps[0]))
+    return pack(steps)
+
+
+def _unpack_steps(data: memoryview, count: int) -> Steps:
+    if count and len(data) == _GAPLESS.size and data[0] == _NO_GAPS:
+        first = _GAPLESS.unpack(data)[1]
+        _check_range(first, first + count - 1)
+        return np.arange(first, first + count, dtype=np.int64)
+    steps: Steps = unpack(data, np.dtype("<i8"), (count,))
+    _check_steps(steps)
+    return steps
+
+
 def _check_steps(steps: Steps) -> None:
-    if len(steps) and not (int(steps.min()) >= 1 and int(steps.max()) <= MAX_INTEGER):
-        raise CorruptChunk(f"steps: must be from 1 to {MAX_INTEGER}, got {int(steps.min())} to {int(steps.max())}")
+    if len(steps):
+        _check_range(int(steps.min()), int(steps.max()))
+
+
+def _check_range(first: int, last: int) -> None:
+    if not (first >= 1 and last <= MAX_INTEGER):
+        raise CorruptChunk(f"steps: must be from 1 to {MAX_INTEGER}, got {first} to {last}")
 
 
 def _check_limits(count: int, schema: Schema, max_decoded_bytes: int) -> None:

@@ -8,11 +8,10 @@ import functools
 import json
 import struct
 import zlib
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lossguard.wire.arrays import ArrayError, decompress
+from lossguard.wire.arrays import ArrayError, compress, decompress
 from lossguard.wire.errors import (
     ChunkError,
     ChunkTooLarge,
@@ -27,13 +26,13 @@ from lossguard.wire.frame import Schema
 from lossguard.wire.names import check_name
 
 MAGIC: Final = b"LGC"
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_HEADER_BYTES: Final = 1 << 20
-PREFIX: Final = struct.Struct("<4sIII")
-_SCHEMA: Final = b',"schema":'
+"""Of the header, and of the schema, before compression."""
+_PREFIX_1: Final = struct.Struct("<4sIII")
+_PREFIX: Final = struct.Struct("<4sIIII")
 _KNOWN_BYTES: Final = 65_536
-"""Longer schemas are parsed each time, so that what is remembered stays below 4 MiB."""
-_known: OrderedDict[bytes, Schema] = OrderedDict()
+"""Longer schemas are parsed each time, so that what is remembered stays below 8 MiB."""
 
 
 def _no_constant(name: str) -> float:
@@ -63,70 +62,74 @@ class ChunkId:
     index: int
 
 
-def write(header: dict[str, Any], schema: Schema) -> bytes:
-    """The header as JSON, once what it says is what a reader would take."""
+def write(header: dict[str, Any], schema: Schema) -> list[bytes]:
+    """The parts between the checksum and the sections, once what they say is what a reader would take."""
     identity(header), drops(header), events(header)
-    rest = _to_json(header)
-    return (rest[:-1] + ',"schema":' + _schema_json(schema) + "}").encode()
+    plain = _to_json(header).encode()
+    names, size = _packed_schema(schema)
+    if max(len(plain), size) > MAX_HEADER_BYTES:
+        raise ChunkTooLarge(
+            f"header and schema have {len(plain)} and {size} bytes, at most {MAX_HEADER_BYTES} are allowed: shorten "
+            "names or config"
+        )
+    return [struct.pack("<III", len(plain), len(names), size), plain, names]
 
 
 @functools.lru_cache(maxsize=64)
-def _schema_json(schema: Schema) -> str:
+def _packed_schema(schema: Schema) -> tuple[bytes, int]:
     _checked_schema(schema.scalars, schema.layers, schema.stats)
-    columns = {"scalars": schema.scalars, "layers": schema.layers, "stats": schema.stats}
-    return _to_json(columns)
+    plain = _to_json({"scalars": schema.scalars, "layers": schema.layers, "stats": schema.stats}).encode()
+    return compress(plain), len(plain)
 
 
 def read(data: bytes) -> tuple[dict[str, Any], Schema, int]:
-    """The header as JSON without its schema, the schema, and where the sections begin; checks the checksum."""
-    if len(data) < PREFIX.size:
+    """The header as JSON, the schema, and where the sections begin; checks the checksum."""
+    if len(data) < _PREFIX.size:
         raise TruncatedChunk(f"{len(data)} bytes are too few for a chunk")
-    magic, crc, packed_size, plain_size = PREFIX.unpack_from(data)
-    if magic[:3] != MAGIC:
+    if not data.startswith(MAGIC):
         raise CorruptChunk("these bytes are not a Lossguard chunk")
-    if magic[3] != VERSION:
-        raise UnsupportedVersion(f"chunk format version {magic[3]}, this side reads version {VERSION}: update it")
+    if data[3] == 1:
+        return _read_1(data)
+    if data[3] != VERSION:
+        raise UnsupportedVersion(f"chunk format version {data[3]}, this side reads versions 1 to {VERSION}: update it")
+    _, crc, plain_size, packed_size, schema_size = _PREFIX.unpack_from(data)
+    middle = _PREFIX.size + plain_size
+    end = middle + packed_size
+    _check(data, crc, max(plain_size, schema_size), end)
+    header = _object(data[_PREFIX.size : middle])
+    names = _known_schema if packed_size <= _KNOWN_BYTES else _unpacked_schema
+    return header, names(bytes(data[middle:end]), schema_size), end
+
+
+def _read_1(data: bytes) -> tuple[dict[str, Any], Schema, int]:
+    _, crc, packed_size, plain_size = _PREFIX_1.unpack_from(data)
+    end = _PREFIX_1.size + packed_size
+    _check(data, crc, plain_size, end)
+    header = _object(_decompressed(data[_PREFIX_1.size : end], plain_size))
+    return header, _schema(header.get("schema")), end
+
+
+def _check(data: bytes, crc: int, plain_size: int, end: int) -> None:
     if plain_size > MAX_HEADER_BYTES:
         raise ChunkTooLarge(f"a header of {plain_size} bytes, at most {MAX_HEADER_BYTES} are allowed")
-    if PREFIX.size + packed_size > len(data):
+    if end > len(data):
         raise TruncatedChunk("the header is cut off")
     if zlib.crc32(memoryview(data)[8:]) != crc:
         raise CorruptChunk("the checksum does not match: the bytes were changed or cut")
+
+
+def _decompressed(packed: bytes, size: int) -> bytes:
     try:
-        plain = decompress(memoryview(data)[PREFIX.size : PREFIX.size + packed_size], plain_size)
+        return decompress(packed, size)
     except ArrayError as error:
         raise CorruptChunk(f"the header does not decompress: {error}") from None
-    header, schema = _parse(plain)
-    return header, schema, PREFIX.size + packed_size
 
 
-def _parse(plain: bytes) -> tuple[dict[str, Any], Schema]:
-    # What we write ends in `,"schema":{...}}`. If the rest with a brace behind it is an object, then the whole is that
-    # object with this schema: in a string the quotes would be escaped, and within another object the rest is none.
-    place = plain.rfind(_SCHEMA)
-    rest, end = plain[:place] + b"}", plain[place:]
-    schema = _known.get(end) if place > 0 else None
-    if schema is not None:
-        try:
-            found = _object(rest)
-        except CorruptChunk:
-            found = {}  # it stands elsewhere
-        if found:  # behind an empty object's brace there could be no comma
-            return found, schema
-    header = _object(plain)
-    schema = _schema(header)
-    if place > 0 and len(end) <= _KNOWN_BYTES and _stands_last(rest, end):
-        _known[end] = schema
-        while len(_known) > 64:
-            _known.popitem(last=False)
-    return header, schema
+def _unpacked_schema(packed: bytes, size: int) -> Schema:
+    return _schema(_object(_decompressed(packed, size)))
 
 
-def _stands_last(rest: bytes, end: bytes) -> bool:
-    try:
-        return len(_object(b"{" + end[1:])) == 1 and isinstance(_object(rest), dict)
-    except CorruptChunk:
-        return False
+_known_schema: Final = functools.lru_cache(maxsize=64)(_unpacked_schema)
 
 
 def _object(plain: bytes) -> dict[str, Any]:
@@ -160,8 +163,7 @@ def _check_place(project: Any, run: Any, attempt: Any) -> tuple[str, str, str]:
 _checked_place: Final = functools.lru_cache(maxsize=1024)(_check_place)
 
 
-def _schema(header: dict[str, Any]) -> Schema:
-    schema = header.get("schema")
+def _schema(schema: Any) -> Schema:
     if not isinstance(schema, dict):
         raise CorruptChunk("the header has no schema")
     columns = []

@@ -1,11 +1,11 @@
-"""Rounding of stats: fewer mantissa bits, no bias, and what is no number stays; and the section of rounded stats."""
+"""Rounding of stats: fewer mantissa bits, no bias, and what is no number stays."""
 
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lossguard.wire.arrays import PIECE, pack, pack_planes, split
+from lossguard.wire.arrays import PIECE, split
 from lossguard.wire.frame import Floats32
 
 Words = NDArray[np.uint32]
@@ -35,30 +35,27 @@ def round_mantissa(values: Floats32, bits: int) -> Floats32:
     return out.view(np.float32)
 
 
-def pack_rounded(stats: Floats32, bits: int) -> bytes:
-    """What `pack` makes of the stats laid out as [K, L, T] and rounded by `round_mantissa`, in fewer ways to memory.
+def rounded_planes(words: Words, bits: int) -> NDArray[np.uint8] | None:
+    """The upper byte planes of what `round_mantissa` makes of the words, in fewer ways to memory.
 
     Args:
-        stats: float32 [T, L, K], of any strides; not changed.
+        words: float32 patterns [n]; not changed.
         bits: 1 to 23.
+
+    Returns:
+        As many planes [P, n] as can hold more than zeros. None if some number keeps more bits: `round_mantissa` it is.
     """
-    if stats.size == 0:
-        return b""
-    series = np.ascontiguousarray(np.asarray(stats, np.float32).transpose(2, 1, 0))
-    words = series.reshape(-1).view(np.uint32)
     kept = (9 + bits + 7) // 8  # sign, exponent, mantissa
     planes = np.empty((kept, len(words)), np.uint8)
     scratch = np.empty(min(len(words), PIECE), np.uint32)
     for begin in range(0, len(words), PIECE):
         raw = words[begin : begin + PIECE]
         rounded = scratch[: len(raw)]
-        if round_words(raw, rounded, bits):  # some value needs the planes that were to be left out
-            return pack(round_mantissa(series, bits))
+        if round_words(raw, rounded, bits):
+            return None
         split(rounded, planes[:, begin : begin + PIECE])
     planes[-1] &= np.uint8(int(mask_of(bits)) >> 8 * (4 - kept) & 0xFF)
-    while kept and not planes[kept - 1].any():
-        kept -= 1
-    return pack_planes(planes[:kept])
+    return planes
 
 
 def mask_of(bits: int) -> np.uint32:
