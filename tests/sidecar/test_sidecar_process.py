@@ -18,6 +18,7 @@ from lossguard.recorder import Recorder
 from lossguard.sidecar.status import exposition
 from lossguard.wire.chunk import Checkpoint
 from lossguard.wire.frame import Frames, Schema
+from lossguard.wire.header import MAGIC
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "guard_raises")
 SCHEMA = Schema(("loss",), ("a", "b"), ("gradient_norm",))
@@ -163,7 +164,7 @@ def test_a_first_chunk_that_rotted_is_told_of_once_as_nobody_can_stand_in_for_it
     record(tmp_path, "r", 1, 12)
     (journal,) = tmp_path.rglob("*.journal")
     data = bytearray(journal.read_bytes())
-    data[data.index(b"LGC\x01") + 30] ^= 0xFF
+    data[data.index(MAGIC) + 30] ^= 0xFF
     journal.write_bytes(data)
     service.next_answers.append(Answer(503, headers={"retry-after": "0"}))
     code, errors = once(tmp_path, "--service", service.url)
