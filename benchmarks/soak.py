@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,8 +78,16 @@ def steps_of_long_runs(options: argparse.Namespace) -> list[int]:
     ]
 
 
-def sender(url: str, block: Frames, mine: range, options: argparse.Namespace, soak: Soak, until: float) -> None:
-    """Send the chunks of these runs, round by round."""
+def sender(
+    url: str,
+    block: Frames,
+    mine: range,
+    options: argparse.Namespace,
+    soak: Soak,
+    until: float,
+    measure: Callable[[int], None],
+) -> None:
+    """Send the chunks of these runs, round by round; whoever sends the last one before a line measures for it."""
     client = Client(url)
     try:
         for turn in range(options.rounds):
@@ -91,6 +100,9 @@ def sender(url: str, block: Frames, mine: range, options: argparse.Namespace, so
                     with soak.lock:
                         soak.sent += 1
                         soak.failed += not ok
+                        sent = soak.sent
+                    if sent % options.every == 0:
+                        measure(sent)
     finally:
         client.close()
 
@@ -147,25 +159,27 @@ def main() -> None:
         service(f"sqlite:///{folder}/soak.db", "--compact-seconds", options.compact_seconds) as (url, pid),
     ):
         until = start + options.limit
+
+        def measure(sent: int) -> None:
+            look(url)
+            size = sum(one.stat().st_size for one in Path(folder).glob("soak.db*")) / 1e6
+            resident, own = memory(pid), memory(pid, "Anonymous")
+            hours, seconds = sent / (HOUR * options.runs), time.monotonic() - start
+            with soak.lock:
+                soak.samples.append((sent, resident, own))
+                print(f"| {sent} | {hours:.2f} | {seconds:.0f} | {resident:.0f} | {own:.0f} | {size:.0f} |", flush=True)
+
         threads = [
-            threading.Thread(target=sender, args=(url, block, range(n, options.runs, SENDERS), options, soak, until))
+            threading.Thread(
+                target=sender, args=(url, block, range(n, options.runs, SENDERS), options, soak, until, measure)
+            )
             for n in range(SENDERS)
         ]
         empty = memory(pid)
         for thread in threads:
             thread.start()
-        following = options.every
-        while any(thread.is_alive() for thread in threads):
-            threads[0].join(0.2)
-            if soak.sent < following:
-                continue
-            following = (soak.sent // options.every + 1) * options.every
-            look(url)
-            size = sum(one.stat().st_size for one in Path(folder).glob("soak.db*")) / 1e6
-            soak.samples.append((soak.sent, memory(pid), memory(pid, "Anonymous")))
-            sent, resident, own = soak.samples[-1]
-            hours, seconds = sent / (HOUR * options.runs), time.monotonic() - start
-            print(f"| {sent} | {hours:.2f} | {seconds:.0f} | {resident:.0f} | {own:.0f} | {size:.0f} |", flush=True)
+        for thread in threads:
+            thread.join()
         full = sum(steps // SEGMENT_FRAMES for steps in steps_of_long_runs(options))
         while segments(Path(folder) / "soak.db") < full and time.monotonic() < until:
             time.sleep(0.2)  # the service compacts when its time has come
