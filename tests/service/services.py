@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
@@ -45,6 +45,12 @@ class Service:
             f"/v1/projects/{identity.project}/runs/{identity.run}/attempts/{identity.attempt}/chunks/{identity.index}",
             content=data,
         )
+
+    async def put_all(self, chunks: Iterable[bytes]) -> None:
+        """Send chunks one after the other; each must be taken."""
+        for chunk in chunks:
+            answer = await self.put(chunk)
+            assert answer.status_code == 200, answer.text
 
     async def get(self, path: str, **parameters: Any) -> Any:
         """The JSON at a path that must answer 200."""

@@ -44,8 +44,7 @@ class Counted:
 async def ends_as(one: Service, url: str, data: list[bytes]) -> None:
     """The run's state is what sending the chunks one by one to SQLite gives."""
     async with service(url, Clock()) as other:
-        for chunk in data:
-            assert (await other.put(chunk)).status_code == 200
+        await other.put_all(data)
         for path in ("", "/incidents", "/steps/70"):
             assert await one.get(RUN + path) == await other.get(RUN + path)
 
@@ -59,8 +58,7 @@ def test_what_is_ordinary_is_one_statement_and_all_else_goes_the_ordinary_way(
     async def story() -> None:
         async with service(postgres_url, Clock()) as one:
             counted = Counted(one, monkeypatch)
-            for chunk in [*first[:8], first[3], *first[8:], *second]:
-                assert (await one.put(chunk)).status_code == 200
+            await one.put_all([*first[:8], first[3], *first[8:], *second])
             # Opened; sent twice; an incident; a restart: those take a lock. The seven and more between them do not.
             assert counted.at_once.count(True) >= 9
             assert counted.writes >= 4
@@ -98,8 +96,7 @@ def test_a_heartbeat_between_two_chunks_makes_nobody_judge_old_frames_anew(
         quiet = {"sweep_seconds": 3600.0, "webhook_seconds": 3600.0, "compact_seconds": 3600.0}
         async with service(postgres_url, Clock(), **quiet) as one, service(postgres_url, Clock(), **quiet) as other:
             counted = Counted(one, monkeypatch)
-            for chunk in data[:-2]:
-                assert (await one.put(chunk)).status_code == 200
+            await one.put_all(data[:-2])
             with monkeypatch.context() as patch:
                 patch.setattr(detectors.chunks, "decoded", lambda *_: pytest.fail("old frames are read"))
                 for place, chunk in enumerate(data[-2:]):

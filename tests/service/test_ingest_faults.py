@@ -47,8 +47,7 @@ def test_frames_of_a_chunk_that_was_not_stored_are_judged_by_nobody(
             for _ in range(2):
                 assert (await one.put(broken[4])).status_code == 503
             await execute(one, ALLOW)
-            for chunk in data[4:]:
-                assert (await one.put(chunk)).status_code == 200
+            await one.put_all(data[4:])
             assert await state(one) == expected
 
     run(story())
@@ -70,8 +69,7 @@ def test_a_snapshot_that_cannot_be_read_is_made_anew_from_the_frames(
             changed = await one.app.state.database.write(lambda connection: connection.execute(spoil).rowcount)
             assert changed > 0
         async with service(database_url, Clock()) as one:
-            for chunk in data[9:]:
-                assert (await one.put(chunk)).status_code == 200
+            await one.put_all(data[9:])
             assert await state(one) == expected
 
     run(story())

@@ -79,10 +79,8 @@ def test_a_database_of_every_earlier_schema_keeps_its_runs(
         await copy_rows(new, database_url, revision)
         async with service(database_url, clock) as one:
             assert await ask(one) == before
-            for chunk in data[4:]:
-                assert (await one.put(chunk)).status_code == 200
-            for chunk in chunks(frames(1, 32), run="another"):
-                assert (await one.put(chunk)).status_code == 200
+            await one.put_all(data[4:])
+            await one.put_all(chunks(frames(1, 32), run="another"))
             assert (await one.get(path))["judged_step"] == 200
 
     run(story())

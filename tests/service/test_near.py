@@ -52,8 +52,7 @@ async def ends_as(one: Service, tmp_path: Path, data: list[bytes], monkeypatch: 
     monkeypatch.setattr(near, "QUICK_SECONDS", -1.0)
     async with service(f"sqlite:///{tmp_path}/threaded.db", Clock()) as other:
         found = watched(other, monkeypatch)
-        for chunk in data:
-            assert (await other.put(chunk)).status_code == 200
+        await other.put_all(data)
         assert True not in found
         for path in ("", "/incidents", "/steps/70"):
             assert await one.get(RUN + path) == await other.get(RUN + path)
@@ -68,8 +67,7 @@ def test_what_is_stored_on_the_event_loop_ends_as_what_the_writer_thread_stores(
     async def story() -> None:
         async with service(sqlite_url, Clock(), **ALONE) as one:
             found = watched(one, monkeypatch)
-            for chunk in [*first[:12], first[3], *first[12:], *second]:
-                assert (await one.put(chunk)).status_code == 200
+            await one.put_all([*first[:12], first[3], *first[12:], *second])
             assert found.count(True) >= 10
             await ends_as(one, tmp_path, first + second, monkeypatch)
 
@@ -84,8 +82,7 @@ def test_what_another_process_has_locked_is_waited_for_in_the_thread_and_the_loo
     async def story() -> None:
         async with service(sqlite_url, Clock(), **ALONE) as one:
             found = watched(one, monkeypatch)
-            for chunk in data[:-2]:
-                assert (await one.put(chunk)).status_code == 200
+            await one.put_all(data[:-2])
             assert found[-1] is True
             with beside(sqlite_url) as other:
                 other.execute("BEGIN IMMEDIATE")
@@ -129,8 +126,7 @@ def test_a_statement_that_fails_leaves_nothing_of_its_transaction(
     async def story() -> None:
         async with service(sqlite_url, Clock(), **ALONE) as one:
             found = watched(one, monkeypatch)
-            for chunk in data[:-1]:
-                assert (await one.put(chunk)).status_code == 200
+            await one.put_all(data[:-1])
             with beside(sqlite_url) as other:
                 other.execute("CREATE TRIGGER full BEFORE INSERT ON chunk_bytes BEGIN SELECT RAISE(ABORT, 'full'); END")
                 before = await one.get(RUN)
@@ -152,8 +148,7 @@ def test_the_write_ahead_log_does_not_grow_while_the_event_loop_writes(
     async def story() -> None:
         async with service(sqlite_url, Clock(), **ALONE) as one:
             found = watched(one, monkeypatch)
-            for chunk in data:
-                assert (await one.put(chunk)).status_code == 200
+            await one.put_all(data)
             # 300 commits of eight pages are 20 MB, of which the log is to hold 8.
             assert found.count(True) > 300
             assert Path(f"{make_url(sqlite_url).database}-wal").stat().st_size < 12 << 20
@@ -174,8 +169,7 @@ def test_a_chunk_that_comes_beside_others_is_left_to_their_common_commit(
     async def story() -> None:
         async with service(sqlite_url, Clock(), **ALONE) as one:
             found = watched(one, monkeypatch)
-            for chunk in data[:-1]:
-                assert (await one.put(chunk)).status_code == 200
+            await one.put_all(data[:-1])
             holding = asyncio.create_task(one.app.state.database.write(hold))
             assert await asyncio.to_thread(entered.wait, 60)
             waiting = asyncio.create_task(one.put(data[-1]))
@@ -209,8 +203,7 @@ def test_a_disk_that_is_slow_is_left_to_the_writer_thread(tmp_path: Path, monkey
 def test_the_event_loops_connection_closes_with_the_database(sqlite_url: str) -> None:
     async def story() -> SqliteDatabase:
         async with service(sqlite_url, Clock(), **ALONE) as one:
-            for chunk in chunks(frames(1, 160), size=8):
-                assert (await one.put(chunk)).status_code == 200
+            await one.put_all(chunks(frames(1, 160), size=8))
             found: SqliteDatabase = one.app.state.database._database
             assert found._near.is_open
             return found

@@ -63,8 +63,7 @@ def test_rows_name_objects_and_hold_no_bytes(s3_environment: str, sqlite_url: st
     async def story() -> None:
         async with service(sqlite_url, clock, bytes_url=s3_url) as one:
             database = one.app.state.database
-            for chunk in chunks(frames(1, 100)):
-                assert (await one.put(chunk)).status_code == 200
+            await one.put_all(chunks(frames(1, 100)))
 
             def held(connection: sa.Connection) -> list[Any]:
                 return list(connection.execute(sa.select(schema.chunk_bytes.c.data)).scalars())
@@ -120,8 +119,7 @@ def test_the_setting_may_change_and_what_is_stored_stays_readable(
             assert problem(answer) == BUSY
             assert problem(await one.put(data[9])) == BUSY
         async with service(database_url, clock, bytes_url=folder_url) as one:
-            for chunk in data[9:]:
-                assert (await one.put(chunk)).status_code == 200
+            await one.put_all(data[9:])
             assert await loss(one) == list(range(1, 401))
 
     run(story())
@@ -153,8 +151,7 @@ def test_a_store_that_fails_is_a_503_and_nothing_is_stored(
             assert problem(await one.client.get("/readyz?bytes=true")) == BUSY
             assert (await one.client.get("/readyz")).status_code == 200
             failing(None)
-            for chunk in data:
-                assert (await one.put(chunk)).status_code == 200
+            await one.put_all(data)
             failing("GET")
             assert problem(await one.client.get(f"{RUN}/series", params={"name": "loss"})) == BUSY
             with pytest.raises(BytesUnavailable):

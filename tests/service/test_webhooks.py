@@ -102,8 +102,7 @@ def sick() -> list[bytes]:
 def test_a_divergence_is_told_once_signed_and_never_again(database_url: str, clock: Clock) -> None:
     async def story() -> None:
         async with receiver() as ear, told(database_url, clock, ear, public_url="https://loss.example/") as one:
-            for chunk in sick():
-                assert (await one.put(chunk)).status_code == 200
+            await one.put_all(sick())
             await deliver(one)
             states = ear.states
             assert states in (["full"], ["open", "full"])
@@ -238,8 +237,7 @@ def test_ingest_does_not_wait_for_a_slow_receiver_and_two_replicas_send_nothing_
             first = asyncio.create_task(deliver(one))
             await ear.waits.wait()
             # While the receiver keeps the first replica waiting, chunks are taken, and the second has nothing to send.
-            for chunk in data[-2:]:
-                assert (await other.put(chunk)).status_code == 200
+            await other.put_all(data[-2:])
             assert await deliver(other) == 0
             ear.hold.set()
             ear.hold = None

@@ -2,7 +2,8 @@
 
 A jump shows in a frame, a slide does not: each frame is ordinary beside the last ones. So a level, the median of 5 and
 the median of 20 frames, is compared with the best such level so far, in units of the progress made since the first
-frames; that needs no scale of the loss and no zero. Full when a quarter of the progress has been gone for 60 frames.
+frames; that needs no scale of the loss and no zero. Full when a quarter of the progress has been gone for 60 frames,
+and further than such a loss wanders about its level without any cause (docs/decisions/0110-losses-that-wander.md).
 """
 
 import math
