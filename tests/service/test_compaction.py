@@ -141,7 +141,8 @@ def test_what_is_stopped_in_the_middle_is_done_again(
             with pytest.raises(Stopped):
                 await compact.retain(database, now=clock() + 10 * LATER, full_seconds=LATER)
             assert await everything(one) == before
-            assert await compact.retain(database, now=clock() + 10 * LATER, full_seconds=LATER) == 4
+            both = (compact.retain(database, now=clock() + 10 * LATER, full_seconds=LATER) for _ in range(2))
+            assert sum(await asyncio.gather(*both)) == 4, "two replicas at once"
             assert await count(one, schema.segment_parts) == 0
 
     run(story())
@@ -228,29 +229,66 @@ def test_retention_waits_for_the_end_of_a_run_that_is_heard_of(sqlite_url: str, 
             assert await compact.retain(database, now=clock(), full_seconds=1000) == 0
             assert await full(one) == {(1, 1)}
             assert await compact.retain(database, now=clock() + 1001, full_seconds=1000) == 1, "it fell silent"
+            clock.now += LATER
+            await compact.compact(database, now=clock())
+            clock.now += 2000
+            await one.put(data[3])
+            assert await compact.retain(database, now=clock(), full_seconds=1000) == 1, "it ended"
 
     run(story())
 
 
+@pytest.mark.parametrize(
+    ("began", "around", "kept"),
+    [
+        # Segments of 64 steps; the first attempt diverged at 260, its peak was at 352.
+        (100, 10, {65, 193, 257, 321}),
+        (65, 10, {65, 193, 257, 321}),
+        (64, 4, {193, 257, 321}),
+        (64, 3, {257, 321}),
+        (64, 32, {193, 257, 321}),
+        (64, 33, {193, 257, 321, 385}),
+    ],
+)
 def test_retention_keeps_incidents_that_were_superseded_and_where_the_next_attempt_began(
+    sqlite_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch, began: int, around: int, kept: set[int]
+) -> None:
+    monkeypatch.setattr(compact, "INCIDENT_STEPS", around)
+    of_before = sa.delete(schema.incidents).where(schema.incidents.c.kind == "regime_change")
+
+    async def story() -> None:
+        async with service(sqlite_url, clock) as one:
+            database = one.app.state.database
+            for chunk in chunks(frames(1, 448, diverges_at=260)):
+                await one.put(chunk)
+            await one.put(chunks(frames(1, 0), attempt=SECOND, start_step=began)[0])
+            # As a service left it that knew no regime changes yet; they keep what is around them.
+            await database.write(lambda connection: connection.execute(of_before))
+            (found,) = (await one.get(f"{RUN}/incidents", superseded=True))["incidents"]
+            assert (found["superseded"], found["onset_step"], found["peak_step"]) == (True, 260, 352)
+            await compact.compact(database, now=clock() + LATER)
+            await compact.retain(database, now=clock() + 10_000, full_seconds=1000)
+            assert await full(one) == {(1, first) for first in kept}
+
+    run(story())
+
+
+def test_retention_tells_attempts_apart_whose_segments_have_the_same_numbers(
     sqlite_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compact, "INCIDENT_STEPS", 10)
 
     async def story() -> None:
         async with service(sqlite_url, clock) as one:
-            for chunk in chunks(frames(1, 320, diverges_at=260)):
-                await one.put(chunk)
-            await one.put(chunks(frames(101, 100), attempt=SECOND, start_step=100)[0])  # it began, and did no step yet
-            listed = await one.get(f"{RUN}/incidents", superseded=True)
-            found = {
-                one["superseded"]: one["onset_step"] for one in listed["incidents"] if one["kind"] != "regime_change"
-            }
-            assert found == {True: 260}
+            for attempt, data in (("a" * 32, frames(1, 128)), (SECOND, frames(129, 320, diverges_at=300))):
+                for chunk in chunks(data, attempt=attempt, start_step=int(data.steps[0]) - 1):
+                    await one.put(chunk)
             await compact.compact(one.app.state.database, now=clock() + LATER)
-            await compact.retain(one.app.state.database, now=clock() + 10_000, full_seconds=1000)
-            # Segments of 64 steps: the attempt counts up to step 100, and diverged at 260.
-            assert await full(one) == {(1, 65), (1, 193), (1, 257)}
+            assert await compact.retain(one.app.state.database, now=clock() + 10_000, full_seconds=1000) == 2
+            # The second attempt began at 128, where regimes change, and diverged at 300.
+            assert await full(one) == {(1, 65), (2, 129), (2, 257)}
+            assert (await one.get(f"{RUN}/steps/130"))["step"] == 130
+            assert (await one.client.get(f"{RUN}/steps/5")).status_code == 404
 
     run(story())
 
