@@ -14,8 +14,14 @@ import numpy as np
 import pytest
 from service_on_loopback import Answer, LoopbackService
 
+from lossguard.journal.heartbeat import Heartbeat
+from lossguard.journal.reader import AttemptReader, RunLock
 from lossguard.recorder import Recorder
-from lossguard.sidecar.status import exposition
+from lossguard.sidecar.client import Client
+from lossguard.sidecar.dispatcher import Dispatcher, RunStatus
+from lossguard.sidecar.folders import JournalFolders
+from lossguard.sidecar.shipper import Shipped
+from lossguard.sidecar.status import StatusServer, exposition
 from lossguard.wire.chunk import Checkpoint
 from lossguard.wire.frame import Frames, Schema
 from lossguard.wire.header import MAGIC
@@ -92,6 +98,7 @@ def test_a_dead_service_is_exit_code_4_and_nothing_is_lost(tmp_path: Path, servi
     [
         (("{root}/nowhere", "--service", "http://127.0.0.1:9"), "there is no folder"),
         (("{root}", "--service", "127.0.0.1:9"), "service: must be a URL"),
+        (("{root}", "--service", "http://127.0.0.1:9", "--status-host", "0.0.0.0"), "add --status-port"),
         (("{root}", "--service", "http://127.0.0.1:9", "--ca", "{root}/none.pem"), "ca: cannot read"),
         (("{root}", "--service", "http://127.0.0.1:9", "--token", "two\nlines"), "token: must be"),
     ],
@@ -298,6 +305,55 @@ def test_the_second_signal_ends_a_drain_that_gets_nowhere(tmp_path: Path) -> Non
     assert "the chunks stay on disk" in errors
 
 
+def test_once_does_not_call_shipped_what_another_process_still_has(tmp_path: Path, service: LoopbackService) -> None:
+    record(tmp_path, "r", 1, 12)
+    other = RunLock(tmp_path / "ads" / "r")
+    assert other.acquire()
+    code, errors = once(tmp_path, "--service", service.url, "--poll-seconds", 0.02)
+    assert code == 4, errors
+    assert "ads/r: not shipped: another process has it" in errors
+    assert "all that is sealed is shipped" not in errors
+    other.release()
+    assert once(tmp_path, "--service", service.url)[0] == 0
+    assert steps_of(service, "r") == list(range(1, 13))
+
+
+def test_a_run_of_another_process_that_has_shipped_it_holds_up_nobody(tmp_path: Path, service: LoopbackService) -> None:
+    trainer = record(tmp_path, "r", 1, 12, service=service.url, close=False)
+    reader = AttemptReader(tmp_path / "ads" / "r" / trainer.attempt)
+    service.wait_for(lambda: len(service.stored) == 3)
+    while reader.backlog_bytes():
+        reader = AttemptReader(reader.folder)
+    code, errors = once(tmp_path, "--service", service.url, "--poll-seconds", 0.02)
+    assert (code, "all that is sealed is shipped" in errors) == (0, True), errors
+    trainer.close()
+
+
+def test_a_journal_below_the_named_folder_is_told_of(tmp_path: Path, service: LoopbackService) -> None:
+    record(tmp_path / "journal", "r", 1, 3)
+    _, errors = once(tmp_path, "--service", service.url)
+    assert f"{tmp_path / 'journal'} is a journal of its own, below {tmp_path}" in errors
+    code, errors = once(tmp_path / "journal", "--service", service.url)
+    assert (code, "of its own" in errors) == (0, False), errors
+
+
+def test_at_its_end_a_sidecar_ships_what_the_trainer_lets_go_of(tmp_path: Path, service: LoopbackService) -> None:
+    record(tmp_path, "r", 1, 12)
+    trainer = RunLock(tmp_path / "ads" / "r")
+    assert trainer.acquire()
+    process = sidecar(tmp_path, "--service", service.url, "--poll-seconds", 0.02, "--drain-seconds", 3600)
+    assert process.stderr is not None
+    for said in ("is shipped by another process", "told to end"):
+        while said not in process.stderr.readline():
+            pass
+        if said.startswith("is shipped"):
+            process.send_signal(signal.SIGTERM)
+    trainer.release()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert steps_of(service, "r") == list(range(1, 13))
+
+
 def test_a_living_trainer_is_reported(tmp_path: Path, service: LoopbackService) -> None:
     recorder = record(tmp_path, "r", 1, 7, close=False)
     process = sidecar(tmp_path, "--service", service.url, "--poll-seconds", 0.05)
@@ -324,20 +380,57 @@ def test_metrics_and_health_are_served(tmp_path: Path, service: LoopbackService)
     record(tmp_path, "r", 1, 12)
     process = sidecar(tmp_path, "--service", service.url, "--status-port", 0, "--poll-seconds", 0.05)
     assert process.stderr is not None
-    match = None
-    while match is None:
-        match = re.search(r"status on (http://\S+)/metrics", process.stderr.readline())
+    address = status_of(process)
     service.wait_for(lambda: len(service.stored) >= 5)
-    assert read(match[1] + "/healthz") == (200, "ok\n")
-    status, text = read(match[1] + "/metrics")
+    assert read(address + "/healthz") == (200, "ok\n")
+    status, text = read(address + "/metrics")
     while "lossguard_sidecar_chunks_shipped_total 5\n" not in text:
-        status, text = read(match[1] + "/metrics")
+        status, text = read(address + "/metrics")
     assert status == 200
     assert "# TYPE lossguard_sidecar_backlog_bytes gauge" in text
-    assert read(match[1] + "/else")[0] == 404
+    assert read(address + "/else")[0] == 404
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 0
+
+
+def status_of(process: subprocess.Popen[str]) -> str:
+    """The address of its pages, once it has told it."""
+    assert process.stderr is not None
+    while (match := re.search(r"status on (http://\S+)/metrics", process.stderr.readline())) is None:
+        pass
+    return match[1]
+
+
+@pytest.mark.parametrize(
+    ("listens", "asks", "host", "status"),
+    [
+        ("127.0.0.1", "127.0.0.1", "rebound.example", 421),
+        ("localhost", "127.0.0.1", "rebound.example:9464", 421),
+        ("::1", "[::1]", "rebound.example", 421),
+        ("127.0.0.1", "127.0.0.1", "localhost:9464", 200),
+        ("127.0.0.1", "127.0.0.1", "[::1]:9464", 200),
+        ("0.0.0.0", "127.0.0.1", "trainer-0.pods.example:9464", 200),
+        ("0.0.0.0", "127.0.0.1", "10.1.2.3:9464", 200),
+        ("::", "[::1]", "[fd00::7]:9464", 200),
+    ],
+)
+def test_a_status_port_on_loopback_answers_to_no_foreign_name_and_an_opened_one_to_all(
+    listens: str, asks: str, host: str, status: int
+) -> None:
+    try:
+        server = StatusServer(Dispatcher(list, Client("http://127.0.0.1:9")), JournalFolders([]), listens, 0)
+    except OSError as error:
+        if ":" not in listens:
+            raise
+        pytest.skip(f"no IPv6 here: {error}")
+    try:
+        for page in ("/metrics", "/healthz"):
+            found, text = read(f"http://{asks}:{server.port}{page}", host=host)
+            assert found == status
+            assert ("--status-host" in text) == (status == 421)
+    finally:
+        server.close()
 
 
 def test_a_taken_status_port_is_a_sentence(tmp_path: Path, service: LoopbackService) -> None:
@@ -347,9 +440,10 @@ def test_a_taken_status_port_is_a_sentence(tmp_path: Path, service: LoopbackServ
     assert "choose another port" in errors
 
 
-def read(url: str) -> tuple[int, str]:
+def read(url: str, host: str | None = None) -> tuple[int, str]:
+    request = urllib.request.Request(url, headers={} if host is None else {"host": host})
     try:
-        with urllib.request.urlopen(url, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -358,6 +452,9 @@ def read(url: str) -> tuple[int, str]:
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="asks promtool")
 def test_prometheus_reads_the_metrics() -> None:
-    text = exposition([], None)
+    worker = Heartbeat("0" * 32, worker=1, last_step=7, seconds=1.7e9)
+    run = RunStatus("ads", 'a "quoted" run', Shipped(chunks=3), 17, None, (worker,))
+    text = exposition([run], 1.7e9, 1)
+    assert 'run="a \\"quoted\\" run",worker="1"} 7\n' in text
     done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

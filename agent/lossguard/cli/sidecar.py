@@ -1,9 +1,9 @@
 """`lossguard sidecar`: ships the journals of a pod's runs to the service, in a process of its own.
 
 Exit codes: 0 everything sealed was shipped (after --once, SIGTERM or Ctrl-C), 2 wrong use, or a folder that at the end
-is not there or cannot be read, 4 the service could not be reached with --once, or not in the time that SIGTERM leaves.
-Words and the log go to standard error; with `--format json` one document about every run goes to standard output at the
-end, also of an end that is a refusal.
+is not there or cannot be read, 4 the service could not be reached, or another process has a run that is not shipped,
+with --once or in the time that SIGTERM leaves. Words and the log go to standard error; with `--format json` one
+document about every run goes to standard output at the end, also of an end that is a refusal.
 """
 
 import json
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lossguard.sidecar.dispatcher import Drained, RunStatus
     from lossguard.sidecar.folders import JournalFolders
 
+LOOPBACK = "127.0.0.1"
 ONCE_TRIES = 5
 ONCE_SECONDS = 3600.0
 
@@ -41,7 +42,7 @@ def sidecar(
     status_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Serve /metrics and /healthz there; 0 takes a free port.")
     ] = None,
-    status_host: Annotated[str, typer.Option(help="Address of /metrics and /healthz.")] = "127.0.0.1",
+    status_host: Annotated[str, typer.Option(help="Address of /metrics and /healthz.")] = LOOPBACK,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Runs that are shipped at the same time.")] = 4,
     poll_seconds: Annotated[float, typer.Option(min=0.01, help="How often the folders are looked at.")] = 1.0,
     drain_seconds: Annotated[
@@ -62,7 +63,7 @@ def sidecar(
     # Imported here, so that `lossguard --help` need not load the HTTP client.
     from lossguard.sidecar.client import Client
     from lossguard.sidecar.dispatcher import Dispatcher
-    from lossguard.sidecar.folders import JournalFolders
+    from lossguard.sidecar.folders import JournalFolders, journal_below
     from lossguard.sidecar.status import StatusServer
 
     for directory in directories:
@@ -70,6 +71,8 @@ def sidecar(
             _usage(f"DIR: {directory} is no folder: name the journal folder of the trainer", format)
         if once and not directory.exists():
             _usage(f"DIR: there is no folder {directory}: name the journal folder of the trainer", format)
+    if status_port is None and status_host != LOOPBACK:
+        _usage("--status-host: says where --status-port listens, and none is given: add --status-port", format)
     _configure_log()
     log = logging.getLogger("lossguard.sidecar")
     try:
@@ -77,16 +80,24 @@ def sidecar(
     except ValueError as error:
         _usage(str(error), format)
     folders = JournalFolders(directories)
+    for directory in directories:
+        if (below := journal_below(directory)) is not None:
+            log.warning(
+                "%s is a journal of its own, below %s: its runs are not shipped unless you name it", below, directory
+            )
     dispatcher = Dispatcher(folders, client, workers=workers, poll_seconds=poll_seconds)
     try:
         status = None if status_port is None else StatusServer(dispatcher, folders, status_host, status_port)
     except OSError as error:
         _usage(
-            f"--status-port: cannot listen on {status_host}:{status_port}: {error.strerror}: choose another port",
+            f"--status-port: cannot listen on {status_host}:{status_port}: {error.strerror}: choose another port, or "
+            "for --status-host an address of this machine",
             format,
         )
     if status is not None:
-        log.info("status on http://%s:%d/metrics", status_host, status.port)
+        log.info(
+            "status on http://%s:%d/metrics", f"[{status_host}]" if ":" in status_host else status_host, status.port
+        )
     ended, hurried = threading.Event(), threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:

@@ -11,6 +11,7 @@ acknowledged: a proxy's or a captive portal's friendly page does not.
 
 import email.utils
 import functools
+import http.client
 import json
 import re
 import ssl
@@ -29,6 +30,17 @@ CONTENT_TYPE: Final = "application/vnd.lossguard.chunk"
 RETRIED: Final = frozenset({401, 403, 404, 405, 407, 408, 421, 425, 429})
 """4xx that say nothing about the chunk. 404 and 405 come from a wrong URL: the service never answers a chunk so."""
 _REASON_LENGTH: Final = 500
+_UNKNOWN_AUTHORITY: Final = (
+    "name the PEM file of its authority (--ca, or SSL_CERT_FILE), or correct the service's certificate"
+)
+_OTHER_NAME: Final = "call the service by a name that its certificate holds, or correct the certificate"
+_UNTRUSTED: Final = {
+    9: "set this machine's clock, or correct the service's certificate",
+    10: "renew the service's certificate, or set this machine's clock",
+    62: _OTHER_NAME,
+    64: _OTHER_NAME,
+}
+"""What to do, by OpenSSL's X509_V_ERR_: not yet valid, expired, name mismatch, address mismatch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +121,12 @@ class Client:
         try:
             answer = self._connections.put(path, data, CONTENT_TYPE)
         except ssl.SSLCertVerificationError as error:
-            return Failed(
-                f"{self.service} is not trusted: {error.verify_message.rstrip('.')}: name the PEM file of its "
-                "authority (--ca, or SSL_CERT_FILE), or correct the service's certificate"
-            )
+            advice = _UNTRUSTED.get(error.verify_code, _UNKNOWN_AUTHORITY)
+            return Failed(f"{self.service} is not trusted: {error.verify_message.rstrip('.')}: {advice}")
         except OSError as error:
-            return Failed(f"{self.service} does not answer: {error or type(error).__name__}")
+            return Failed(
+                f"{self.service} does not answer: {error or type(error).__name__}{_other_scheme(self.service, error)}"
+            )
         if answer.status == 200:
             return _accepted(answer)
         reason = f"{answer.status} {_detail(answer)}"
@@ -135,6 +147,15 @@ class Client:
     def close(self) -> None:
         """Close the connections."""
         self._connections.close()
+
+
+def _other_scheme(service: str, error: OSError) -> str:
+    """What to try where the URL's scheme may be the wrong one."""
+    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+        return " (it speaks no TLS there: should the URL begin with http://?)"
+    if service.startswith("http:") and isinstance(error.__cause__, http.client.RemoteDisconnected):
+        return " (if that stays so: should the URL begin with https://?)"
+    return ""
 
 
 @functools.lru_cache(maxsize=256)

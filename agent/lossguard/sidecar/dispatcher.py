@@ -22,6 +22,10 @@ from lossguard.sidecar.shipper import RunShipper, Service, Shipped, Turn
 HEARTBEAT_SECONDS: Final = 10.0
 EMPTY_SECONDS: Final = 60.0
 """How often a run is looked at whose folder is empty and does not change: a pod of years has thousands of them."""
+UNFINISHED: Final = {
+    False: "not finished in time",
+    True: "another process has it, its trainer or a second sidecar, and has not shipped all of it yet",
+}
 
 _log = logging.getLogger("lossguard.sidecar")
 
@@ -35,6 +39,7 @@ class _Run:
     again: bool = False
     insist: bool = False
     failure: Failed | None = None
+    turns_elsewhere: int = 0
     turns_begun: int = 0
     drained_turn: int = 0
     heartbeat_due: float = 0.0
@@ -129,7 +134,7 @@ class Dispatcher:
 
         Args:
             timeout_seconds: the longest wait.
-            tries: give a run up after so many failed tries in a row.
+            tries: give a run up after so many tries in a row that failed, or found another process at it.
             stop: ends the wait; looked at a few times a second.
         """
         deadline = self._clock() + timeout_seconds
@@ -144,7 +149,7 @@ class Dispatcher:
             def settled(path: Path, turn: int) -> bool:
                 run = self._runs[path]
                 tried = run.turns_begun >= turn and not run.busy
-                return run.drained_turn >= turn or (tried and run.backoff.failures >= tries)
+                return run.drained_turn >= turn or (tried and max(run.backoff.failures, run.turns_elsewhere) >= tries)
 
             while not all(settled(path, turn) for path, turn in wanted.items()):
                 rest = deadline - self._clock()
@@ -153,7 +158,7 @@ class Dispatcher:
                 self._changed.wait(min(rest, 0.25))
             open_runs = [self._runs[path] for path, turn in wanted.items() if self._runs[path].drained_turn < turn]
             failures = {
-                f"{run.shipper.project}/{run.shipper.run}": run.failure or Failed("not finished in time")
+                f"{run.shipper.project}/{run.shipper.run}": run.failure or Failed(UNFINISHED[run.turns_elsewhere > 0])
                 for run in open_runs
             }
         return Drained(complete=not open_runs, failures=failures)
@@ -282,7 +287,8 @@ class Dispatcher:
                 run.failure = None
                 run.due = now if turn.more or run.again else now + self._poll_seconds
                 self.last_success_time = time.time()
-                if not turn.more:
+                run.turns_elsewhere = run.turns_elsewhere + 1 if turn.elsewhere else 0
+                if not turn.more and not turn.elsewhere:
                     run.drained_turn = run.turns_begun
                 if turn.empty_since is not None and not run.again:
                     run.empty_since = turn.empty_since

@@ -33,13 +33,23 @@ class JournalFolders:
         """The run folders; what is in trouble is left out."""
         now: dict[Path, str] = {}
         found = [run for directory in self._directories for run in _runs(directory, now)]
+        before, self.trouble = self.trouble, now  # whoever reads the log finds it in `/healthz`
         for folder, sentence in now.items():
-            if self.trouble.get(folder) != sentence:
+            if before.get(folder) != sentence:
                 _log.warning("%s", sentence)
-        for folder in self.trouble.keys() - now.keys():
+        for folder in before.keys() - now.keys():
             _log.info("%s: is well now", folder)
-        self.trouble = now
         return found
+
+
+def journal_below(directory: Path) -> Path | None:
+    """A journal that lies in this folder, whose runs are too deep to be found: the folder above may have been named."""
+    for journal in _folders(directory, {}):
+        for project in _folders(journal, {}):
+            for run in _folders(project, {}):
+                if any(is_attempt_name(attempt.name) for attempt in _folders(run, {})):
+                    return journal
+    return None
 
 
 def _runs(directory: Path, trouble: dict[Path, str]) -> Iterator[Path]:

@@ -59,12 +59,14 @@ class Shipped:
 class Turn:
     """How a turn ended: with a failure, with more to send (`more`), or with nothing left for now.
 
-    `passed` counts the chunks that the service took or refused before that. `empty_since` is the time (ns) at which the
-    run's folder last changed if there is no attempt in it: nothing can come before it changes again.
+    `elsewhere` are the bytes that wait in a run that another process ships. `passed` counts the chunks that the service
+    took or refused before that. `empty_since` is the time (ns) at which the run's folder last changed if there is no
+    attempt in it: nothing can come before it changes again.
     """
 
     failure: Failed | None = None
     more: bool = False
+    elsewhere: int = 0
     passed: int = 0
     empty_since: int | None = None
 
@@ -104,7 +106,7 @@ class RunShipper:
             if not self._elsewhere:
                 _log.info("%s/%s: is shipped by another process, its trainer for example", self.project, self.run)
             self._elsewhere = True
-            return Turn()
+            return Turn(elsewhere=sum(AttemptReader(one).backlog_bytes() for one in attempt_folders(self.run_folder)))
         self._elsewhere = False
         sent = 0
         for reader in self._attempts():

@@ -3,11 +3,17 @@
 `/healthz` answers 200 while the sidecar works, also when the service is down: restarting the sidecar would not help.
 Whether chunks arrive is in the metrics (`lossguard_sidecar_failing_runs`, `lossguard_sidecar_last_success_seconds`);
 what is wrong with a journal's folder, one that is still to come for example, stands in the answer's next lines.
+
+On a loopback address, the default, it answers to names of this machine and to addresses only: a web page whose own name
+was made to point at 127.0.0.1 gets 421 (docs/decisions/0309-whom-the-status-port-answers.md).
 """
 
+import ipaddress
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Final
 
 from lossguard.sidecar.dispatcher import Dispatcher, RunStatus
@@ -28,6 +34,11 @@ HELP: Final = {
     "lossguard_sidecar_damaged_bytes_total": ("counter", "bytes that were passed over because they are no record"),
     "lossguard_sidecar_worker_last_step": ("gauge", "by project, run and worker: the last step of a worker that lives"),
 }
+
+_NOT_OURS: Final = (
+    "on a loopback address this answers to localhost and to addresses only: ask http://127.0.0.1, or listen elsewhere "
+    "(--status-host) if this name is meant\n"
+)
 
 
 def exposition(runs: list[RunStatus], last_success: float | None, folders_in_trouble: int = 0) -> str:
@@ -75,7 +86,7 @@ class StatusServer:
         host, port: where to listen; port 0 takes a free one (`port` says which).
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is taken, or the address is none of this machine.
     """
 
     def __init__(self, dispatcher: Dispatcher, folders: JournalFolders, host: str, port: int) -> None:
@@ -85,9 +96,13 @@ class StatusServer:
         def health() -> str:
             return "\n".join(["ok", *folders.trouble.values(), ""])
 
-        self._server = ThreadingHTTPServer((host, port), _handler(metrics, health))
-        self._server.daemon_threads = True
+        def may_ask(named: str) -> bool:
+            return not is_loopback or _is_ours(named)
+
+        self._server = _Server(host, port, _handler(metrics, health, may_ask))
         self.port: int = self._server.server_address[1]
+        address = _address(str(self._server.server_address[0]))
+        is_loopback = address is not None and address.is_loopback
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="lossguard-status", daemon=True
         )
@@ -100,11 +115,46 @@ class StatusServer:
         self._thread.join()
 
 
-def _handler(metrics: Callable[[], str], health: Callable[[], str]) -> type[BaseHTTPRequestHandler]:
+def _is_ours(host: str) -> bool:
+    """Whether a Host header names this machine or an address; programs that name none are taken at their word.
+
+    >>> [_is_ours(host) for host in ("localhost:9464", "[::1]:9464", "10.1.2.3", "", "rebound.example:9464")]
+    [True, True, True, True, False]
+    """
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    name = name.lower().removesuffix(".")
+    return not name or name == "localhost" or name.endswith(".localhost") or _address(name) is not None
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        self.address_family = family
+        super().__init__((str(address[0]), port), handler)
+
+    def server_bind(self) -> None:
+        """Without the names that `HTTPServer` looks up here, for seconds where no name server answers."""
+        TCPServer.server_bind(self)
+
+
+def _handler(
+    metrics: Callable[[], str], health: Callable[[], str], may_ask: Callable[[str], bool]
+) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             """Answer one of the two pages."""
-            if self.path == "/metrics":
+            if not may_ask(self.headers.get("host", "")):
+                self._answer(421, _NOT_OURS, "text/plain; charset=utf-8")
+            elif self.path == "/metrics":
                 self._answer(200, metrics(), "text/plain; version=0.0.4; charset=utf-8")
             elif self.path == "/healthz":
                 self._answer(200, health(), "text/plain; charset=utf-8")
