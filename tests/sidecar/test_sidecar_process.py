@@ -204,6 +204,20 @@ def test_what_is_no_acknowledgement_is_tried_again(tmp_path: Path, service: Loop
     assert service.duplicates == lie.stored, "stored although it answered 500: sent again, known, kept once"
 
 
+def test_once_waits_as_long_as_the_service_asks(tmp_path: Path, service: LoopbackService) -> None:
+    record(tmp_path, "r", 1, 3)
+    service.next_answers.append(Answer(503, headers={"retry-after": "3600"}))
+    process = sidecar(tmp_path, "--service", service.url, "--once")
+    assert process.stderr is not None
+    while (found := re.search(r"next try in (\d+)", process.stderr.readline())) is None:
+        pass
+    assert int(found[1]) >= 600, "the longest that a service may ask for"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 4, errors
+    assert not service.stored
+
+
 def test_a_killed_sidecar_goes_on_where_it_was(tmp_path: Path, service: LoopbackService) -> None:
     record(tmp_path, "r", 1, 500)
     for wanted in (20, 50, 80):

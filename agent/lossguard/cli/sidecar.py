@@ -108,7 +108,7 @@ def sidecar(
     try:
         dispatcher.start()
         if once:
-            drained = dispatcher.drain(ONCE_SECONDS, tries=ONCE_TRIES, stop=ended.is_set)
+            drained = dispatcher.drain(ONCE_SECONDS, tries=ONCE_TRIES, insist=False, stop=ended.is_set)
         else:
             log.info("shipping %s to %s", ", ".join(map(str, directories)), client.service)
             ended.wait()

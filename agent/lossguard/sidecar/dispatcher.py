@@ -129,21 +129,30 @@ class Dispatcher:
                     run.due, run.again = now, True
             self._changed.notify_all()
 
-    def drain(self, timeout_seconds: float, *, tries: int = 1, stop: Callable[[], bool] = lambda: False) -> Drained:
+    def drain(
+        self,
+        timeout_seconds: float,
+        *,
+        tries: int = 1,
+        insist: bool = True,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Drained:
         """Wait until everything that is sealed now was acknowledged.
 
         Args:
             timeout_seconds: the longest wait.
             tries: give a run up after so many tries in a row that failed, or found another process at it.
+            insist: try a run that waits after a failure once more at once, as its service may be back: for an end that
+                will not wait as long as the service asks.
             stop: ends the wait; looked at a few times a second.
         """
         deadline = self._clock() + timeout_seconds
         with self._changed:
             self._scan()
             wanted = {path: run.turns_begun + 1 for path, run in self._runs.items()}
-            # Also a run that waits after a failure is tried once more: its service may be back.
             for run in self._runs.values():
-                run.due, run.again, run.insist = self._clock(), True, True
+                if insist or not run.backoff.failures:
+                    run.due, run.again, run.insist = self._clock(), True, insist
             self._changed.notify_all()
 
             def settled(path: Path, turn: int) -> bool:
@@ -276,7 +285,8 @@ class Dispatcher:
                 run.backoff.succeeded()
             if turn.failure is not None:
                 wait = run.backoff.failed(turn.failure.retry_after_seconds)
-                run.due = now if run.insist else now + wait
+                wait = 0.0 if run.insist else wait
+                run.due = now + wait
                 if run.failure is None or run.failure.reason != turn.failure.reason:
                     _log.warning("%s: %s; its chunks stay on disk, next try in %.1f s", name, turn.failure.reason, wait)
                 run.failure = turn.failure
