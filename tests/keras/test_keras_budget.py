@@ -94,7 +94,7 @@ def hooked(full_every: int, stretch: int, broken: int | None = None, jump: int |
         if step == broken:
             weight.assign(np.ones(3, "float32"))
     assert hook.ring is not None
-    return frames_of(hook.ring.layout, 1, hook.ring.snapshot(1, hook.step).numpy(), 0.0)
+    return frames_of(hook.ring.layout, 1, hook.ring.snapshot(1, hook.step).numpy(), np.zeros(hook.step))
 
 
 def full_steps(frames: Frames) -> list[int]:

@@ -111,7 +111,7 @@ def check(name: str, hooks: list[Hook], seen: Seen) -> None:
     found = []
     for hook in hooks:
         assert hook.ring is not None
-        frames = frames_of(hook.ring.layout, 1, np.asarray(hook.ring.snapshot(1, hook.step)), 0.0)
+        frames = frames_of(hook.ring.layout, 1, np.asarray(hook.ring.snapshot(1, hook.step)), np.zeros(hook.step))
         assert frames.schema.stats == (*stats.STAT_NAMES, stats.WEIGHT_NORM_AFTER)
         for row, layer in enumerate(frames.schema.layers):
             found.append(layer)

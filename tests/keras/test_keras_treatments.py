@@ -200,7 +200,7 @@ def run(treatments: Any, gradients: list[Any], make: Any = None, *, jit: bool = 
     for gradient in gradients:
         step(gradient)
     assert hook.ring is not None
-    frames = frames_of(hook.ring.layout, 1, hook.ring.snapshot(1, len(gradients)).numpy(), 0.0)
+    frames = frames_of(hook.ring.layout, 1, hook.ring.snapshot(1, len(gradients)).numpy(), np.zeros(len(gradients)))
     slots = [slot.numpy() for slot in optimizer.variables if "iteration" not in slot.path]
     return variable.numpy(), slots, frames
 

@@ -19,6 +19,7 @@ from lossguard.keras.budget import COST, Budget
 from lossguard.keras.fetch import Fetcher, Sink, Snapshot
 from lossguard.keras.leftout import LeftOut
 from lossguard.keras.optimizer import Hook
+from lossguard.keras.pace import Pace
 from lossguard.keras.price import price_of
 from lossguard.wire.chunk import AttemptEnd, Event
 from lossguard.worker import Worker
@@ -108,7 +109,7 @@ class Attempt:
         self._holds_weights = holds_weights
         self._steps_unweighed = 0
         self._last_fetch = time.monotonic()
-        self._steps_waiting = 0
+        self._pace = Pace()
         self._slow = False
         self._said_so = False
         self._process = os.getpid()
@@ -125,11 +126,10 @@ class Attempt:
 
     def due(self, steps: int) -> bool:
         """Whether rows should be taken now, `steps` after the last question."""
-        self._steps_waiting += steps
         self._steps_unweighed += steps
-        late = time.monotonic() - self._last_fetch >= self._fetch_seconds
-        self._slow = late and self._steps_waiting == steps
-        return late or self._steps_waiting >= self._fetch_steps
+        late = self._pace.passed(steps) - self._last_fetch >= self._fetch_seconds
+        self._slow = late and self._pace.waiting == steps
+        return late or self._pace.waiting >= self._fetch_steps
 
     def fetch(self, *, hold: bool = False, weigh: bool = False) -> None:
         """Take the new rows of all rings off the device.
@@ -150,7 +150,8 @@ class Attempt:
         self._keep_to(self._budget)
 
     def _take(self, hold: bool, weigh: bool) -> None:
-        self._last_fetch, self._steps_waiting = time.monotonic(), 0
+        self._last_fetch = time.monotonic()
+        self._pace.cut()
         self._sync()
         hold, weigh = hold and not self._slow, weigh or (hold and self._slow)
         step = min(hook.step for hook in self._hooks)
@@ -169,7 +170,7 @@ class Attempt:
         after = self._weigh() if weigh and self._holds_weights() else _UNWEIGHED
         if after:
             self._steps_unweighed = 0
-        self._fetcher.hand_over(Snapshot(first, last - first + 1, parts, time.time(), after))
+        self._fetcher.hand_over(Snapshot(first, self._pace.times(last - first + 1), parts, after))
         self._read_step = last
 
     def _without_rings(self) -> None:

@@ -18,7 +18,7 @@ from lossguard import drops
 from lossguard.guard import guarded
 from lossguard.keras.ring import Layout, frames_of, numbered
 from lossguard.wire.chunk import AttemptEnd, Event
-from lossguard.wire.frame import Frames, Schema
+from lossguard.wire.frame import Floats64, Frames, Schema
 
 MAX_WAITING: Final = 64
 
@@ -45,16 +45,14 @@ class Snapshot:
 
     Attributes:
         first: the step of the first row.
-        count: rows.
+        times: float64 [T], Unix seconds at which the rows' steps ended.
         parts: layout and device tensor of each ring.
-        seconds: Unix seconds at the hand-over.
         after: for each ring, the device tensor of its layers' norms after the last of these steps; empty if not taken.
     """
 
     first: int
-    count: int
+    times: Floats64
     parts: tuple[tuple[Layout, Any], ...]
-    seconds: float
     after: tuple[Any, ...] = ()
 
 
@@ -72,7 +70,7 @@ class Fetcher:
         try:
             self._queue.put_nowait(snapshot)
         except queue.Full:
-            self.sink.drop(drops.QUEUE_FULL, snapshot.count)
+            self.sink.drop(drops.QUEUE_FULL, len(snapshot.times))
             return False
         return True
 
@@ -98,13 +96,13 @@ class Fetcher:
             if not isinstance(item, Snapshot):
                 self.sink.event(item)
             elif not self._record(item):
-                self.sink.drop(drops.INTERNAL_ERROR, item.count)
+                self.sink.drop(drops.INTERNAL_ERROR, len(item.times))
 
     @guarded("Fetcher.record", False)
     def _record(self, snapshot: Snapshot) -> bool:
         norms = [ops.convert_to_numpy(one) for one in snapshot.after] or [None] * len(snapshot.parts)
         blocks = [
-            frames_of(layout, snapshot.first, ops.convert_to_numpy(rows), snapshot.seconds, after)
+            frames_of(layout, snapshot.first, ops.convert_to_numpy(rows), snapshot.times, after)
             for (layout, rows), after in zip(snapshot.parts, norms, strict=True)
         ]
         self.sink.record(side_by_side(blocks))

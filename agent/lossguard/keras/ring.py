@@ -12,7 +12,7 @@ import numpy as np
 
 from lossguard.keras.backends import backend
 from lossguard.keras.measure import CHEAP
-from lossguard.wire.frame import Frames, Schema
+from lossguard.wire.frame import Floats64, Frames, Schema
 from lossguard.wire.stats import WEIGHT_NORM_AFTER
 
 ID_HIGH, ID_LOW, ID_SPLIT = "batch_id/high", "batch_id/low", 1 << 22
@@ -89,14 +89,14 @@ def numbered(names: Iterable[str]) -> tuple[str, ...]:
 Floats32 = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def frames_of(layout: Layout, first: int, rows: Floats32, seconds: float, after: Floats32 | None = None) -> Frames:
+def frames_of(layout: Layout, first: int, rows: Floats32, times: Floats64, after: Floats32 | None = None) -> Frames:
     """Frames of consecutive steps from a fetched snapshot.
 
     Args:
         layout: what the rows mean.
         first: the step of the first row.
         rows: float32 [T, W].
-        seconds: Unix seconds at which they were handed over.
+        times: float64 [T], Unix seconds at which they ended.
         after: float32 [L], the weights' norms after the last of these steps; None if they were not taken.
     """
     count, start = len(rows), layout.state
@@ -131,7 +131,7 @@ def frames_of(layout: Layout, first: int, rows: Floats32, seconds: float, after:
     return Frames(
         schema=Schema(names, layout.layers, (*layout.stats, WEIGHT_NORM_AFTER)),
         steps=np.arange(first, first + count, dtype=np.int64),
-        times=np.full(count, seconds),
+        times=times,
         scalars=scalars,
         stats=stats,
         scalars_present=present,

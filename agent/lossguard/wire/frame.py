@@ -47,7 +47,7 @@ class Frames:
     Attributes:
         schema: the column names.
         steps: int64 [T], strictly increasing; step s is the s-th optimizer update, counted from 1.
-        times: float64 [T], Unix seconds at which the trainer handed the frame over; NaN where unknown.
+        times: float64 [T], Unix seconds at which the step ended, as far as the trainer knows; NaN where unknown.
         scalars: float64 [T, S].
         stats: float32 [T, L, K].
         scalars_present: bool [T, S].
