@@ -186,6 +186,13 @@ class Recorder:
         """Count frames that were dropped before they came here (`lossguard.drops`)."""
         self._drops.add(reason, count)
 
+    @guarded("Recorder.seal", None)
+    def seal(self) -> None:
+        """Seal soon what was recorded so far; does not wait for it."""
+        with self._flushed:
+            self._flush_asked += 1
+        self._handoff.wake()
+
     @guarded("Recorder.flush", False)
     def flush(self, timeout_seconds: float = 30.0) -> bool:
         """Seal what was recorded so far.

@@ -86,6 +86,9 @@ class Worker:
     def drop(self, reason: str, count: int) -> None:
         """What is not journalled cannot be lost."""
 
+    def seal(self) -> None:
+        """The chief's business."""
+
     @guarded("Worker.close", None)
     def close(self, reason: AttemptEnd = "finished", timeout_seconds: float = 5.0, *, skipped_steps: int = 0) -> None:
         """End in order, whatever the reason; what was skipped, the chief tells. Calling it again does nothing."""

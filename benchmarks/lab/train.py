@@ -215,7 +215,7 @@ class Trainer:
 
     def _frames(self, steps: int) -> Frames:
         ring = self._hook.make_ring()
-        return frames_of(ring.layout, 1, ring.snapshot(1, steps).numpy(), math.nan)
+        return frames_of(ring.layout, 1, ring.snapshot(1, steps).numpy(), np.full(steps, np.nan))
 
     def _digest(self) -> str:
         found = hashlib.sha256()

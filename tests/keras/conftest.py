@@ -45,6 +45,7 @@ class MemorySink:
         self.ended: str | None = None
         self._more = threading.Condition()
         self.skipped_at_the_end = 0
+        self.sealed: list[int] = []
 
     def record(self, frames: Frames) -> bool:
         with self._more:
@@ -63,6 +64,16 @@ class MemorySink:
 
     def drop(self, reason: str, count: int) -> None:
         self.drops[reason] = self.drops.get(reason, 0) + count
+
+    def seal(self) -> None:
+        with self._more:
+            self.sealed.append(int(self.blocks[-1].steps[-1]) if self.blocks else 0)
+            self._more.notify_all()
+
+    def wait_until_sealed(self, step: int) -> None:
+        """Until that step, and none after it, was to be sealed."""
+        with self._more:
+            assert self._more.wait_for(lambda: step in self.sealed, 60.0)
 
     def close(self, reason: str = "finished", timeout_seconds: float = 30.0, *, skipped_steps: int = 0) -> None:
         self.ended = reason

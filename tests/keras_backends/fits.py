@@ -31,6 +31,8 @@ class Sink:
     def drop(self, reason: str, count: int) -> None:
         self.drops[reason] = self.drops.get(reason, 0) + count
 
+    def seal(self) -> None: ...
+
     def close(self, reason: str = "finished", timeout_seconds: float = 30.0, *, skipped_steps: int = 0) -> None:
         self.ended, self.skipped = reason, skipped_steps
 

@@ -193,3 +193,15 @@ def test_the_environment_is_left_alone(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert os.listdir(tmp_path) == ["p"]
+
+
+def test_what_was_to_be_sealed_needs_neither_a_full_chunk_nor_its_time(tmp_path: Path) -> None:
+    script = """
+    recorder.record(frames(1, 3))
+    recorder.seal()
+    with recorder._flushed:
+        assert recorder._flushed.wait_for(lambda: recorder.counters["frames_sealed"] == 3, 60.0)
+    os.kill(os.getpid(), signal.SIGKILL)
+    """
+    assert trainer(script, tmp_path).wait(120) == -signal.SIGKILL
+    assert steps_in(sealed(tmp_path)[0]) == [1, 2, 3]

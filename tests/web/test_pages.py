@@ -239,3 +239,16 @@ def test_the_layers_page_names_what_moved_first_and_what_is_not_finite(service: 
     )
     assert first is not None
     assert first.groups() == ("shared0/kernel", "121")
+
+
+def test_an_attempt_that_was_killed_is_told_from_one_that_goes_on(tmp_path: Path) -> None:
+    frames = ranker(192)
+    for service in serve(tmp_path):
+        service.send("ranker", "killed", frames[:64], stop=False)
+        before = service.client.get("/runs/ranker/killed").text
+        service.send("ranker", "killed", frames[70:], attempt="b" * 32, start=70, stop=False)
+        page = re.sub(r"\s+", " ", service.client.get("/runs/ranker/killed").text)
+    assert before.count("not yet") == 1
+    assert "without a word" not in before
+    assert re.search(r"without a word.*superseded after step 70", page)
+    assert "steps 65 to 70 of attempt 1 (their chunk has not come: it still may, unless the trainer died" in page

@@ -202,6 +202,10 @@ class Attempt:
         """Hand an event on, behind the frames of the steps before it."""
         self._fetcher.event(event)
 
+    def seal(self) -> None:
+        """Let the frames fetched so far come to disk soon."""
+        self._fetcher.seal()
+
     def end(self, reason: AttemptEnd, timeout_seconds: float) -> None:
         """Record what was fetched, and end the attempt."""
         self._fetcher.close(timeout_seconds)

@@ -7,6 +7,7 @@ here goes into the log, not into the training. A forked child has no attempt.
 import atexit
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -62,6 +63,8 @@ class Attempts:
         self._reaction = reaction
         self._trainee = Trainee(training.updates, training.state, self._renew)
         self.current: Attempt | None = None
+        self._thread = 0
+        training.saved = self.saved
 
     @guarded("Attempts.open", None)
     def open(self, start_step: int | None = None) -> None:
@@ -72,6 +75,7 @@ class Attempts:
         """
         start_step = self._training.updates() if start_step is None else start_step
         self._training.rest(False)
+        self._thread = threading.get_ident()
         sink = self._destination.open(rank_of(self._training.optimizers), start_step, self._config)
         if self._reaction is not None:
             sink = self._reaction.begin(sink, self._scalars.kinds, self._trainee)
@@ -145,6 +149,13 @@ class Attempts:
             step = now if step is None else step
             self.flush(weigh=step == now)
             self.current.event(Checkpoint(step, time.time(), os.fspath(path), has_slots))
+
+    @guarded("Attempts.saved", None)
+    def saved(self) -> None:
+        """The model is being saved: the frames of its steps shall not come to disk later than it."""
+        if self.current is not None and not self.current.forked and threading.get_ident() == self._thread:
+            self.flush(weigh=True)
+            self.current.seal()
 
     @guarded("Attempts.close", None)
     def close(self, reason: AttemptEnd, timeout_seconds: float) -> None:

@@ -81,6 +81,10 @@ class Beside:
         """Count frames that were lost on the way here."""
         self._sink.drop(reason, count)
 
+    def seal(self) -> None:
+        """Let what was taken so far come to disk soon."""
+        self._sink.seal()
+
     def close(self, reason: AttemptEnd = "finished", timeout_seconds: float = 30.0, *, skipped_steps: int = 0) -> None:
         """End the attempt."""
         self._sink.close(reason, timeout_seconds, skipped_steps=skipped_steps)

@@ -8,6 +8,7 @@ one is dropped and counted.
 import queue
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -35,6 +36,9 @@ class Sink(Protocol):
     def drop(self, reason: str, count: int) -> None:
         """Count frames that were lost on the way here."""
 
+    def seal(self) -> None:
+        """Let what was taken so far come to disk soon; does not wait."""
+
     def close(self, reason: AttemptEnd = "finished", timeout_seconds: float = 30.0, *, skipped_steps: int = 0) -> None:
         """End the attempt, `skipped_steps` after its last frame."""
 
@@ -56,12 +60,16 @@ class Snapshot:
     after: tuple[Any, ...] = ()
 
 
+class _Seal:
+    """Stands in the queue behind what is to be sealed."""
+
+
 class Fetcher:
     """The thread, one per attempt."""
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
-        self._queue: queue.Queue[Snapshot | Event | None] = queue.Queue(MAX_WAITING)
+        self._queue: queue.Queue[Snapshot | Event | _Seal | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._work, name="lossguard-fetch", daemon=True)
         self._thread.start()
 
@@ -82,6 +90,11 @@ class Fetcher:
             return self.sink.event(event)
         return True
 
+    def seal(self) -> None:
+        """Let the frames so far come to disk soon, once they are frames."""
+        with suppress(queue.Full):
+            self._queue.put_nowait(_Seal())
+
     def close(self, timeout_seconds: float) -> None:
         """Record what waits, then end the thread."""
         deadline = time.monotonic() + timeout_seconds
@@ -93,7 +106,9 @@ class Fetcher:
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
-            if not isinstance(item, Snapshot):
+            if isinstance(item, _Seal):
+                self.sink.seal()
+            elif not isinstance(item, Snapshot):
                 self.sink.event(item)
             elif not self._record(item):
                 self.sink.drop(drops.INTERNAL_ERROR, len(item.times))

@@ -204,6 +204,9 @@ class _Listener:
     def drop(self, reason: str, count: int) -> None:
         self.sink.drop(reason, count)
 
+    def seal(self) -> None:
+        self.sink.seal()
+
     def close(self, reason: AttemptEnd = "finished", timeout_seconds: float = 30.0, *, skipped_steps: int = 0) -> None:
         self.sink.close(reason, timeout_seconds, skipped_steps=skipped_steps)
 

@@ -15,6 +15,7 @@ from lossguard.keras.describe import describe
 from lossguard.keras.distribution import refuse
 from lossguard.keras.merge import leave_rows, merge_rows
 from lossguard.keras.optimizer import Hook, hook_of, leaves
+from lossguard.keras.saving import hear_no_more, hear_of_saves
 from lossguard.keras.scalars import StepScalars
 from lossguard.keras.treatments.base import StepTreatment, Treatment
 
@@ -35,6 +36,7 @@ class Training:
     Attributes:
         model: None in a loop of one's own.
         hooks: one for each optimizer that updates variables itself; the list stays the same object.
+        saved: called when an optimizer is about to be saved, on the thread that saves.
 
     Raises:
         ValueError: `dedupe_sparse` is neither True nor False.
@@ -65,6 +67,7 @@ class Training:
         self._optimizer: Any = None
         self._loop_state: Sequence[Any] | None = None
         self._keeps_state = False
+        self.saved: Callable[[], None] = lambda: None
 
     @property
     def optimizers(self) -> list[Any]:
@@ -109,6 +112,7 @@ class Training:
                 carried=self._carried if first else tuple,
             )
             hook.let_go = self.let_go
+            hear_of_saves(leaf, lambda: self.saved())
             hook.cover(optimizer)
             self.hooks.append(hook)
             if self._dedupe_sparse:
@@ -157,6 +161,7 @@ class Training:
         for hook in self.hooks:
             hook.detach()
             leave_rows(hook.optimizer)
+            hear_no_more(hook.optimizer)
         self.hooks.clear()
         self._scalars.forget_skips()
 

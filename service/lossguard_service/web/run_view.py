@@ -365,7 +365,7 @@ def _tone(stored: StoredIncident) -> str:
 
 _WHY: Final = {
     "dropped": "the trainer's side dropped them",
-    "missing_chunk": "a chunk has not come, it still may",
+    "missing_chunk": "their chunk has not come: it still may, unless the trainer died before it was sealed",
     "missing_start": "the attempt's first chunk has not come, so nobody knows where it began",
 }
 

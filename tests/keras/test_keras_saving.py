@@ -1,0 +1,97 @@
+"""The frames of the steps behind a saved model are sealed when it is saved, not seconds later."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from conftest import MemorySink
+from lossguard.keras import Watch
+
+DATA = np.ones((16, 3), "float32"), np.ones((16, 1), "float32")
+NAME = "save_own_variables"
+
+
+def model(optimizer: keras.optimizers.Optimizer | None = None) -> keras.Model:
+    made = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    made.compile(optimizer or keras.optimizers.Adam(0.1), loss="mse")
+    return made
+
+
+class Saving(keras.callbacks.Callback):
+    """Saves behind a step, and waits until that much is sealed: with 16 steps nothing else seals before the end."""
+
+    def __init__(self, sinks: list[MemorySink], save: Callable[[keras.Model], None]) -> None:
+        super().__init__()
+        self.sinks = sinks
+        self.save = save
+
+    def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+        if batch == 4:
+            self.save(self.model)
+            self.sinks[-1].wait_until_sealed(5)
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.weights.h5"])
+def test_a_save_seals_the_steps_that_led_to_it(
+    watch: Callable[..., Watch], sinks: list[MemorySink], tmp_path: Path, name: str
+) -> None:
+    def save(one: keras.Model) -> None:
+        one.save(tmp_path / name) if name == "m.keras" else one.save_weights(tmp_path / name)
+
+    model().fit(*DATA, batch_size=2, verbose=0, callbacks=[watch(), Saving(sinks, save)])
+    assert sinks[0].sealed == [5]
+    assert sinks[0].steps == list(range(1, 9))
+
+
+def test_keras_own_backup_seals_before_the_trainer_can_be_killed(
+    watch: Callable[..., Watch], sinks: list[MemorySink], tmp_path: Path
+) -> None:
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", save_freq=5)
+    model().fit(*DATA, batch_size=2, verbose=0, callbacks=[backup, watch(), Saving(sinks, lambda _: None)])
+    assert sinks[0].sealed[0] == 5
+
+
+def test_an_optimizer_within_another_is_heard(
+    watch: Callable[..., Watch], sinks: list[MemorySink], tmp_path: Path
+) -> None:
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+    saving = Saving(sinks, lambda one: one.save(tmp_path / "m.keras"))
+    model(scaled).fit(*DATA, batch_size=2, verbose=0, callbacks=[watch(), saving])
+    assert sinks[0].sealed == [5]
+
+
+def test_what_is_saved_is_what_a_bare_model_saves(watch: Callable[..., Watch], tmp_path: Path) -> None:
+    trained = model()
+    trained.fit(*DATA, batch_size=2, verbose=0, callbacks=[watch()])
+    trained.save(tmp_path / "watched.keras")
+    loaded = keras.models.load_model(tmp_path / "watched.keras")
+    assert NAME not in vars(loaded.optimizer)
+    for mine, theirs in zip(trained.optimizer.variables, loaded.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+
+
+def test_a_save_on_another_thread_touches_nothing_of_the_training(
+    watch: Callable[..., Watch], sinks: list[MemorySink], tmp_path: Path
+) -> None:
+    class Beside(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+            if batch == 4:
+                thread = threading.Thread(target=self.model.save, args=[tmp_path / "m.keras"])
+                thread.start()
+                thread.join()
+
+    model().fit(*DATA, batch_size=2, verbose=0, callbacks=[watch(), Beside()])
+    assert sinks[0].sealed == []
+    assert (tmp_path / "m.keras").exists()
+
+
+def test_detach_gives_the_optimizers_own_method_back(watch: Callable[..., Watch]) -> None:
+    trained, mine = model(), watch()
+    trained.fit(*DATA, batch_size=2, verbose=0, callbacks=[mine])
+    assert NAME in vars(trained.optimizer)
+    mine.detach()
+    assert NAME not in vars(trained.optimizer)
