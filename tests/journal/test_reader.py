@@ -1,9 +1,11 @@
 """The reader and the locks, beside the laws."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from lossguard.journal.layout import CURSOR_NAME
 from lossguard.journal.reader import AttemptReader, RunLock, remove_stillborn
 from lossguard.journal.writer import JournalWriter
 
@@ -45,6 +47,36 @@ def test_a_record_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
     assert (second.index, second.chunk) == (1, b"second")
     journal.close()
     reader.close()
+
+
+@pytest.mark.parametrize("deleted", ["p", "p/r", "p/r/{attempt}", "p/r/{attempt}/lock", "p/r/{attempt}/*.journal"])
+@pytest.mark.parametrize("knows_it", [True, False])
+def test_a_journal_that_is_deleted_under_its_trainer_goes_on_in_new_files(
+    tmp_path: Path, deleted: str, knows_it: bool
+) -> None:
+    journal = writer(tmp_path)
+    reader = AttemptReader(journal.folder)
+    for index in range(3):
+        journal.append(b"%d" % index)
+    if knows_it:
+        reader.acknowledge(reader.next() or pytest.fail("nothing was sealed"))
+    for found in tmp_path.glob(deleted.format(attempt="a" * 32)):
+        shutil.rmtree(found) if found.is_dir() else found.unlink()
+    assert journal.append(b"3") == 3
+    assert journal.append(b"4") == 4
+    for one in (reader, AttemptReader(journal.folder)):
+        assert one.alive()
+        there = []
+        while (record := one.next()) is not None:
+            there.append((record.index, record.chunk))
+            one.acknowledge(record)
+        assert there[-2:] == [(3, b"3"), (4, b"4")]
+        if not deleted.endswith("lock"):
+            assert len(there) == 2, "what was deleted is gone"
+        assert not one.remove_if_done()
+        one.close()
+        (journal.folder / CURSOR_NAME).unlink()
+    journal.close()
 
 
 def test_acknowledged_segments_are_deleted_while_the_trainer_lives(tmp_path: Path) -> None:

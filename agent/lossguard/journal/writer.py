@@ -3,7 +3,8 @@
 Guarantees. When `append` returns, the record is whole in the file (it survives `kill -9`) and on the disk as far as the
 operating system can promise (it survives a power cut; `sync_failures` counts where it could not). When it raises, no
 whole record was added and the same index may be used again. The run's folder, all attempts together, stays within
-`journal_bytes`. Indices have no gaps: the next one is `next_index`.
+`journal_bytes`. Indices have no gaps: the next one is `next_index`. Where somebody deletes the files under the writer,
+the next record goes to new ones: what was deleted is lost, and a gap that the service sees; what follows is not.
 
     JournalError
     └── JournalFull       the run's folder reached journal_bytes; ship it or raise the bound
@@ -12,6 +13,7 @@ whole record was added and the same index may be used again. The run's folder, a
 
 import errno
 import fcntl
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +25,8 @@ from lossguard.journal.segment import SegmentHeader, pack_record
 
 NO_LOCKS: Final = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 """What file systems without flock answer; the reader then judges by the time of the last write."""
+
+_log = logging.getLogger("lossguard")
 
 
 class JournalError(Exception):
@@ -75,18 +79,27 @@ class JournalWriter:
         self._run_folder.mkdir(parents=True, exist_ok=True)
         self._bytes = folder_bytes(self._run_folder)
         self._order = next_order(attempt_folders(self._run_folder))
-        self._lock = self._make_folder(attempt)
+        self._lock = self._make_folder()
 
     @property
     def folder(self) -> Path:
         """The attempt's folder."""
         return self._folder
 
-    def _make_folder(self, attempt: str) -> int:
+    def _make_folder(self) -> int:
         # The lock is taken before the folder has its name, so that no shipper ever sees a living attempt unlocked.
-        new = self._run_folder / f".new-{attempt}"
+        new = self._run_folder / f".new-{self._folder.name}"
         new.mkdir(exist_ok=True)  # it is ours from a try that found the disk full
-        lock = os.open(new / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock = self._make_lock(new)
+        try:
+            new.rename(self._folder)
+        except BaseException:
+            os.close(lock)
+            raise
+        return lock
+
+    def _make_lock(self, folder: Path) -> int:
+        lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,11 +108,27 @@ class JournalWriter:
                     raise
             # Written before anything else, so that later ones find their block also on a disk that is full.
             os.pwrite(lock, b" " * BEAT_BYTES, 0)
-            new.rename(self._folder)
         except BaseException:
             os.close(lock)
             raise
         return lock
+
+    def _begin_anew(self) -> None:
+        """Make again what somebody has deleted."""
+        if not self._folder.is_dir():
+            self._run_folder.mkdir(parents=True, exist_ok=True)
+            lock = self._make_folder()
+        else:
+            lock = self._make_lock(self._folder)
+        self._end_segment()
+        os.close(self._lock)
+        self._lock = lock
+        self._bytes = folder_bytes(self._run_folder)
+        _log.warning(
+            "Lossguard: somebody deleted the journal %s of this training: what was in it and not shipped yet is lost; "
+            "it goes on in new files",
+            self._folder,
+        )
 
     def beat(self, step: int) -> None:
         """Say in the lock file that `step` was handed over: the sign of life while nothing can be sealed or shipped."""
@@ -114,6 +143,12 @@ class JournalWriter:
         """
         index = self.next_index
         record = pack_record(index, chunk)
+        if _is_deleted(self._lock, self._folder / LOCK_NAME):
+            self._begin_anew()
+        elif self._segment is not None and _is_deleted(
+            self._segment, self._folder / segment_name(self._segment_number)
+        ):
+            self._abandoned = True
         self._check_bound(len(record))
         if self._segment is None or self._abandoned or self._end >= self._segment_bytes:
             self._begin_segment(index)
@@ -191,3 +226,8 @@ class JournalWriter:
         if self._lock >= 0:
             lock, self._lock = self._lock, -1
             os.close(lock)
+
+
+def _is_deleted(file: int, path: Path) -> bool:
+    # Asked by path too: not every file system counts links.
+    return os.fstat(file).st_nlink == 0 and not path.exists()
