@@ -21,6 +21,7 @@ from alembic.runtime.migration import MigrationContext
 from pydantic import ValidationError
 from sqlalchemy.engine import Connection
 
+from lossguard.wire.names import check_name
 from lossguard_service.settings import Settings
 from lossguard_service.store import backup, ownership
 from lossguard_service.store.bytes import BytesError, ByteStore
@@ -48,6 +49,8 @@ async def create(options: argparse.Namespace, url: str) -> int:
     now = time.time()
     if options.days is not None and not 0 < options.days < 1e5:
         raise ValueError(f"--days: must be more than 0 and less than 100000, got {options.days:g}")
+    if options.project is not None:
+        check_name("--project", options.project)  # else no run could ever match it
     expires = None if options.days is None else now + 86_400 * options.days
 
     async def work(database: Database) -> tuple[str, Token]:

@@ -88,6 +88,7 @@ def test_every_command_prints_one_document_for_programs(
     first = ask(0, "db", "upgrade")
     assert first["before"] is None
     assert ask(0, "db", "upgrade") == {"schema": first["schema"], "before": first["schema"]}
+    assert "--project" in str(ask(2, "token", "create", "--name", "x", "--scope", "read", "--project", "a/b")["error"])
     assert "--days" in str(ask(2, "token", "create", "--name", "x", "--scope", "read", "--days", "-1")["error"])
     assert "no valid token" in str(ask(1, "token", "revoke", "x")["error"])
     copied = ask(0, "db", "backup", str(tmp_path / "copy.db"))

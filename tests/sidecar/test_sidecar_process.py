@@ -98,6 +98,10 @@ def test_a_dead_service_is_exit_code_4_and_nothing_is_lost(tmp_path: Path, servi
     [
         (("{root}/nowhere", "--service", "http://127.0.0.1:9"), "there is no folder"),
         (("{root}", "--service", "127.0.0.1:9"), "service: must be a URL"),
+        (("{root}", "--service", "http://127.0.0.1:99999"), "service: must be a URL"),
+        (("{root}", "--service", "http://ho st"), "service: must be a URL"),
+        (("{root}", "--service", "http://a..b"), "service: must be a URL"),
+        (("{root}", "--service", "http://me:secret@127.0.0.1:9"), "give a token"),
         (("{root}", "--service", "http://127.0.0.1:9", "--status-host", "0.0.0.0"), "add --status-port"),
         (("{root}", "--service", "http://127.0.0.1:9", "--ca", "{root}/none.pem"), "ca: cannot read"),
         (("{root}", "--service", "http://127.0.0.1:9", "--token", "two\nlines"), "token: must be"),

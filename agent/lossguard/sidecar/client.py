@@ -84,9 +84,19 @@ def check_service(service: str) -> str:
     >>> check_service("http://127.0.0.1:8080/")
     'http://127.0.0.1:8080'
     """
-    parts = urlsplit(service)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(service)
+        _ = parts.port, (parts.hostname or "").encode("idna")
+    except ValueError as error:
+        raise ValueError(f"service: must be a URL such as http://127.0.0.1:8080, got {service!r}: {error}") from None
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or not re.fullmatch(r"[^\s\x00-\x1f]+", parts.netloc)
+    ):
         raise ValueError(f"service: must be a URL such as http://127.0.0.1:8080, got {service!r}")
+    if "@" in parts.netloc:
+        raise ValueError("service: must have no user and password in it: give a token")
     if parts.query or parts.fragment:
         raise ValueError(f"service: must have no ? or # in it, got {service!r}")
     if not re.fullmatch("[!-~]*", parts.path):
