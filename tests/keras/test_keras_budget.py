@@ -15,7 +15,7 @@ from lossguard.keras import price as clock
 from lossguard.keras.beside import Beside
 from lossguard.keras.budget import COST, Budget, StepPrice, cpu_of_threads
 from lossguard.keras.optimizer import Hook
-from lossguard.keras.price import price_of
+from lossguard.keras.price import BEYOND_CACHE, LARGE, SMALL, Clock
 from lossguard.keras.ring import frames_of
 from lossguard.wire import stats
 from lossguard.wire.frame import Frames, Schema
@@ -129,7 +129,10 @@ def trained(mine: Watch, sinks: list[MemorySink], **options: Any) -> None:
 def test_a_watch_that_costs_too_much_throttles_itself(
     watch: Callable[..., Watch], sinks: list[MemorySink], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lossguard.keras.attempt.price_of", lambda entries, jit: StepPrice(0.0, 1e3))
+    dear = Clock(False)
+    dear.begun = dear.ready = True
+    monkeypatch.setattr(dear, "price", lambda entries: StepPrice(0.0, 1e3))
+    monkeypatch.setattr("lossguard.keras.attempt.clock_of", lambda jit: dear)
     mine = watch(budget=0.01, full_every=2, fetch_steps=8, fetch_seconds=3600.0)
     trained(mine, sinks)
     (sink,) = sinks
@@ -188,30 +191,53 @@ def test_a_value_from_between_two_steps_stands_at_its_step_and_is_absent_elsewhe
 
 @pytest.mark.parametrize("jit", [False, True])
 def test_more_entries_cost_more_and_the_rest_costs_more_than_the_cheap_set(jit: bool) -> None:
-    small, large = price_of([10], jit=jit), price_of([10_000_000], jit=jit)
+    mine = Clock(jit)
+    mine.prepare()
+    small, large = mine.price([10]), mine.price([10_000_000])
     assert 0 <= small.cheap < large.cheap < large.rest
 
 
-@pytest.mark.parametrize(
-    ("largest", "made"), [(1, 1 << 16), (1 << 20, 1 << 20), (1_100_000, 1 << 21), (10**9, 1 << 21)]
-)
-def test_a_call_is_no_part_of_the_price_and_the_made_up_layer_is_about_as_large_as_the_largest(
-    largest: int, made: int, monkeypatch: pytest.MonkeyPatch
+def test_a_call_is_no_part_of_the_price_and_an_entry_of_a_large_layer_costs_what_it_does_out_of_the_cache(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On TensorFlow a call takes some 30 us for each layer that it is given, and the cheap set two."""
+    """On TensorFlow a call takes some hundred us, and the cheap set two a layer."""
     sizes = set()
 
-    def least(function: Any, given: list[Any]) -> float:
-        sizes.update(len(layer[0]) for layer in given)
-        entries = sum(len(layer[0]) for layer in given)
-        return 100.0 * len(given) + (0.0 if function is clock._nothing else 2.0 * len(given) + 1e-6 * entries)
+    def least(function: Any, given: Any) -> float:
+        layers, entries = given.shape[0] // 3, int(np.prod(given.shape)) // 3
+        sizes.add((layers, entries))
+        return 100.0 + (0.0 if function is clock._nothing else 2.0 * layers + 1e-6 * entries)
 
     monkeypatch.setattr(clock, "_least", least)
-    monkeypatch.setattr(clock, "_prices", clock._prices.__wrapped__)
     monkeypatch.setattr(clock.backend, "compiled", lambda function, jit: function)
-    found = price_of([largest, 7], jit=False)
-    assert found.cheap == found.rest == pytest.approx(2 * 2.0 + 1e-6 * (largest + 7), rel=1e-4)
-    assert sizes == {4, made}
+    mine = Clock(False)
+    mine.prepare()
+    assert mine.ready
+    for entries, weighed in ([LARGE, 7], LARGE + 7), ([10**9, 7], BEYOND_CACHE * 10**9 + 7):
+        found = mine.price(entries)
+        assert found.cheap == found.rest == pytest.approx(2 * 2.0 + 1e-6 * weighed, rel=1e-4)
+    assert sizes == {(SMALL, 4 * SMALL), (1, LARGE)}
+
+
+def test_the_thread_behind_prepares_the_price_once_and_the_end_of_a_training_asks_for_none(
+    watch: Callable[..., Watch], sinks: list[MemorySink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, threads = Clock(False), []
+    prepare = mine.prepare
+    monkeypatch.setattr("lossguard.keras.attempt.clock_of", lambda jit: mine)
+    monkeypatch.setattr(mine, "prepare", lambda: (threads.append(threading.current_thread().name), prepare()))
+    weight = keras.Variable(np.ones(3, "float32"), name="w")
+    for steps in (3, 64):
+        one = watch(budget=0.5, fetch_steps=8, fetch_seconds=3600.0)
+        optimizer = one.wrap(keras.optimizers.SGD(0.01))
+        with one:
+            for _ in range(steps):
+                optimizer.apply([keras.ops.ones(3)], [weight])
+                one.after_step()
+                KeepPace(one, sinks).on_train_batch_end(0)
+        one.detach()
+        assert threads == ([] if steps == 3 else ["lossguard-fetch"])
+        assert sinks[-1].present(COST).any() == (steps == 64)
 
 
 def test_the_cpu_of_this_packages_threads_is_counted_and_no_others() -> None:

@@ -20,7 +20,7 @@ from lossguard.keras.fetch import Fetcher, Sink, Snapshot
 from lossguard.keras.leftout import LeftOut
 from lossguard.keras.optimizer import Hook
 from lossguard.keras.pace import Pace
-from lossguard.keras.price import price_of
+from lossguard.keras.price import clock_of
 from lossguard.wire.chunk import AttemptEnd, Event
 from lossguard.worker import Worker
 
@@ -131,13 +131,14 @@ class Attempt:
         self._slow = late and self._pace.waiting == steps
         return late or self._pace.waiting >= self._fetch_steps
 
-    def fetch(self, *, hold: bool = False, weigh: bool = False) -> None:
+    def fetch(self, *, hold: bool = False, weigh: bool = False, last: bool = False) -> None:
         """Take the new rows of all rings off the device.
 
         Args:
             hold: leave the last one for the next time: training may end with it, or be saved, and then its frame says
                 what the weights' norms are. Where one execution takes longer than rows may wait they are taken at once.
             weigh: take the weights' norms with the last row.
+            last: whether the attempt ends with it, so that what its steps cost is of no use any more.
         """
         if any(hook.ring is None for hook in self._hooks):
             self._without_rings()
@@ -147,7 +148,8 @@ class Attempt:
             return
         with self._budget.training_thread():
             self._take(hold, weigh)
-        self._keep_to(self._budget)
+            if not last:
+                self._keep_to(self._budget)
 
     def _take(self, hold: bool, weigh: bool) -> None:
         self._last_fetch = time.monotonic()
@@ -189,8 +191,10 @@ class Attempt:
 
     def _keep_to(self, budget: Budget) -> None:
         if budget.price is None:
-            entries = [count for hook in self._hooks for count in hook.entries]
-            budget.price = price_of(entries, jit=self._jit)
+            clock = clock_of(self._jit)
+            clock.begun = clock.begun or self._fetcher.run(clock.prepare)
+            if clock.ready:
+                budget.price = clock.price([count for hook in self._hooks for count in hook.entries])
         for hook in self._hooks:
             hook.stretch(budget.stretch)
 

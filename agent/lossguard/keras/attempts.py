@@ -123,14 +123,14 @@ class Attempts:
         return "" if self._reaction is None else self._reaction.turn(steps, self._trainee)
 
     @guarded("Attempts.flush", None)
-    def flush(self, *, hold: bool = False, weigh: bool = False) -> None:
+    def flush(self, *, hold: bool = False, weigh: bool = False, last: bool = False) -> None:
         """Take the new rows off the device.
 
         Args:
-            hold, weigh: see `Attempt.fetch`.
+            hold, weigh, last: see `Attempt.fetch`.
         """
         if self.current is not None and not self.current.forked:
-            self.current.fetch(hold=hold, weigh=weigh)
+            self.current.fetch(hold=hold, weigh=weigh, last=last)
 
     def epoch_ended(self, last: bool) -> None:
         """Between two epochs, where callbacks save the model, and behind a last one put other weights in.
@@ -164,14 +164,14 @@ class Attempts:
         if attempt is None or attempt.forked:
             return
         leave(self._training.model)
-        self.flush(weigh=True)
+        self.flush(weigh=True, last=True)
         self.current = None
         atexit.unregister(self._at_exit)
         self._training.rest(True)
         attempt.end(reason, timeout_seconds)
 
     def _renew(self, back: Callable[[], None]) -> None:
-        self.flush()
+        self.flush(last=True)
         if self.current is None:
             return
         self.current.end("interrupted", 10.0)

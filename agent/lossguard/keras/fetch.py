@@ -8,6 +8,7 @@ one is dropped and counted.
 import queue
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -69,7 +70,7 @@ class Fetcher:
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
-        self._queue: queue.Queue[Snapshot | Event | _Seal | None] = queue.Queue(MAX_WAITING)
+        self._queue: queue.Queue[Snapshot | Event | _Seal | Callable[[], None] | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._work, name="lossguard-fetch", daemon=True)
         self._thread.start()
 
@@ -95,6 +96,14 @@ class Fetcher:
         with suppress(queue.Full):
             self._queue.put_nowait(_Seal())
 
+    def run(self, job: Callable[[], None]) -> bool:
+        """Let the thread do something else, once; False if it has too much to do. It must not raise."""
+        try:
+            self._queue.put_nowait(job)
+        except queue.Full:
+            return False
+        return True
+
     def close(self, timeout_seconds: float) -> None:
         """Record what waits, then end the thread."""
         deadline = time.monotonic() + timeout_seconds
@@ -108,6 +117,8 @@ class Fetcher:
         while (item := self._queue.get()) is not None:
             if isinstance(item, _Seal):
                 self.sink.seal()
+            elif callable(item):
+                item()
             elif not isinstance(item, Snapshot):
                 self.sink.event(item)
             elif not self._record(item):

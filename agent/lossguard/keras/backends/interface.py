@@ -94,6 +94,9 @@ class Backend(Protocol):
     def version(self) -> str:
         """Of the framework."""
 
+    def on_host(self) -> bool:
+        """Whether tensors lie in the host's memory, there being no accelerator."""
+
     # --- tensors
 
     def read(self, variable: Any) -> Any:

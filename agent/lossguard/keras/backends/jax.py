@@ -30,6 +30,10 @@ def version() -> str:
     return jax.__version__
 
 
+def on_host() -> bool:
+    return jax.default_backend() == "cpu"
+
+
 # --- tensors
 
 

@@ -26,6 +26,10 @@ def version() -> str:
     return tf.__version__
 
 
+def on_host() -> bool:
+    return all(device.device_type.endswith("CPU") for device in tf.config.list_logical_devices())
+
+
 # --- tensors
 
 

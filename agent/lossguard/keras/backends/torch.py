@@ -30,6 +30,10 @@ def version() -> str:
     return str(torch.__version__)
 
 
+def on_host() -> bool:
+    return ops.zeros(()).device.type == "cpu"
+
+
 # --- tensors
 
 
