@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 from pydantic import SecretStr, ValidationError
 
+from lossguard_service import gathered
 from lossguard_service.addressed import Addressed
 from lossguard_service.app import create_app
 from lossguard_service.memory import share_arenas
@@ -108,7 +109,9 @@ def prepare(settings: Settings) -> tuple[Server, socket.socket]:
     url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
     allowed = frozenset((settings.allowed_hosts or "").lower().split())
     addressed = Addressed(app, app.state.guard.needs_tokens, allowed) if is_loopback(settings.host) else app
-    config = uvicorn.Config(addressed, log_level=settings.log_level, access_log=False, server_header=False)
+    config = uvicorn.Config(
+        addressed, http=gathered.protocol(), log_level=settings.log_level, access_log=False, server_header=False
+    )
     return Server(config, url, settings.address_file), listener
 
 

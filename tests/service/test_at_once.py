@@ -28,8 +28,8 @@ class Counted:
         database = one.app.state.database
         plain, write = database.at_once, database.write
 
-        async def at_once(*given: Any) -> Any:
-            found = await plain(*given)
+        async def at_once(*given: Any, **named: Any) -> Any:
+            found = await plain(*given, **named)
             self.at_once.append(bool(found))
             return found
 

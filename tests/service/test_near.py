@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ def watched(one: Service, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     database, found = one.app.state.database, []
     plain = database.at_once
 
-    async def at_once(*given: Any) -> Any:
-        found.append(await plain(*given))
+    async def at_once(*given: Any, **named: Any) -> Any:
+        found.append(await plain(*given, **named))
         return found[-1]
 
     monkeypatch.setattr(database, "at_once", at_once)
@@ -180,6 +180,91 @@ def test_a_chunk_that_comes_beside_others_is_left_to_their_common_commit(
             go_on.set()
             await holding
             assert (await waiting).status_code == 200
+            await ends_as(one, tmp_path, data, monkeypatch)
+
+    run(story())
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many chunks each commit of the event loop's has."""
+    found: list[int] = []
+    plain = near.Near.write
+
+    def write(self: near.Near, wanted: Sequence[near.Wanted]) -> list[bool]:
+        done = plain(self, wanted)
+        found.append(done.count(True))
+        return done
+
+    monkeypatch.setattr(near.Near, "write", write)
+    return found
+
+
+def test_small_chunks_of_many_runs_that_come_together_share_a_commit(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"ranker-{place}" for place in range(6)]
+    data = {name: chunks(frames(1, 96, seed=place), run=name, size=8) for place, name in enumerate(names)}
+
+    async def story() -> None:
+        async with (
+            service(sqlite_url, Clock(), **ALONE) as one,
+            service(f"sqlite:///{tmp_path}/b.db", Clock()) as other,
+        ):
+            for name in names:
+                await one.put_all(data[name][:4])
+            together = counted(monkeypatch)
+            for later in zip(*(data[name][4:] for name in names), strict=True):
+                for answer in await asyncio.gather(*(one.put(chunk) for chunk in later)):
+                    assert answer.status_code == 200
+            assert sum(together) == 8 * len(names)
+            assert len(together) < 8 * len(names)
+            monkeypatch.setattr(near, "QUICK_SECONDS", -1.0)
+            for name in names:
+                await other.put_all(data[name])
+                path = f"/v1/projects/video/runs/{name}"
+                for what in ("", "/incidents", "/steps/70"):
+                    assert await one.get(path + what) == await other.get(path + what)
+
+    run(story())
+
+
+def test_of_chunks_that_come_together_one_that_is_sent_twice_is_stored_once(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = chunks(frames(1, 160), size=8)
+    beside_it = chunks(frames(1, 160, seed=5), run="other", size=8)
+
+    async def story() -> None:
+        async with service(sqlite_url, Clock(), **ALONE) as one:
+            for each in zip(data, beside_it, strict=True):
+                sent = (each[0], each[1], each[0])
+                answers = await asyncio.gather(*(one.put(chunk) for chunk in sent))
+                assert [answer.status_code for answer in answers] == [200] * 3
+                assert sorted(answer.json()["duplicate"] for answer in answers) == [False, False, True]
+            await ends_as(one, tmp_path, data, monkeypatch)
+
+    run(story())
+
+
+def test_chunks_that_come_together_are_all_stored_although_the_statements_of_one_fail(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = chunks(frames(1, 160), size=8)
+    failing = chunks(frames(1, 160, seed=5), run="failing", size=8)
+
+    async def story() -> None:
+        async with service(sqlite_url, Clock(), **ALONE) as one:
+            for each in zip(data[:-1], failing[:-1], strict=True):
+                await one.put_all(each)
+            with beside(sqlite_url) as other:
+                other.execute(
+                    "CREATE TRIGGER full BEFORE INSERT ON chunk_bytes WHEN NEW.run_id = "
+                    "(SELECT id FROM runs WHERE name = 'failing') BEGIN SELECT RAISE(ABORT, 'full'); END"
+                )
+                first, second = await asyncio.gather(one.put(data[-1]), one.put(failing[-1]))
+                assert (first.status_code, second.status_code >= 500) == (200, True)
+                other.execute("DROP TRIGGER full")
+            assert (await one.put(failing[-1])).status_code == 200
             await ends_as(one, tmp_path, data, monkeypatch)
 
     run(story())

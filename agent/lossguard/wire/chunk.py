@@ -141,7 +141,8 @@ def encode(chunk: Chunk, *, mantissa_bits: int = 10) -> bytes:
     """
     frames = chunk.frames
     _check_limits(len(frames), frames.schema, MAX_DECODED_BYTES)
-    _check_steps(frames.steps)
+    if len(frames):
+        _check_range(int(frames.steps[0]), int(frames.steps[-1]))  # they rise
     sections: list[Sequence[Buffer]] = [
         [_pack_steps(frames.steps)],
         [pack(frames.times)],
@@ -273,13 +274,9 @@ def _unpack_steps(data: memoryview, count: int) -> Steps:
         _check_range(first, first + count - 1)
         return np.arange(first, first + count, dtype=np.int64)
     steps: Steps = unpack(data, np.dtype("<i8"), (count,))
-    _check_steps(steps)
-    return steps
-
-
-def _check_steps(steps: Steps) -> None:
     if len(steps):
         _check_range(int(steps.min()), int(steps.max()))
+    return steps
 
 
 def _check_range(first: int, last: int) -> None:
@@ -302,7 +299,8 @@ def _check_limits(count: int, schema: Schema, max_decoded_bytes: int) -> None:
 
 
 def _pack_bits(present: NDArray[np.bool_]) -> bytes:
-    return b"" if bool(present.all()) else np.packbits(present).tobytes()
+    # Looked for as a byte: a third of the time of `all` for a few hundred bits.
+    return b"" if b"\0" not in present.tobytes() else np.packbits(present).tobytes()
 
 
 def _unpack_bits(data: memoryview, shape: tuple[int, ...]) -> NDArray[np.bool_]:

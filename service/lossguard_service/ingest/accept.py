@@ -36,7 +36,7 @@ from lossguard_service.store.without import NeedsTransaction, NoTransaction
 
 log = logging.getLogger(__name__)
 _INLINE_BYTES: Final = 16_384
-"""Smaller bodies are decoded on the event loop: the hop to a thread would cost more."""
+"""Smaller bodies are decoded and stored on the event loop: the hop to a thread would cost more."""
 _ALONE_BYTES: Final = 262_144
 """The same while no other chunk is in work: half a millisecond, for which nobody waits."""
 
@@ -88,9 +88,10 @@ class Ingest:
             try:
                 tried = self._try(prepared, touched)
                 reply = None
-                alone = self._database.is_far or self._pending == 1
-                if tried is not None and alone and kept.object is None:
-                    reply = await self._at_once(tried, kept)
+                is_small = len(data) <= _INLINE_BYTES
+                at_once = is_small or self._pending == 1 or self._database.is_far
+                if tried is not None and at_once and kept.object is None:
+                    reply = await self._at_once(tried, kept, together=is_small)
                 if reply is None:
                     reply = await self._database.write(
                         lambda connection: self._store(connection, prepared, kept, touched, tried)
@@ -162,9 +163,10 @@ class Ingest:
             return None
         return None if work.after.run.status == "diverged" else work
 
-    async def _at_once(self, work: Work, kept: Kept) -> ChunkReply | None:
+    async def _at_once(self, work: Work, kept: Kept, *, together: bool) -> ChunkReply | None:
         """Store what was worked out without locking first; None if it is to go the ordinary way."""
-        stored = await chunks.store_at_once(self._database, work, kept, work.before.run.revision)
+        revision = work.before.run.revision
+        stored = await chunks.store_at_once(self._database, work, kept, revision, together=together)
         if not stored:
             if stored is None:  # what is in memory may be behind what is stored, or ahead of it
                 self._forget(work.before.run)

@@ -1,13 +1,16 @@
 """PUT of chunks and heartbeats."""
 
+import functools
+import json
 import re
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Path, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import ClientDisconnect
 
 from lossguard.wire.chunk import ChunkId
 from lossguard.wire.names import MAX_BYTES, check_name
@@ -53,6 +56,8 @@ class Heartbeat(BaseModel):
 
 _KEY: Final = re.compile("[0-9a-f]{32}")
 _INDEX: Final = re.compile("[0-9]{1,10}")
+# Made once: `json.dumps` with options, and so a response of JSON, makes a new one at each call.
+_to_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 class _ChunkRoute(APIRoute):
@@ -69,8 +74,7 @@ async def take_chunk(request: Request) -> Response:
     project, run, attempt, index = place["project"], place["run"], place["attempt"], place["index"]
     token = await state.guard.check(request, "ingest", project)
     try:
-        check_name("project", project)
-        check_name("run", run)
+        _check_names(project, run)
     except ValueError as error:
         raise BadRequest(str(error)) from None
     if not _KEY.fullmatch(attempt):
@@ -82,7 +86,13 @@ async def take_chunk(request: Request) -> Response:
     rates.take("" if token is None else token.id, len(data))
     ingest: Ingest = state.ingest
     reply = await ingest.accept(ChunkId(project, run, attempt, int(index)), data)
-    return JSONResponse(reply.to_json())
+    return Response(_to_json(reply.to_json()).encode(), media_type="application/json")
+
+
+@functools.lru_cache(maxsize=1024)
+def _check_names(project: str, run: str) -> None:
+    check_name("project", project)
+    check_name("run", run)
 
 
 async def put_chunk(project: Name, run: Name, attempt: Key, index: Index) -> None:
@@ -116,11 +126,15 @@ async def put_heartbeat(project: Name, run: Name, beat: Heartbeat, request: Requ
 
 async def _body(request: Request, most: int) -> bytes:
     """The body, of which no more than `most` bytes are ever held."""
-    told = request.headers.get("content-length", "")
+    told = next((value for name, value in request.scope["headers"] if name == b"content-length"), b"")
     if told.isdigit() and int(told) > most:
-        raise TooLarge(f"the body has {told} bytes, at most {most} are taken: use fewer frames a chunk")
-    parts, size = [], 0
-    async for part in request.stream():
+        raise TooLarge(f"the body has {int(told)} bytes, at most {most} are taken: use fewer frames a chunk")
+    parts, size, more = [], 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part, more = message.get("body", b""), message.get("more_body", False)
         size += len(part)
         if size > most:
             raise TooLarge(f"the body has more than {most} bytes: use fewer frames a chunk")

@@ -99,6 +99,8 @@ class Watched:
         self._database = database
         self._seconds = seconds
         self._failures = failures
+        # The library's own look-up takes a lock and makes each label anew.
+        self._by_kind: dict[str, Histogram] = {}
 
     @property
     def name(self) -> str:
@@ -127,23 +129,26 @@ class Watched:
         """See `Database`."""
         return await self._timed("write", self._database.write, function)
 
-    async def at_once(self, guarded: Guarded, values: Mapping[str, Any], size: int) -> bool | None:
+    async def at_once(
+        self, guarded: Guarded, values: Mapping[str, Any], size: int, *, together: bool = False
+    ) -> bool | None:
         """See `Database`."""
-        return await self._timed("write", self._database.at_once, guarded, values, size)
+        return await self._timed("write", self._database.at_once, guarded, values, size, together=together)
 
     async def close(self) -> None:
         """See `Database`."""
         await self._database.close()
 
-    async def _timed(self, kind: str, run: Callable[..., Awaitable[T]], *given: Any) -> T:
+    async def _timed(self, kind: str, run: Callable[..., Awaitable[T]], *given: Any, **named: Any) -> T:
         start = time.perf_counter()
         try:
-            return await run(*given)
+            return await run(*given, **named)
         except (SQLAlchemyError, OSError):
             self._failures.labels(kind).inc()
             raise
         finally:
-            self._seconds.labels(kind).observe(time.perf_counter() - start)
+            seconds = self._by_kind.get(kind) or self._by_kind.setdefault(kind, self._seconds.labels(kind))
+            seconds.observe(time.perf_counter() - start)
 
 
 class _Chosen:

@@ -12,6 +12,7 @@ BytesError
 """
 
 import asyncio
+import functools
 import hashlib
 import secrets
 import time
@@ -239,6 +240,7 @@ class ByteStore:
         return found
 
 
+@functools.lru_cache(maxsize=4096)
 def run_folder(project: str, name: str) -> str:
     """The run's part of a key: of one length whatever the names are made of, and spread over all keys."""
     return hashlib.sha256(f"{project}\0{name}".encode()).hexdigest()[:24]

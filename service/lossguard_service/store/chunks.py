@@ -198,15 +198,18 @@ def store(connection: Connection, new: NewChunk, kept: Kept) -> None:
     _store(tuple(new.attempt_values), tuple(new.run_values)).run(connection, _named(new, kept))
 
 
-async def store_at_once(database: Database, new: NewChunk, kept: Kept, revision: int) -> bool | None:
+async def store_at_once(database: Database, new: NewChunk, kept: Kept, revision: int, *, together: bool) -> bool | None:
     """The same without a lock before it, provided that the run's revision is `revision`; it is one more afterwards.
+
+    `together` is that of `Database.at_once`.
 
     Returns:
         Whether that was so and all is stored, durably; None where the connection was lost meanwhile: it may be stored
         then, and whoever asks under the run's lock finds out.
     """
     guarded = _store_at_once(tuple(new.attempt_values), tuple(new.run_values))
-    return await database.at_once(guarded, _named(new, kept) | {"revision": revision}, len(kept.data))
+    values = _named(new, kept) | {"revision": revision}
+    return await database.at_once(guarded, values, len(kept.data), together=together)
 
 
 def _named(new: NewChunk, kept: Kept) -> dict[str, Any]:

@@ -6,13 +6,16 @@ database that takes neither NUL nor lone surrogates; `Document` is JSON with non
 
 import json
 import math
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from lossguard.wire.numbers import to_json
+
+# Made once: `json.dumps` with options makes a new one at each call, and a chunk has three documents.
+_to_json: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 class _Real(sa.types.UserDefinedType[Any]):
@@ -68,9 +71,9 @@ class Document(TypeDecorator[Any]):
         if value is None:
             return None
         try:
-            return json.dumps(value, separators=(",", ":"), allow_nan=False)
+            return _to_json(value)
         except ValueError:
-            return json.dumps(to_json(value), separators=(",", ":"), allow_nan=False)
+            return _to_json(to_json(value))
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
         """The inverse, non-finite numbers still by name."""

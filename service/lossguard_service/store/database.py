@@ -5,7 +5,8 @@ The function takes a SQLAlchemy `Connection` and is the same for both. On SQLite
 writes in one writer thread that puts whatever has queued up into one commit (group commit: the sync to disk is paid
 once for all of them; each function has its own savepoint, so one failure undoes only itself). On PostgreSQL it runs in
 a greenlet on the event loop over asyncpg. When `write` returns, the transaction is durable. `at_once` does a
-transaction of which all is known beforehand in one way there and back or, on SQLite, on the event loop itself (`near`).
+transaction of which all is known beforehand in one way there and back or, on SQLite, on the event loop itself (`near`),
+where those that are asked for in one turn of it share a commit, too.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from sqlalchemy.util import await_only
 
 from lossguard_service.store.bytes import BYTES_OPTION, ByteStore
 from lossguard_service.store.hot import Guarded, Hot
-from lossguard_service.store.near import Near, Pace
+from lossguard_service.store.near import Near, Pace, Wanted
 from lossguard_service.store.postgres import PostgresDatabase
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ class Database(Protocol):
     @property
     def is_far(self) -> bool:
         """Whether a statement is a way there and back, so that `at_once` is always worth its while; where it is near,
-        only for who is alone: it holds up the event loop.
+        only for who is alone, or for little: it holds up the event loop.
         """
         ...
 
@@ -76,13 +77,16 @@ class Database(Protocol):
         """What `function` returns, once its transaction is durable; an exception undoes all it wrote."""
         ...
 
-    async def at_once(self, guarded: Guarded, values: Mapping[str, Any], size: int) -> bool | None:
+    async def at_once(
+        self, guarded: Guarded, values: Mapping[str, Any], size: int, *, together: bool = False
+    ) -> bool | None:
         """Do a transaction of which all is known, without the ordinary way's cost.
 
         Args:
             guarded: its statements.
             values: theirs.
             size: of the bytes among the values.
+            together: whether to wait for those who ask for the same in this turn of the event loop, and share a commit.
 
         Returns:
             True if it is done, durably; False if nothing of it is done, because the guard found no row, or because now
@@ -202,6 +206,7 @@ class SqliteDatabase:
         self._pace = Pace()
         self._near = Near(_sqlite_engine(url, begin="BEGIN", pool=1, bytes=bytes), self._pace, WAL_BYTES)
         self._under_way = 0
+        self._together: list[tuple[Wanted, asyncio.Future[bool]]] = []
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="lossguard-read")
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_loop, name="lossguard-write", daemon=True)
@@ -245,13 +250,36 @@ class SqliteDatabase:
         finally:
             self._under_way -= 1
 
-    async def at_once(self, guarded: Guarded, values: Mapping[str, Any], size: int) -> bool | None:
+    async def at_once(
+        self, guarded: Guarded, values: Mapping[str, Any], size: int, *, together: bool = False
+    ) -> bool | None:
         """See `Database`; on the event loop, while the writer thread has nothing to do and the disk is quick."""
         if self._closed or self._under_way:
             return False  # who comes now may share the thread's next commit
         if not self._near.is_open:
             await asyncio.get_running_loop().run_in_executor(self._readers, self._near.open)
-        return self._near.write(guarded, values, size)
+        wanted = Wanted(guarded, values, size)
+        if not together:
+            return self._near.write([wanted])[0]
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bool] = loop.create_future()
+        if not self._together:
+            loop.call_soon(self._write_together)  # behind all that has come in the same turn
+        self._together.append((wanted, future))
+        return await future
+
+    def _write_together(self) -> None:
+        together, self._together = self._together, []
+        try:
+            done = self._near.write([wanted for wanted, _ in together])
+        except Exception as error:
+            for _, future in together:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), is_done in zip(together, done, strict=True):
+            if not future.done():  # else its caller went away; what it asked for was written all the same
+                future.set_result(is_done)
 
     async def close(self) -> None:
         """See `Database`."""

@@ -1,15 +1,17 @@
 """The event loop's own connection to a SQLite file: what is done on it is done before anything else goes on.
 
 Guarantees. It never waits for another connection's lock: what would have to wait is not done, and the caller goes the
-way through a thread. What it writes is one transaction, durable when `write` returns true. It copies nothing of the WAL
-into the database, which takes long: that is left to the writer thread. Why: docs/decisions/0414-alone-on-the-loop.md.
+way through a thread. What it writes together is one transaction, durable when `write` returns. It copies nothing of the
+WAL into the database, which takes long: that is left to the writer thread. Why: docs/decisions/
+0414-alone-on-the-loop.md, 0417-fewer-turns-for-a-chunk.md.
 """
 
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -44,6 +46,21 @@ class Pace:
         connection.commit()
         waited = time.perf_counter() - clock - (time.thread_time() - own)
         self._share += _RATE * ((waited <= QUICK_SECONDS) - self._share)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What somebody wants to have done.
+
+    Attributes:
+        guarded: the statements.
+        values: theirs.
+        size: of the bytes among the values.
+    """
+
+    guarded: Guarded
+    values: Mapping[str, Any]
+    size: int
 
 
 class Near:
@@ -87,39 +104,37 @@ class Near:
                 return select.run(self._connection, values)
         return None
 
-    def write(self, guarded: Guarded, values: Mapping[str, Any], size: int) -> bool:
-        """Do these statements in one transaction.
-
-        Args:
-            guarded: the statements.
-            values: theirs.
-            size: of the bytes among the values.
+    def write(self, wanted: Sequence[Wanted]) -> list[bool]:
+        """Do all of it in one transaction.
 
         Returns:
-            True if they are done, durably; False if nothing was done: the guard found no row, or it is not to be done
-            here and now.
+            For each, True if it is done, durably; False if nothing of it was done: the guard found no row, or it is not
+            to be done here and now.
         """
-        size += self._least
+        size = sum(one.size + self._least for one in wanted)
         if self._connection is None or not self._pace.is_quick or self._written + size > self._wal_bytes:
             self._written = 0
-            return False
-        (guard, first), *others = guarded.several.parts(self._connection.dialect, values)
+            return [False] * len(wanted)
+        done = []
         driver: Any = self._connection.connection.dbapi_connection
         try:
             driver.execute("BEGIN IMMEDIATE")
-            if driver.execute(guard, first).rowcount != 1:
+            for one in wanted:
+                (guard, first), *others = one.guarded.several.parts(self._connection.dialect, one.values)
+                done.append(driver.execute(guard, first).rowcount == 1)
+                for text, bound in others if done[-1] else ():
+                    driver.execute(text, bound)
+            if any(done):
+                self._pace.commit(driver)
+            else:
                 driver.rollback()
-                return False
-            for text, bound in others:
-                driver.execute(text, bound)
-            self._pace.commit(driver)
         except BaseException as error:
             driver.rollback()
             if isinstance(error, sqlite3.Error):
-                return False  # the writer thread finds the words for it, if it meets it too
+                return [False] * len(wanted)  # the writer thread finds the words for it, if it meets it too
             raise
         self._written += size
-        return True
+        return done
 
     def close(self) -> None:
         """Close it; it can be opened again."""

@@ -65,7 +65,9 @@ class PostgresDatabase:
         async with self.engine.begin() as connection:
             return await connection.run_sync(function)
 
-    async def at_once(self, guarded: Guarded, values: Mapping[str, Any], size: int) -> bool | None:
+    async def at_once(
+        self, guarded: Guarded, values: Mapping[str, Any], size: int, *, together: bool = False
+    ) -> bool | None:
         """See `Database`."""
         try:
             # A caller that goes away must not cut off a statement that may already be under way.
