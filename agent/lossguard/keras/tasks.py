@@ -233,7 +233,8 @@ def _moments(rows: list[tuple[Task, Any, Any, Any]], total: Callable[[list[Any]]
         # Ranks do not change under the sigmoid, but probabilities saturate in float32 where logits do not.
         # Over replicas: the pairs within each, a sample of the batch's pairs that needs no exchange of examples.
         up = w[:binary] * y[:binary]
-        sums.extend(won_pairs(ranked[:binary], up, w[:binary] - up))
+        logits = [task.from_logits for task in tasks[:binary]]
+        sums.extend(won_pairs(ranked[:binary], up, w[:binary] - up, logits))
     count, labels, predictions, *rest = total(sums)
     label_mean, mean = labels / count, predictions / count
     # Around the means of the whole batch: the difference of two squares would lose a collapsed model's spread.
