@@ -1,10 +1,12 @@
 """Several calls of `fit` with one watch, and several watches of one model: what is compiled again, and who listens."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import keras
 import numpy as np
+import pytest
 
 from conftest import MemorySink
 from lossguard.keras import Watch
@@ -78,3 +80,18 @@ def test_a_loss_that_the_user_put_into_the_model_is_heard_and_given_back(
     np.testing.assert_allclose(losses(sink), 2.0 * of_task, rtol=1e-6)
     mine.detach()
     assert trained.compute_loss is doubled
+
+
+def test_a_pause_between_two_fits_of_a_with_block_makes_no_row_late(
+    watch: Callable[..., Watch], sinks: list[MemorySink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, time=lambda: clock.now)
+    monkeypatch.setattr("lossguard.keras.attempt.time", clock)
+    trained, mine = model(), watch()
+    mine.set_model(trained)
+    with mine:
+        fit(trained, mine)
+        clock.now = 100.0
+        fit(trained, mine)
+    (sink,) = sinks
+    assert [block.steps.tolist() for block in sink.blocks] == [[1, 2], [3, 4]]

@@ -124,6 +124,10 @@ class Attempt:
         """Whether so many steps were taken since the weights' norms were that the pass over them costs nothing."""
         return self._steps_unweighed >= self._fetch_steps
 
+    def go_on(self) -> None:
+        """Training begins again after a pause, in which no row waited."""
+        self._last_fetch = time.monotonic()
+
     def due(self, steps: int) -> bool:
         """Whether rows should be taken now, `steps` after the last question."""
         self._steps_unweighed += steps

@@ -98,6 +98,11 @@ class Attempts:
         acts = {} if self._reaction is None else self._reaction.config
         return {**self._user_config, **acts, "budget": self._budget_share, **self._training.describe()}
 
+    def go_on(self) -> None:
+        """Before the first step of a `fit`, which may not be the first one of the attempt."""
+        if self.current is not None:
+            self.current.go_on()
+
     def turn(self, steps: int) -> str:
         """Between two executions, `steps` after the last call: what is due now.
 

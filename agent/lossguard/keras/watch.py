@@ -238,6 +238,7 @@ class Watch(keras.callbacks.Callback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Stand where an exception of the user's step passes by."""
         self._last_batch = -1
+        self._attempts.go_on()
         enclose(self._model, lambda reason: self.close(reason, 10.0))
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
