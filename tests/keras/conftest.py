@@ -12,6 +12,7 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
 
+from click_and_play import click_and_play  # noqa: E402
 from lossguard.keras import Watch  # noqa: E402
 from lossguard.wire.chunk import Event  # noqa: E402
 from lossguard.wire.frame import Frames  # noqa: E402
@@ -132,27 +133,7 @@ def watch(sinks: list[MemorySink]) -> Callable[..., Watch]:
     return lambda **options: Watch("ads", "ranker", open_recorder=opened, **{"budget": None, **options})
 
 
-LOSSES: dict[str, Any] = {"click": keras.losses.BinaryCrossentropy(from_logits=True), "play": "mse"}
-
-
 def two_tasks() -> "keras.Model":
-    """A click and a play-time head over a shared layer and an embedding; smooth, so that jit agrees with no jit."""
+    """Of the same weights each time."""
     keras.utils.set_random_seed(7)
-    numbers, codes = keras.Input((5,), name="numbers"), keras.Input((3,), dtype="int32", name="codes")
-    looked_up = keras.layers.Flatten()(keras.layers.Embedding(11, 2, name="embedding")(codes))
-    shared = keras.layers.Dense(6, activation="tanh", name="shared")(keras.layers.Concatenate()([numbers, looked_up]))
-    heads = {name: keras.layers.Dense(1, name=f"head_{name}")(shared) for name in ("click", "play")}
-    return keras.Model({"numbers": numbers, "codes": codes}, heads)
-
-
-def examples(count: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    random = np.random.default_rng(3)
-    inputs = {
-        "numbers": random.normal(size=(count, 5)).astype("float32"),
-        "codes": random.integers(0, 11, (count, 3)).astype("int32"),
-    }
-    labels = {
-        "click": (random.random((count, 1)) < 0.4).astype("float32"),
-        "play": random.normal(size=(count, 1)).astype("float32"),
-    }
-    return inputs, labels
+    return click_and_play()

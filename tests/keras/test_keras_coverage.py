@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
-from conftest import LOSSES, two_tasks
+from click_and_play import LOSSES
+from conftest import MemorySink, two_tasks
 from lossguard.keras import Clippy, Watch
 
 
@@ -80,3 +82,18 @@ def test_the_tables_of_an_embedding_engine_are_named(watch: Callable[..., Watch]
     assert report.unwatched == ("engine/videos",)
     assert report.watched == 1.0
     assert "320  a TPU's embedding engine updates it" in str(report)
+
+
+def test_two_models_whose_layers_have_the_same_names_are_counted_twice(
+    watch: Callable[..., Watch], sinks: list[MemorySink]
+) -> None:
+    mine = watch(unwatched=("bias",))
+    for _ in range(2):
+        optimizer = mine.wrap(keras.optimizers.SGD(0.1))
+        optimizer.build([keras.Variable(np.ones((3, 2)), name="kernel"), keras.Variable(np.ones(2), name="bias")])
+    with mine:
+        pass
+    config = sinks[0].options["config"]
+    assert (config["parameters"], config["parameters_watched"]) == (16, 0.75)
+    assert config["layers_watched"] == 2
+    assert config["layers_unwatched"] == ["bias", "bias"]

@@ -1,13 +1,15 @@
-"""What bare Keras cannot train under a strategy is refused before the first step."""
+"""Wrong arguments, and what cannot be watched or what bare Keras cannot train, are refused before the first step."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
 import pytest
 import tensorflow as tf
 
-from lossguard.keras import Watch
+from conftest import two_tasks
+from lossguard.keras import Clippy, Watch
 
 
 def compiled(replicas: int, optimizer: dict[str, Any], **options: Any) -> keras.Model:
@@ -15,6 +17,46 @@ def compiled(replicas: int, optimizer: dict[str, Any], **options: Any) -> keras.
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
         model.compile(keras.optimizers.SGD(0.1, **optimizer), "mse", **options)
     return model
+
+
+def test_wrong_arguments_raise_with_their_name(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for options, sentence in (
+        ({"journal": file}, "journal: .* is not a folder"),
+        ({"journal": "nul\0"}, "journal: must be a folder"),
+        ({"service": "localhost:8000"}, "service: must be a URL"),
+        ({"service": "http://"}, "service: must be a URL"),
+        ({"token": 5}, "token: must be text"),
+        ({"config": ["team"]}, "config: must be a JSON-like mapping"),
+        ({"config": {"team": {1, 2}}}, "config: must be a JSON-like mapping"),
+        ({"logits": True}, "logits: must be a sequence"),
+        ({"tasks": {"click": "binary"}, "logits": ["clik"]}, "logits: 'clik' is none of the tasks click"),
+        ({"treatment": "clippy"}, "treatment: 'clippy' is not a treatment"),
+        ({"open_recorder": 5}, "open_recorder: must be a function"),
+        ({"tasks": {"click": "binray"}}, "tasks: 'click' must be"),
+        ({"tasks": ["click"]}, "tasks: must map"),
+        ({"treatment": Clippy}, "treatment: .* did you mean"),
+        ({"fetch_steps": 0}, "fetch_steps"),
+        ({"full_every": 0}, "full_every"),
+        ({"fetch_seconds": -1}, "fetch_seconds"),
+        ({"fetch_seconds": "1"}, "fetch_seconds"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            Watch("ads", "ranker", **options)
+    with pytest.raises(ValueError, match="run: must not contain"):
+        Watch("ads", "a/b")
+
+
+def test_a_model_or_optimizer_that_cannot_be_watched_is_refused(watch: Callable[..., Watch]) -> None:
+    with pytest.raises(ValueError, match="model: compile it"):
+        watch().attach(two_tasks())
+    with pytest.raises(ValueError, match="optimizer: must be a Keras optimizer"):
+        watch().wrap("adam")  # type: ignore[arg-type]
+    optimizer = keras.optimizers.SGD(0.1)
+    watch().wrap(optimizer)
+    with pytest.raises(ValueError, match="watched by another Watch"):
+        watch().wrap(optimizer)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from conftest import LOSSES, MemorySink, examples, two_tasks
+from click_and_play import LOSSES, examples
+from conftest import MemorySink, two_tasks
 from lossguard.keras import Clippy, SkipNonFinite, Watch
 
 

@@ -1,4 +1,4 @@
-"""`Watch` in `fit`: frames of every step, scalars, attempts, endings, and wrong arguments."""
+"""`Watch` in `fit`: frames of every step, scalars, attempts and endings."""
 
 import subprocess
 import sys
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from conftest import LOSSES, MemorySink, examples, two_tasks
+from click_and_play import LOSSES, examples
+from conftest import MemorySink, two_tasks
 from lossguard.journal.reader import AttemptReader
 from lossguard.keras import Clippy, Watch
 from lossguard.wire.chunk import AttemptStop, Checkpoint, decode
@@ -306,46 +307,6 @@ def test_saved_state_interchanges_with_the_bare_optimizer(
         results.append([variable.numpy() for variable in (*again.weights, *again.optimizer.variables)])
     for one, other in zip(*results, strict=True):
         assert np.array_equal(one, other)
-
-
-def test_wrong_arguments_raise_with_their_name(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.write_text("")
-    for options, sentence in (
-        ({"journal": file}, "journal: .* is not a folder"),
-        ({"journal": "nul\0"}, "journal: must be a folder"),
-        ({"service": "localhost:8000"}, "service: must be a URL"),
-        ({"service": "http://"}, "service: must be a URL"),
-        ({"token": 5}, "token: must be text"),
-        ({"config": ["team"]}, "config: must be a JSON-like mapping"),
-        ({"config": {"team": {1, 2}}}, "config: must be a JSON-like mapping"),
-        ({"logits": True}, "logits: must be a sequence"),
-        ({"tasks": {"click": "binary"}, "logits": ["clik"]}, "logits: 'clik' is none of the tasks click"),
-        ({"treatment": "clippy"}, "treatment: 'clippy' is not a treatment"),
-        ({"open_recorder": 5}, "open_recorder: must be a function"),
-        ({"tasks": {"click": "binray"}}, "tasks: 'click' must be"),
-        ({"tasks": ["click"]}, "tasks: must map"),
-        ({"treatment": Clippy}, "treatment: .* did you mean"),
-        ({"fetch_steps": 0}, "fetch_steps"),
-        ({"full_every": 0}, "full_every"),
-        ({"fetch_seconds": -1}, "fetch_seconds"),
-        ({"fetch_seconds": "1"}, "fetch_seconds"),
-    ):
-        with pytest.raises(ValueError, match=sentence):
-            Watch("ads", "ranker", **options)
-    with pytest.raises(ValueError, match="run: must not contain"):
-        Watch("ads", "a/b")
-
-
-def test_a_model_or_optimizer_that_cannot_be_watched_is_refused(watch: Callable[..., Watch]) -> None:
-    with pytest.raises(ValueError, match="model: compile it"):
-        watch().attach(two_tasks())
-    with pytest.raises(ValueError, match="optimizer: must be a Keras optimizer"):
-        watch().wrap("adam")  # type: ignore[arg-type]
-    optimizer = keras.optimizers.SGD(0.1)
-    watch().wrap(optimizer)
-    with pytest.raises(ValueError, match="watched by another Watch"):
-        watch().wrap(optimizer)
 
 
 def test_the_ring_overrun_is_counted(watch: Callable[..., Watch], sinks: list[MemorySink]) -> None:

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from conftest import LOSSES, MemorySink, examples, two_tasks
+from click_and_play import LOSSES, examples
+from conftest import MemorySink, two_tasks
 from lossguard.keras import Watch
 from lossguard.keras.window import Window, auc, binary_counts, logits_of, rmse
 

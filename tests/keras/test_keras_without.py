@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from conftest import LOSSES, examples, two_tasks
+from click_and_play import LOSSES, examples
+from conftest import two_tasks
 from lossguard.keras import Clippy, Watch
 
 READER = """

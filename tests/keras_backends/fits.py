@@ -5,11 +5,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from click_and_play import LOSSES, click_and_play, examples
 from lossguard.keras import Watch
 from lossguard.wire.stats import STAT_NAMES
 
 BACKEND = keras.backend.backend()
-LOSSES: dict[str, Any] = {"click": keras.losses.BinaryCrossentropy(from_logits=True), "play": "mse"}
 
 
 class Sink:
@@ -61,28 +61,11 @@ class Sink:
 
 
 def model_of_two_tasks() -> keras.Model:
-    numbers, codes = keras.Input((5,), name="numbers"), keras.Input((3,), dtype="int32", name="codes")
-    looked_up = keras.layers.Flatten()(keras.layers.Embedding(11, 2, name="embedding")(codes))
-    shared = keras.layers.Dense(6, activation="tanh", name="shared")(keras.layers.Concatenate()([numbers, looked_up]))
-    heads = {name: keras.layers.Dense(1, name=f"head_{name}")(shared) for name in ("click", "play")}
-    model = keras.Model({"numbers": numbers, "codes": codes}, heads)
+    model = click_and_play()
     random = np.random.default_rng(7)
     # The backends' own random numbers differ.
     model.set_weights([random.normal(size=weight.shape).astype("float32") / 3 for weight in model.get_weights()])
     return model
-
-
-def examples(count: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    random = np.random.default_rng(3)
-    inputs = {
-        "numbers": random.normal(size=(count, 5)).astype("float32"),
-        "codes": random.integers(0, 11, (count, 3)).astype("int32"),
-    }
-    labels = {
-        "click": (random.random((count, 1)) < 0.4).astype("float32"),
-        "play": random.normal(size=(count, 1)).astype("float32"),
-    }
-    return inputs, labels
 
 
 def values(variables: Any) -> list[Any]:

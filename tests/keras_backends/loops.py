@@ -3,8 +3,9 @@
 from typing import Any
 
 import keras
-from fits import BACKEND, Sink, examples, model_of_two_tasks, values, watch_of
+from fits import BACKEND, Sink, model_of_two_tasks, values, watch_of
 
+from click_and_play import examples
 from lossguard.keras import Watch
 
 

@@ -15,12 +15,15 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
 import keras
 import numpy as np
-from fits import BACKEND, LOSSES, Sink, examples, fit, model_of_two_tasks, values, watch_of
+from fits import BACKEND, Sink, fit, model_of_two_tasks, values, watch_of
 from loops import own_loop
 
 import lossguard.guard
+from click_and_play import LOSSES, examples
 from lossguard.keras import (
     LAMB,
     AdaptiveGradientClipping,

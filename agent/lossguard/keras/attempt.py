@@ -147,6 +147,7 @@ class Attempt:
         if any(hook.ring is None for hook in self._hooks):
             self._without_rings()
             return
+        self._say_of_no_layers()
         if self._budget is None:
             self._take(hold, weigh)
             return
@@ -187,6 +188,14 @@ class Attempt:
             _log.warning(
                 "Lossguard: updates are made by a step that was compiled before its optimizer was watched, and are not "
                 "recorded; make the tf.function after watch.wrap"
+            )
+
+    def _say_of_no_layers(self) -> None:
+        if not self._said_so and not any(hook.ring.layout.layers for hook in self._hooks if hook.ring):
+            self._said_so = True
+            _log.warning(
+                "Lossguard: no layer is watched (unwatched= leaves all of them out): the scalars of each step are "
+                "recorded, and nothing about layers"
             )
 
     @guarded("Attempt.weigh", _UNWEIGHED)

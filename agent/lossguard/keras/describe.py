@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,33 +11,23 @@ import keras
 
 import lossguard
 from lossguard.keras.backends import backend
+from lossguard.keras.coverage import MEASURED, Coverage
 from lossguard.keras.treatments.base import Treatment
 
 
-def describe(optimizers: Sequence[Any], trainable: Sequence[Any], unwatched: Sequence[str] = ()) -> dict[str, Any]:
+def describe(optimizer: Any, coverage: Coverage) -> dict[str, Any]:
     """Coverage, optimizer and versions, JSON-like.
 
     Args:
-        optimizers: those that are watched.
-        unwatched: patterns of layers that are not.
-        trainable: the model's trainable variables; empty in a loop of one's own.
+        optimizer: the first that is watched.
+        coverage: what the watch covers.
     """
-    # An optimizer that is not built yet takes every trainable variable at its first step.
-    built = [optimizer for optimizer in optimizers if optimizer.built]
-    taken = [variable for optimizer in built for variable in optimizer._trainable_variables] if built else trainable
-    sizes = {variable.path: _size(variable) for variable in trainable or taken}
-    watched = {
-        variable.path
-        for variable in taken
-        if sizes.get(variable.path) and not any(re.search(pattern, variable.path) for pattern in unwatched)
-    }
-    total = sum(sizes.values())
     return {
-        "parameters": total,
-        "parameters_watched": sum(sizes[path] for path in watched) / total if total else 1.0,
-        "layers_watched": len(watched),
-        "layers_unwatched": sorted({path for path, size in sizes.items() if size} - watched),
-        "optimizer": {"class": type(optimizers[0]).__name__, **_plain(optimizers[0].get_config())},
+        "parameters": coverage.parameters,
+        "parameters_watched": coverage.watched,
+        "layers_watched": sum(one.how == MEASURED for one in coverage.weights),
+        "layers_unwatched": sorted(coverage.unwatched),
+        "optimizer": {"class": type(optimizer).__name__, **_plain(optimizer.get_config())},
         "versions": {
             "lossguard": lossguard.__version__,
             "keras": keras.__version__,
@@ -46,13 +35,6 @@ def describe(optimizers: Sequence[Any], trainable: Sequence[Any], unwatched: Seq
             "python": platform.python_version(),
         },
     }
-
-
-def _size(variable: Any) -> int:
-    size = 1
-    for extent in variable.shape:
-        size *= int(extent)
-    return size
 
 
 def _plain(value: Any) -> Any:

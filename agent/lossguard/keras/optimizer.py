@@ -49,6 +49,7 @@ class Hook:
         plain: whether XLA will surely not compile the step.
         resting: whether the attempt that it watched for has ended, and none has begun since.
         let_go: what gives the bare optimizers back, this one among them.
+        whole: the optimizer that this one stands in, a MultiOptimizer, or this one.
     """
 
     def __init__(
@@ -61,7 +62,8 @@ class Hook:
         unwatched: Sequence[str] = (),
         carried: Callable[[], Sequence[Any]] = tuple,
     ) -> None:
-        self.optimizer = optimizer
+        self.optimizer: Any = optimizer
+        self.whole: Any = optimizer
         self.treatments = tuple(treatments)
         self.rows = rows
         self.full_every = full_every
@@ -132,6 +134,8 @@ class Hook:
     def weigh(self) -> Any:
         """[L] float32 on the device: the norms of the watched weights as they are, between two executions."""
         variables = self.optimizer._trainable_variables
+        if not self._watched:
+            return ops.zeros([0])
         return measure.norms([ops.cast(backend.read(variables[index]), "float32") for index in self._watched])
 
     # --- inside the train step, called by the backend
@@ -162,8 +166,6 @@ class Hook:
         """The ring; made at the first call, of `variable` if there is one already."""
         if self.ring is None:
             layers = tuple(self.layers[index] for index in self._watched)
-            if not layers:
-                raise ValueError(f"unwatched: these patterns leave no layer of {self.optimizer.name} to watch")
             self.ring = Ring(Layout(self._scalar_names, layers, stats.STAT_NAMES), self.rows, variable)
             self.carried()
         return self.ring
@@ -247,6 +249,10 @@ class Hook:
     ) -> Any:
         """Write the row; what it was, for those who must wait until it is computed."""
         weights = {index: self.optimizer._trainable_variables[index] for index in self._watched}
+        if not weights:
+            row = ops.concatenate([ops.zeros([ring.layout.state]), scalars], 0)
+            ring.write(copy, position, row)
+            return row
         maker = RowMaker(weights, self.full_every, self._clippy.lambda_rel, self._clippy.lambda_abs)
         row = maker.row(
             ring.state(copy, position - 1), pending, scalars, position, learning_rate, backend.read(self._stretch)

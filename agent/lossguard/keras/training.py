@@ -3,6 +3,7 @@
 Guarantees. The optimizers stay the objects they were (decision 0201); `let_go` leaves nothing of ours in them.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -67,6 +68,7 @@ class Training:
         self._optimizer: Any = None
         self._loop_state: Sequence[Any] | None = None
         self._keeps_state = False
+        self._idle: set[str] = set()
         self.saved: Callable[[], None] = lambda: None
 
     @property
@@ -83,8 +85,12 @@ class Training:
         if not isinstance(optimizer, keras.optimizers.Optimizer):
             raise ValueError(f"optimizer: must be a Keras optimizer, got {type(optimizer).__name__}")
         self._optimizer = optimizer
+        whole = _without_scaling(optimizer)
         for leaf in leaves(optimizer):
             if getattr(leaf, "optimizers", None) == []:
+                continue
+            if _is_idle(leaf, whole):
+                self._say_idle(leaf)
                 continue
             if known := next((hook for hook in self.hooks if hook.optimizer is leaf), None):
                 known.cover(optimizer)
@@ -96,21 +102,22 @@ class Training:
                 other.let_go()
             refuse(leaf, acts=self._acts)
             first = not self.hooks
-            whole = next((one for one in self._treatments if isinstance(one, StepTreatment)), None)
-            if whole is not None and not first:
+            of_steps = next((one for one in self._treatments if isinstance(one, StepTreatment)), None)
+            if of_steps is not None and not first:
                 raise ValueError(
-                    f"treatment: {type(whole).__name__} looks at the whole step, of which each of several optimizers "
-                    "sees a part; give it to a training with one optimizer"
+                    f"treatment: {type(of_steps).__name__} looks at the whole step, of which each of several "
+                    "optimizers sees a part; give it to a training with one optimizer"
                 )
             hook = Hook(
                 leaf,
                 self._treatments,
-                self._scalars.of_step if first else _learning_rate_of(leaf.name),
+                functools.partial(self._scalars_with, leaf),
                 rows=_ring_rows(self._fetch_steps),
                 full_every=self._full_every,
                 unwatched=self._unwatched,
-                carried=self._carried if first else tuple,
+                carried=functools.partial(self._carried_with, leaf),
             )
+            hook.whole = whole
             hook.let_go = self.let_go
             hear_of_saves(leaf, lambda: self.saved())
             hook.cover(optimizer)
@@ -144,14 +151,13 @@ class Training:
 
     def describe(self) -> dict[str, Any]:
         """For the attempt's config, JSON-like."""
-        trainable = [] if self.model is None else self.model.trainable_variables
+        coverage = self.coverage()
         return {
             "tasks": self._scalars.kinds,
             "full_every": self._full_every,
             "dedupe_sparse": self._dedupe_sparse,
             "treatment": [treatment.describe() for treatment in self._treatments],
-            **describe(self.optimizers, trainable, self._unwatched),
-            "layers_unwatched": sorted(self.coverage().unwatched),
+            **describe(self.optimizers[0], coverage),
         }
 
     def let_go(self) -> None:
@@ -172,14 +178,51 @@ class Training:
 
     def prepare(self) -> None:
         """Make what must be there before the next step is compiled."""
-        if self.hooks:
-            self.hooks[0].most_scalars = self._scalars.most
         for hook in self.hooks:
+            hook.most_scalars = max(hook.most_scalars, self._scalars.most)
             hook.prepare()
 
-    def _carried(self) -> Sequence[Any]:
+    def _scalars_with(self, leaf: Any, learning_rate: Any) -> dict[str, Any]:
+        return (
+            self._scalars.of_step(learning_rate) if self._leads(leaf) else {f"learning_rate/{leaf.name}": learning_rate}
+        )
+
+    def _carried_with(self, leaf: Any) -> Sequence[Any]:
+        if not self._leads(leaf):
+            return ()
         of_treatments = [variable for one in self._treatments for variable in getattr(one, "variables", ())]
         return (*of_treatments, *self._scalars.variables)
+
+    def _leads(self, leaf: Any) -> bool:
+        """Whether the scalars of the step travel with this optimizer's rows: the first that has anything to do."""
+        self._drop_idle()
+        mine = next((hook for hook in self.hooks if hook.optimizer is leaf), None)
+        if mine is None:
+            # Let go of, and called by a function that was compiled before.
+            return False
+        first = self.hooks[0]
+        # While a MultiOptimizer is being built: in the order of its optimizers, without those that no variable has.
+        if mine.whole is first.whole and leaf.built and not first.optimizer.built:
+            self.hooks.remove(mine)
+            self.hooks.insert(0, mine)
+        return self.hooks[0] is mine
+
+    def _drop_idle(self) -> None:
+        """Let go of optimizers that a MultiOptimizer, as is known once it is built, has given no variable."""
+        for hook in [one for one in self.hooks if _is_idle(one.optimizer, one.whole)]:
+            self._say_idle(hook.optimizer)
+            self.hooks.remove(hook)
+            hook.detach()
+            leave_rows(hook.optimizer)
+
+    def _say_idle(self, leaf: Any) -> None:
+        if leaf.name not in self._idle:
+            self._idle.add(leaf.name)
+            _log.warning(
+                "Lossguard: %s has no variable to update and is not watched; the pattern of a MultiOptimizer must "
+                "match a variable's whole path",
+                leaf.name,
+            )
 
     # --- its state, between two executions
 
@@ -206,6 +249,7 @@ class Training:
     def updates(self) -> int:
         """Updates so far. Copies one integer from the device."""
         self.sync()
+        self._drop_idle()
         return self.hooks[0].step
 
     def state(self) -> list[Any]:
@@ -222,8 +266,15 @@ class Training:
         return list({id(variable): variable for variable in (*weights, *trained, *slots)}.values())
 
 
-def _learning_rate_of(name: str) -> Callable[[Any], dict[str, Any]]:
-    return lambda learning_rate: {f"learning_rate/{name}": learning_rate}
+def _without_scaling(optimizer: Any) -> Any:
+    """What a LossScaleOptimizer scales for, or the optimizer itself."""
+    inner = getattr(optimizer, "inner_optimizer", None)
+    return optimizer if inner is None else _without_scaling(inner)
+
+
+def _is_idle(leaf: Any, whole: Any) -> bool:
+    """Whether `whole`, a MultiOptimizer that is built, has nothing to do for one of its optimizers."""
+    return bool(whole.built and not leaf.built)
 
 
 def _ring_rows(steps: int) -> int:
