@@ -139,14 +139,17 @@ def _telemetry_complete(facts: Facts) -> Check:
         counts = ", ".join(f"{count} ({reason})" for reason, count in sorted(drops.items()))
         return Check(
             "telemetry_complete", "insufficient_data", dict(sorted(drops.items())), limit,
-            f"The trainer dropped frames: {counts}. What happened in them is not known. Find why in "
-            "docs/guide.md under drops, and judge a later export of a run without drops.",
+            f"The trainer dropped frames: {counts}. What happened in them is not known. What the reasons mean "
+            "stands in docs/datapath.md (Why a frame is dropped). Export again from a run without drops, or, if the "
+            "steps since have shown enough, waive this check with a reason (lossguard gate waive --check telemetry_complete).",
         )  # fmt: skip
     if missing:
         return Check(
             "telemetry_complete", "insufficient_data", [list(gap) for gap in missing[:10]], limit,
-            f"Telemetry is missing for {_ranges(missing)}. If the sidecar still has chunks to ship, wait (--wait); if "
-            "they are lost, this export cannot be judged: export again from a run that is watched from its first step.",
+            f"Telemetry is missing for {_ranges(missing)}. If the sidecar still has chunks to ship, wait (--wait). If "
+            "they are lost, nobody knows what happened in these steps: export again from a run that is watched from "
+            "its first step, or, if the steps since have shown enough, waive this check with a reason (lossguard gate "
+            "waive --check telemetry_complete).",
         )  # fmt: skip
     return Check(
         "telemetry_complete", "pass", limit, limit,
