@@ -35,6 +35,7 @@ from lossguard.wire.errors import UnsupportedVersion
 from lossguard.wire.numbers import to_json
 from lossguard_service.store.bytes import AnotherStore, BytesLost, BytesUnavailable
 from lossguard_service.store.layout import NewerSegment
+from lossguard_service.store.opened_file import DatabaseMoved
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -242,7 +243,8 @@ def _refusal(request: Request, error: Exception) -> Refusal:
         return BadRequest(listed, errors=errors)
     if isinstance(error, (DBAPIError, PoolTimeoutError, OSError)):
         log.error("the database failed at %s %s: %s", request.method, request.url.path, error)
-        return Busy("the database did not answer; nothing was stored", retry_after=2)
+        said = str(error) if isinstance(error, DatabaseMoved) else "the database did not answer"
+        return Busy(f"{said}; nothing was stored", retry_after=2)
     if isinstance(error, BytesUnavailable):
         log.error("%s %s: %s", request.method, request.url.path, error)
         said = str(error) if isinstance(error, AnotherStore) else "the object store did not answer"

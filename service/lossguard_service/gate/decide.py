@@ -141,7 +141,8 @@ def _telemetry_complete(facts: Facts) -> Check:
             "telemetry_complete", "insufficient_data", dict(sorted(drops.items())), limit,
             f"The trainer dropped frames: {counts}. What happened in them is not known. What the reasons mean "
             "stands in docs/datapath.md (Why a frame is dropped). Export again from a run without drops, or, if the "
-            "steps since have shown enough, waive this check with a reason (lossguard gate waive --check telemetry_complete).",
+            "steps since have shown enough, waive this check with a reason (lossguard gate waive --check "
+            "telemetry_complete).",
         )  # fmt: skip
     if missing:
         return Check(

@@ -28,6 +28,7 @@ from sqlalchemy.util import await_only
 from lossguard_service.store.bytes import BYTES_OPTION, ByteStore
 from lossguard_service.store.hot import Guarded, Hot
 from lossguard_service.store.near import Near, Pace, Wanted
+from lossguard_service.store.opened_file import OpenedFile
 from lossguard_service.store.postgres import PostgresDatabase
 
 T = TypeVar("T")
@@ -204,7 +205,9 @@ class SqliteDatabase:
         self._writer_engine = _sqlite_engine(url, begin="BEGIN IMMEDIATE", pool=1, bytes=bytes)
         self._reader_engine = _sqlite_engine(url, begin="BEGIN", pool=readers, bytes=bytes)
         self._pace = Pace()
-        self._near = Near(_sqlite_engine(url, begin="BEGIN", pool=1, bytes=bytes), self._pace, WAL_BYTES)
+        self._file = OpenedFile(path)
+        near = _sqlite_engine(url, begin="BEGIN", pool=1, bytes=bytes)
+        self._near = Near(near, self._pace, WAL_BYTES, self._file)
         self._under_way = 0
         self._together: list[tuple[Wanted, asyncio.Future[bool]]] = []
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="lossguard-read")
@@ -219,6 +222,7 @@ class SqliteDatabase:
 
     def _read(self, function: Callable[[Connection], T]) -> T:
         with self._reader_engine.begin() as connection:
+            self._file.check()
             return function(connection)
 
     async def glance(self, select: Hot, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
@@ -348,6 +352,7 @@ class SqliteDatabase:
                         outcomes.append(_Outcome(job, result, None))
                     except Exception as error:
                         outcomes.append(_Outcome(job, None, error))
+                self._file.check()
                 self._pace.commit(transaction)
         except Exception as error:
             outcomes = [_Outcome(job, None, error) for job in group]

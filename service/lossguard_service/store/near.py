@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from lossguard_service.store.hot import Guarded, Hot
+from lossguard_service.store.opened_file import OpenedFile
 
 QUICK_SECONDS: Final = 0.0005
 """A commit that waits no longer for its disk may hold up the event loop: the way to a thread and back costs as much."""
@@ -70,12 +71,14 @@ class Near:
         engine: what opens it.
         pace: what is told of commits.
         wal_bytes: after so many the writer thread's turn has come.
+        file: what the engine opens.
     """
 
-    def __init__(self, engine: Engine, pace: Pace, wal_bytes: int) -> None:
+    def __init__(self, engine: Engine, pace: Pace, wal_bytes: int, file: OpenedFile) -> None:
         self._engine = engine
         self._pace = pace
         self._wal_bytes = wal_bytes
+        self._file = file
         self._least = 0
         self._written = 0
         self._connection: Connection | None = None
@@ -125,6 +128,7 @@ class Near:
                 for text, bound in others if done[-1] else ():
                     driver.execute(text, bound)
             if any(done):
+                self._file.check()
                 self._pace.commit(driver)
             else:
                 driver.rollback()
