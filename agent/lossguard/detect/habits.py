@@ -17,6 +17,8 @@ from lossguard.wire.frame import Bits, Floats32, Floats64, Frames
 from lossguard.wire.stats import CLIPPING_FACTOR, GRADIENT_ZERO_FRACTION, UPDATE_NORM
 
 GROUP_FRAMES = 16
+DEAD_FRACTION = "dead_fraction"
+"""What recorded runs call the share of dead units."""
 SLOTS = ((0, 6), (6, 11), (11, GROUP_FRAMES))
 """A group is judged on the median of three of its frames, the first of each third in which the stat was measured:
 sorting all 16 cost more than all other detectors, and a stat that is measured every 16th step is there once."""
@@ -148,7 +150,7 @@ class Watched:
         """Look at a block; `count` frames of a group came before it."""
         names = frames.schema.stats if frames.schema.layers else ()
         complete = np.count_nonzero(frames.stats_present) == frames.stats_present.size
-        dead = GRADIENT_ZERO_FRACTION if GRADIENT_ZERO_FRACTION in names else "dead_fraction"
+        dead = GRADIENT_ZERO_FRACTION if GRADIENT_ZERO_FRACTION in names else DEAD_FRACTION
         self.stats: list[Floats32 | None] = [None] * STATS
         self.here: list[Bits | None] = [None] * STATS
         if MOTION in logs.signals:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lossguard.detect import course, pack, words
+from lossguard.detect import course, pack, quiet, words
 from lossguard.detect.block import Block
 from lossguard.detect.pack import StateError
 from lossguard.detect.state import CLASSES, STATE_VERSION, MonitorState
@@ -50,11 +50,19 @@ def update(state: MonitorState, frames: Frames) -> MonitorState:
             f"frames: begin at step {frames.steps[0]}, but step {state.last_step} is judged already; "
             "after a restart from a checkpoint call new_attempt first"
         )
-    state = _thawed(state)
-    if state.first_step is None:
-        state.first_step = int(frames.steps[0])
     with np.errstate(all="ignore"):  # NaN and Inf are data; asked for once, because each time costs as much as a look
-        Block(state, frames).run()
+        return quiet.wait(state, frames) or _taken(state, frames)
+
+
+def _taken(state: MonitorState, frames: Frames | None = None) -> MonitorState:
+    """The state after what waits and after some frames."""
+    waiting, state = state.waiting, _thawed(state)
+    blocks = waiting.blocks(frames) if waiting is not None else [frames] if frames is not None else []
+    state.waiting = None
+    for block in blocks:
+        if state.first_step is None:
+            state.first_step = int(block.steps[0])
+        Block(state, block).run()
     return state
 
 
@@ -116,6 +124,9 @@ def report(state: MonitorState, run: str) -> RunReport:
 
 def dumps(state: MonitorState) -> bytes:
     """The state as bytes; `loads` gives back a state that behaves the same to the bit."""
+    if state.waiting is not None:
+        with np.errstate(all="ignore"):
+            state = _taken(state)
     return pack.dumps(state, STATE_VERSION)
 
 

@@ -24,7 +24,8 @@ MOVING_SHARE = 0.2
 """Each layer's update over weight must be a fifth of what it was: poisoned accumulators leave a fiftieth (B3)."""
 MOTION_RATE = 0.05
 """The mean since the incident forgets after about 20 frames."""
-_WATCHED = (GRADIENT_NORM, WEIGHT_NORM, UPDATE_NORM)
+WATCHED = (GRADIENT_NORM, WEIGHT_NORM, UPDATE_NORM)
+"""The stats that must be finite."""
 
 
 @dataclass(slots=True)
@@ -76,9 +77,9 @@ def scan(rows: Floats64, here: Bits, columns: Mapping[str, Column]) -> Bits:
     else:
         bad = np.asarray((here & ~finite).any(axis=1))
     for name, column in columns.items():
-        if (name == NONFINITE_COUNT and column.low == 0 == column.high) or (name in _WATCHED and column.is_finite):
+        if (name == NONFINITE_COUNT and column.low == 0 == column.high) or (name in WATCHED and column.is_finite):
             continue
-        if name == NONFINITE_COUNT or name in _WATCHED:
+        if name == NONFINITE_COUNT or name in WATCHED:
             bad |= _bad(name, column.values).any(axis=1) & (True if column.here is None else column.here)
     return bad
 
@@ -92,7 +93,7 @@ def _first_layer(frames: Frames, t: int) -> str | None:
     """The first layer that holds NaN or Inf in a frame."""
     bad = np.zeros(len(frames.schema.layers), np.bool_)
     for k, name in enumerate(frames.schema.stats):
-        if (name == NONFINITE_COUNT or name in _WATCHED) and frames.stats_present[t, k]:
+        if (name == NONFINITE_COUNT or name in WATCHED) and frames.stats_present[t, k]:
             bad |= _bad(name, frames.stats[t, :, k])
     return frames.schema.layers[int(np.argmax(bad))] if bad.any() else None
 

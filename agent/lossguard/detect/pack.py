@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 T = TypeVar("T")
+NOT_PACKED = {"packed": False}
+"""Metadata of a field that is left out of the bytes; such fields come last and have a default."""
 _MAGIC = b"LGS"
 _TAG = "\x00"  # no key of a state begins with a NUL, so a tagged object cannot be mistaken for a dictionary
 
@@ -89,7 +91,11 @@ def dumps(state: Any, version: int) -> bytes:
             offset += len(data)
             return {_TAG + "array": [value.dtype.str, list(value.shape), offset - len(data)]}
         if is_dataclass(value) and not isinstance(value, type):
-            return {_TAG + type(value).__name__: [encode(getattr(value, field.name)) for field in fields(value)]}
+            return {
+                _TAG + type(value).__name__: [
+                    encode(getattr(value, field.name)) for field in fields(value) if not field.metadata
+                ]
+            }
         if isinstance(value, tuple):
             return {_TAG + "tuple": [encode(item) for item in value]}
         if isinstance(value, list):

@@ -67,9 +67,14 @@ def take(regime: Regime, frame: int, rate: float) -> Event | None:
         return None
     ended = _end_of_warm_up(regime, old)
     factor = rate / old
-    if ended is None and not 1 / STEP_FACTOR < factor < STEP_FACTOR:
+    if ended is None and not glides(factor):
         return _told(regime, Event("rate", factor, rate))
     return ended
+
+
+def glides(factor: float) -> bool:
+    """Whether a rate that moves by this factor from one frame to the next makes no step."""
+    return 1 / STEP_FACTOR < factor < STEP_FACTOR
 
 
 def _end_of_warm_up(regime: Regime, top: float | None = None) -> Event | None:

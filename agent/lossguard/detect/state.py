@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lossguard.detect import baseline, layers, nonfinite, slide, trigger
+from lossguard.detect import baseline, layers, nonfinite, pack, slide, trigger
 from lossguard.detect.baseline import Baseline
 from lossguard.detect.drift import Drift
 from lossguard.detect.episode import Episode, Judge
@@ -22,6 +22,7 @@ from lossguard.detect.regime import Regime
 from lossguard.detect.slide import Slide
 from lossguard.detect.spread import Spread
 from lossguard.detect.trigger import Trigger
+from lossguard.detect.waiting import Waiting
 from lossguard.wire.frame import Floats64
 
 STATE_VERSION = 12
@@ -74,6 +75,7 @@ class MonitorState:
         told_rate: whether its not falling was reported.
         rate_rise: the factor of its last rise.
         rate_frame: the frame of its last rise.
+        waiting: frames that follow, and that are taken in before the state is written or judged again; not packed.
     """
 
     tasks: dict[str, str]
@@ -106,6 +108,7 @@ class MonitorState:
     told_rate: bool = False
     rate_rise: float = 1.0
     rate_frame: int = -RATE_FRAMES
+    waiting: Waiting | None = field(default=None, metadata=pack.NOT_PACKED)
 
 
 CLASSES = (
