@@ -48,19 +48,19 @@ def columns(frames: Frames) -> dict[str, Column]:
     places = _places(frames.schema.stats)
     if not (frames.schema.layers and places):
         return {}
-    values = np.empty((len(places), len(frames), len(frames.schema.layers)), np.float32)
     by_stat = frames.stats.transpose(2, 0, 1)
-    for i, k in enumerate(places.values()):
-        values[i] = by_stat[k]
-    here: dict[str, Bits] = {}
-    if np.count_nonzero(frames.stats_present) < frames.stats_present.size:
-        for column, (name, k) in zip(values, places.items(), strict=True):
-            if not frames.stats_present[:, k].all():
-                here[name] = frames.stats_present[:, k]
-                column[~here[name]] = np.nan
-    flat = values.reshape(len(values), -1)
-    low, high = np.minimum.reduce(flat, axis=1).tolist(), np.maximum.reduce(flat, axis=1).tolist()
-    return {name: Column(values[i], here.get(name), low[i], high[i]) for i, name in enumerate(places)}
+    in_place = by_stat.transpose(0, 2, 1).flags.c_contiguous  # as chunks hold them
+    whole = np.count_nonzero(frames.stats_present) == frames.stats_present.size
+    found = {}
+    for name, k in places.items():
+        values = by_stat[k] if in_place else np.ascontiguousarray(by_stat[k])
+        here: Bits | None = None
+        if not whole and not frames.stats_present[:, k].all():
+            here = frames.stats_present[:, k]
+            values = np.where(here[:, None], values, np.float32(np.nan))
+        low, high = np.minimum.reduce(values, axis=None), np.maximum.reduce(values, axis=None)
+        found[name] = Column(values, here, float(low), float(high))
+    return found
 
 
 @lru_cache(maxsize=256)

@@ -134,15 +134,16 @@ def logs(columns: Mapping[str, Column], frames: int, layers: int) -> Logs:
     found = tuple(name for name, needed in sources.items() if all(stat in columns for stat in needed))
     values = np.empty((frames, len(found), layers), np.float32)
     for j, name in enumerate(found):
-        row, first = values[:, j], columns[sources[name][0]]
+        first = columns[sources[name][0]]
         if name == MOTION:
             weight = columns[WEIGHT_NORM]
-            np.divide(first.values, weight.values, out=row)
+            part = np.divide(first.values, weight.values)
             # Twice: the quotient is rounded. A NaN fails each of these.
             sure = weight.low > 0 and first.low >= 2 * TINY * weight.high
-            np.log(row if sure else np.maximum(row, np.float32(TINY), out=row), out=row)
+            np.log(part if sure else np.maximum(part, np.float32(TINY), out=part), out=part)
         else:
-            np.log(first.values if first.low >= TINY else np.maximum(first.values, np.float32(TINY), out=row), out=row)
+            part = np.log(first.values if first.low >= TINY else np.maximum(first.values, np.float32(TINY)))
+        values[:, j] = part  # worked out as the columns lie in memory
     partly = {name: columns[name].here for name in columns if columns[name].here is not None}
     if not any(stat in partly for name in found for stat in sources[name]):
         return Logs(found, values, None)
@@ -192,11 +193,12 @@ def learn(state: Layers, block: Logs, start: int, stop: int) -> list[Moves]:
     """Take frames into the baselines; what moved in them, frames counted from `start`."""
     if block.here is not None:
         state.memories = tuple(part for memory in state.memories for part in _apart(memory, block, start, stop))
-    found, learned = [], []
+    found: list[Moves] = []
+    learned = []
     for memory in state.memories:
         rows, at = _rows(block, memory.signals, start, stop)
         fresh = Memory(memory.signals, memory.centre, memory.scale, memory.groups, memory.pending)
-        found.append(_moves(_learn(fresh, rows), at))
+        found += _learn(fresh, rows, at)
         learned.append(fresh)
     state.memories = tuple(learned)
     return found
@@ -231,23 +233,28 @@ def _apart(memory: Memory, block: Logs, start: int, stop: int) -> list[Memory]:
     ]  # fmt: skip
 
 
-def _learn(memory: Memory, rows: Floats32) -> Floats32:
-    """Take measured frames; how many scales above their centres they were [n, J, L]."""
-    heights, done = np.empty_like(rows), 0
-    while done < len(rows):
-        stop = min(done + GROUP_FRAMES - len(memory.pending), len(rows))
-        taken = _heights(memory, rows[done:stop], heights[done:stop])
-        group = taken if memory.groups else rows[done:stop]
-        held = len(memory.pending)
-        if held:
-            group = np.concatenate([memory.pending, group])
-        if len(group) == GROUP_FRAMES:
-            _renew(memory, group)
-            memory.pending = group[:0].copy()
-        else:  # never a view: a state would hold a whole block by it
-            memory.pending = group if held else group.copy()
-        done = stop
-    return heights
+def _learn(memory: Memory, rows: Floats32, at: Steps) -> list[Moves]:
+    """Take measured frames [n, J, L] into the baseline; what moved in the last of them.
+
+    One group is at work at a time, in one place, so that it stays in the processor's cache.
+    """
+    found = []
+    done, total, held = 0, len(rows), len(memory.pending)
+    work = np.empty((GROUP_FRAMES, *rows.shape[1:]), np.float32)
+    work[:held] = memory.pending
+    while done < total:
+        n = min(GROUP_FRAMES - held, total - done)
+        heights = _heights(memory, rows[done : done + n], work[held : held + n])
+        if done + n > total - TALL_FRAMES:
+            found.append(_moves(heights, at[done : done + n]))
+        if not memory.groups:
+            heights[...] = rows[done : done + n]
+        held, done = held + n, done + n
+        if held == GROUP_FRAMES:
+            _renew(memory, work)
+            held = 0
+    memory.pending = work[:held].copy()
+    return found
 
 
 def _heights(memory: Memory, rows: Floats32, out: Floats32) -> Floats32:
@@ -257,11 +264,10 @@ def _heights(memory: Memory, rows: Floats32, out: Floats32) -> Floats32:
 
 
 def _moves(heights: Floats32, at: Steps) -> Moves:
-    """What is tall among the last frames' heights [n, J, L]; a NaN is not: what is not finite is judged elsewhere."""
-    last, at = heights[-TALL_FRAMES:], at[-TALL_FRAMES:]
-    if not last.size or np.maximum.reduce(last, axis=None) <= SIGNAL_SCALES:
+    """What is tall among heights [n, J, L]; a NaN is not: what is not finite is judged elsewhere."""
+    if not heights.size or np.maximum.reduce(heights, axis=None) <= SIGNAL_SCALES:
         return at[:0], at[:0], np.empty(0, np.float32)
-    tallest = np.fmax.reduce(last, axis=1)
+    tallest = np.fmax.reduce(heights, axis=1)
     rows, layers = np.nonzero(tallest > SIGNAL_SCALES)
     return at[rows], layers, tallest[rows, layers]
 
@@ -282,7 +288,7 @@ def _remember(state: Layers, frames: int, found: list[Moves]) -> None:
 
 
 def _renew(memory: Memory, rows: Floats32) -> None:
-    """Renew the baselines from a group: its heights, or its logs where there is no baseline yet [16, J, L]."""
+    """Renew the baselines from a group, which is changed: its heights, or its logs without a baseline [16, J, L]."""
     if memory.groups == 0:
         known = np.where(np.isfinite(rows), rows, np.nan).astype(np.float64)
         with warnings.catch_warnings():
@@ -293,9 +299,9 @@ def _renew(memory: Memory, rows: Floats32) -> None:
         memory.groups = 1
         return
     rate = 1.0 / min(memory.groups + 1, MEMORY_GROUPS)
-    deviation = np.clip(rows, np.float32(-CLIP_SCALES), np.float32(CLIP_SCALES))
+    deviation = rows.clip(np.float32(-CLIP_SCALES), np.float32(CLIP_SCALES), out=rows)
     total = np.add.reduce(deviation, axis=0)
-    if np.isnan(np.add.reduce(total, axis=None)):  # a NaN says nothing: it counts as the centre
+    if math.isnan(np.add.reduce(total, axis=None)):  # a NaN says nothing: it counts as the centre
         deviation[np.isnan(deviation)] = 0.0
         total = np.add.reduce(deviation, axis=0)
     widening = np.add.reduce(np.abs(deviation, out=deviation), axis=0) * (rate / (GROUP_FRAMES * CLIPPED_MEAN)) - rate
