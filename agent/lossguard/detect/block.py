@@ -55,8 +55,12 @@ class Block:
         self.broken = nonfinite.scan(self.rows, self.scalars.here, stats)
         self.logs = layers.logs(stats, len(frames), len(schema.layers))
         layers.fit(state.layers, schema.layers, self.logs.signals)
-        kept = state.habits.count if schema.layers == state.habits.names else 0
-        self.habits = habits.Watched(frames, stats, self.logs, kept)
+        same = schema.layers == state.habits.names
+        self.habits = habits.Watched(
+            frames, stats, self.logs,
+            count=state.habits.count if same else 0,
+            is_first=not same or state.habits.groups < habits.FIRST_GROUPS,
+        )  # fmt: skip
         if self.habits:
             habits.fit(state.habits, schema.layers)
         self.gaps = np.empty(len(frames))

@@ -8,6 +8,7 @@ written to: states may share them.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,9 +40,14 @@ DEAD_SHARE = 0.7
 DEAD_RISE = 0.3
 """Dead: 70 % of the units, and 30 points more than at the beginning; embeddings are sparse from the start."""
 LAG_RATIO = 10.0
+FIRST_GROUPS = 2
+"""What a layer is compared with later: its second group, when the first steps' transients have passed."""
 LAG_GROUPS = 64
 """Unconverged: after 1024 frames a layer's update over weight is ten times the median layer's, and has not fallen by
 half while the median layer's has."""
+
+_NONE: Floats64 = np.empty(0)
+"""No layer has a habit; not to be changed."""
 
 
 @dataclass(slots=True)
@@ -84,47 +90,46 @@ class Habits:
     number: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """What a group of frames comes to.
 
     Attributes:
-        motion: log update over weight; NaN where unknown [L].
-        factor: clipping factor [L].
-        share: dead share [L].
-        low: whether any layer is clipped low.
+        motion: log update over weight [L]; None where it was not measured.
+        factor: clipping factor [L]; None where no layer is clipped low.
+        share: dead share [L]; None where it was not measured, or is high in no layer and no longer the first.
         dead: whether any layer's dead share is high.
-        measured: whether updates were measured.
-        known: whether anything but the clipping factor was.
+        known: whether anything but the clipping factor was measured.
     """
 
-    motion: Floats32
-    factor: Floats32
-    share: Floats32
-    low: bool
+    motion: Floats32 | None
+    factor: Floats32 | None
+    share: Floats32 | None
     dead: bool
-    measured: bool
     known: bool
 
 
-def _groups(rows: Floats32, taken: Bits) -> list[Group]:
-    """Groups from three frames each.
+def _middle(one: Floats32, two: Floats32, three: Floats32) -> Floats32:
+    """The median of three, value by value; NaN where one of them is."""
+    return np.maximum(np.minimum(one, two), np.minimum(np.maximum(one, two), three))
+
+
+def _group(rows: Floats32, taken: Bits) -> Group:
+    """A group from its three frames.
 
     Args:
-        rows: log update over weight, clipping factor and dead share [3, G, 3, L].
+        rows: log update over weight, clipping factor and dead share [3, 3, L].
         taken: which were measured [3, 3].
     """
-    one, two, three = rows
-    middle = np.maximum(np.minimum(one, two), np.minimum(np.maximum(one, two), three))
-    if not taken.all():  # of two their mean, of one itself
-        for j in np.flatnonzero(~taken.all(axis=0)).tolist():
-            middle[:, j] = rows[taken[:, j], :, j].mean(axis=0) if taken[:, j].any() else np.nan
-    low, dead = (middle[:, 1] < CLIPPED).any(axis=1), (middle[:, 2] >= DEAD_SHARE).any(axis=1)
-    measured, known = bool(taken[:, 0].any()), bool(taken[:, ::2].any())
-    return [
-        Group(motion, factor, share, is_low, is_dead, measured, known)
-        for (motion, factor, share), is_low, is_dead in zip(middle, low.tolist(), dead.tolist(), strict=True)
-    ]
+    middle: list[Floats32 | None] = [None] * STATS
+    for j, here in enumerate(taken.T.tolist()):
+        if all(here):
+            middle[j] = _middle(*rows[:, j])
+        elif any(here):  # of two their mean, of one itself
+            middle[j] = rows[taken[:, j], j].mean(axis=0)
+    motion, factor, share = middle
+    low = factor is not None and bool((factor < CLIPPED).any())
+    dead = share is not None and bool((share >= DEAD_SHARE).any())
+    return Group(motion, factor if low else None, share, dead, motion is not None or share is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +151,10 @@ class Watched:
         groups: the groups that lie in this block as a whole, by their first frame.
     """
 
-    def __init__(self, frames: Frames, columns: Mapping[str, Column], logs: Logs, count: int) -> None:
-        """Look at a block; `count` frames of a group came before it."""
+    def __init__(
+        self, frames: Frames, columns: Mapping[str, Column], logs: Logs, count: int, is_first: bool = True
+    ) -> None:
+        """Look at a block; `count` frames of a group came before it, whether or not that group `is_first`."""
         names = frames.schema.stats if frames.schema.layers else ()
         complete = np.count_nonzero(frames.stats_present) == frames.stats_present.size
         dead = GRADIENT_ZERO_FRACTION if GRADIENT_ZERO_FRACTION in names else DEAD_FRACTION
@@ -167,13 +174,27 @@ class Watched:
         self.groups: dict[int, Group] = {}
         starts = range(-count % GROUP_FRAMES, len(frames) - GROUP_FRAMES + 1, GROUP_FRAMES)
         if starts and self and all(here is None for here in self.here):
-            rows = np.full((len(SLOTS), len(starts), STATS, len(frames.schema.layers)), np.nan, np.float32)
-            for part, (first, _) in zip(rows, SLOTS, strict=True):
-                for j, stat in enumerate(self.stats):
-                    if stat is not None:
-                        part[:, j] = stat[starts[0] + first : starts[-1] + first + 1 : GROUP_FRAMES]
-            taken = np.array([[stat is not None for stat in self.stats]] * len(SLOTS))
-            self.groups = dict(zip(starts, _groups(rows, taken), strict=True))
+            self.groups = dict(zip(starts, self._whole(starts, is_first), strict=True))
+
+    def _whole(self, starts: range, is_first: bool) -> list[Group]:
+        """The groups that lie in this block, all stats measured in each frame."""
+        motion, factor, share = self.stats
+        nothing: list[None] = [None] * len(starts)
+        motions = nothing if motion is None else list(_middle(*_thirds(motion, starts)))
+        factors: list[Floats32 | None] = [*nothing]
+        if factor is not None and not (factor.flags.forc and np.minimum.reduce(factor, axis=None) >= CLIPPED):
+            middle = _middle(*_thirds(factor, starts))
+            low = (middle < CLIPPED).any(axis=1).tolist()
+            factors = [one if is_low else None for one, is_low in zip(middle, low, strict=True)]
+        shares: list[Floats32 | None] = [*nothing]
+        dead = [False] * len(starts)
+        if share is not None and (
+            is_first or not (share.flags.forc and np.maximum.reduce(share, axis=None) < DEAD_SHARE)
+        ):
+            middle = _middle(*_thirds(share, starts))
+            shares, dead = list(middle), (middle >= DEAD_SHARE).any(axis=1).tolist()
+        known = motion is not None or share is not None
+        return [Group(*one, known) for one in zip(motions, factors, shares, dead, strict=True)]
 
     def __bool__(self) -> bool:
         """Whether there is anything to look at."""
@@ -206,6 +227,13 @@ class Watched:
                 at = 0 if here is None else int(np.argmax(here[start : start + high - low]))
                 if here is None or here[start + at]:
                     pending[slot, j], taken[slot, j] = stat[start + at], True
+
+
+def _thirds(stat: Floats32, starts: range) -> list[Floats32]:
+    """The first frames of the thirds of groups [3] of [G, L]."""
+    return [
+        np.ascontiguousarray(stat[starts[0] + first : starts[-1] + first + 1 : GROUP_FRAMES]) for first, _ in SLOTS
+    ]
 
 
 def fit(habits: Habits, names: tuple[str, ...]) -> None:
@@ -257,18 +285,19 @@ def take(habits: Habits, block: Watched, t: int, n: int, rate: float, usual: boo
     if habits.count < GROUP_FRAMES:
         return []
     if group is None:
-        (group,) = _groups(habits.pending[:, None], habits.taken)
+        group = _group(habits.pending, habits.taken)
     sound, moved, motion = habits.sound, habits.moved, group.motion
     _begin(habits)
     if group.known:
         habits.groups += 1
-        if habits.groups <= 2:
-            habits.first = np.stack([group.share, motion], axis=1)
-    found = _still(habits, sound, moved, motion, rate) if group.measured else []
+        if habits.groups <= FIRST_GROUPS:
+            unknown = np.full(len(habits.names), np.nan, np.float32)
+            habits.first = np.stack([unknown if one is None else one for one in (group.share, motion)], axis=1)
+    found = _still(habits, sound, moved, motion, rate) if motion is not None else []
     found += _chronic(habits, group)
-    if usual and not habits.still and group.measured:
+    if usual and not habits.still and motion is not None:
         moved_on = habits.usual + np.float32(0.2) * (motion - habits.usual)
-        is_known = math.isfinite(moved_on.sum())
+        is_known = math.isfinite(np.add.reduce(moved_on))
         habits.usual = moved_on if is_known else np.where(np.isfinite(habits.usual), moved_on, motion)
         habits.rate = rate if habits.rate != habits.rate else habits.rate + 0.2 * (rate - habits.rate)
     return found
@@ -290,10 +319,9 @@ def rescale(habits: Habits, factor: float) -> None:
 
 def _still(habits: Habits, sound: bool, moved: bool, motion: Floats32, rate: float) -> list[Finding]:
     """No update at all, or next to none."""
-    learning = rate != 0 and not (rate < RATE_SHARE * habits.rate)
-    low = np.count_nonzero(motion < habits.usual + math.log(STILL_SHARE))
-    far = low >= 0.9 * len(motion)
-    still = sound and learning and (not moved or far)
+    still = sound and rate != 0 and not (rate < RATE_SHARE * habits.rate)
+    if still and moved:  # next to none
+        still = np.count_nonzero(motion < habits.usual + math.log(STILL_SHARE)) >= 0.9 * len(motion)
     habits.still = habits.still + 1 if still else 0
     if habits.number is None and habits.still >= STILL_GROUPS:
         return [Finding("no_update", value=float(habits.still * GROUP_FRAMES))]
@@ -305,23 +333,23 @@ def _still(habits: Habits, sound: bool, moved: bool, motion: Floats32, rate: flo
 def _chronic(habits: Habits, group: Group) -> list[Finding]:
     """Habits that are told once."""
     found: list[Finding] = []
-    motion = group.motion
-    habits.clipped = _count(habits.clipped, group.factor < CLIPPED, CLIPPED_LAYERS) if group.low else np.empty(0)
-    if group.dead:
+    motion, none = group.motion, _NONE
+    habits.clipped = none if group.factor is None else _count(habits.clipped, group.factor < CLIPPED, CLIPPED_LAYERS)
+    if group.share is not None and group.dead:
         dying = (group.share >= DEAD_SHARE) & (group.share >= habits.first[:, 0] + DEAD_RISE)
         habits.dead = _count(habits.dead, dying, 0.0)
     else:
-        habits.dead = np.empty(0)
+        habits.dead = none
     for kind, counts, column in (
         ("overclipped", habits.clipped, group.factor),
         ("dead_units", habits.dead, group.share),
     ):
-        if len(counts) and kind not in habits.told and np.count_nonzero(counts >= HABIT_GROUPS):
+        if column is not None and len(counts) and kind not in habits.told and np.count_nonzero(counts >= HABIT_GROUPS):
             i = int(np.argmax(counts))
             habits.told = [*habits.told, kind]
             found.append(Finding(kind, habits.names[i], float(column[i])))
     late = habits.groups >= LAG_GROUPS and habits.groups % HABIT_GROUPS == 0
-    if late and "unconverged_layer" not in habits.told and np.isfinite(motion).all():
+    if late and motion is not None and "unconverged_layer" not in habits.told and np.isfinite(motion).all():
         usual = _median(motion)
         fell = usual < _median(habits.first[:, 1]) - math.log(2.0)
         lags = (motion > usual + math.log(LAG_RATIO)) & (motion > habits.first[:, 1] - math.log(2.0))
@@ -344,5 +372,5 @@ def _count(counts: Floats64, found: Bits, share: float) -> Floats64:
     """Groups in a row in which a layer was found, as long as that share of the layers was; empty where none was."""
     many = np.count_nonzero(found)
     if not many or many / len(found) < share:
-        return np.empty(0)
-    return np.where(found, (counts if len(counts) else 0.0) + 1.0, 0.0)
+        return _NONE
+    return np.asarray(((counts if len(counts) else 0.0) + 1.0) * found, np.float64)
