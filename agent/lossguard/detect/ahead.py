@@ -67,10 +67,12 @@ class Ahead:
         if self.renewals:
             values, residuals, self._group = _places(first, every, n)
             # [V, G, ...]: a copy of each renewal's windows.
-            centre, scale = baseline.measure(self._values[:, values], self._residuals[:, residuals], caution)
+            centre, scale = baseline.measure(
+                self._values.take(values, axis=1), self._residuals.take(residuals, axis=1), caution
+            )
             self._centre = np.concatenate([base.centre[:, None], centre], axis=1)
             self._scale = np.concatenate([base.scale[:, None], scale], axis=1)
-            centre, scale = self._centre[:, self._group], self._scale[:, self._group]
+            centre, scale = self._centre.take(self._group, axis=1), self._scale.take(self._group, axis=1)
         else:
             self._group = np.zeros(n, np.int64)
             self._centre, self._scale = base.centre[:, None], base.scale[:, None]

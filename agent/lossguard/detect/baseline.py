@@ -151,16 +151,19 @@ def measure(values: Floats64, residuals: Floats64, caution: float) -> tuple[Floa
         residuals: the last residuals [..., V, 128].
         caution: factor on the scale.
     """
-    recent = np.sort(values[..., -CENTRE_FRAMES:], axis=-1)
-    ordered = np.sort(values, axis=-1)
-    upward = np.partition(residuals, int(TAIL_QUANTILE * (RESIDUAL_FRAMES - 1)), axis=-1)
-    absolute = np.partition(np.abs(residuals), (RESIDUAL_FRAMES - 1) // 2, axis=-1)
-    centre = 0.5 * recent[..., (CENTRE_FRAMES - 1) // 2] + 0.5 * recent[..., CENTRE_FRAMES // 2]
+    recent = values[..., -CENTRE_FRAMES:].copy()
+    recent.sort()
+    ordered = values.copy()
+    ordered.sort()
+    tail, middle = int(TAIL_QUANTILE * (RESIDUAL_FRAMES - 1)), (RESIDUAL_FRAMES - 1) // 2
+    upward, absolute = residuals.copy(), np.abs(residuals)
+    upward.partition(tail)
+    absolute.partition(middle)
+    centre = recent[..., CENTRE_FRAMES // 2]
     top, bottom = int((1 - RANGE_TRIM) * (VALUE_FRAMES - 1)), int(RANGE_TRIM * (VALUE_FRAMES - 1))
-    scale = np.maximum(1.4826 * absolute[..., (RESIDUAL_FRAMES - 1) // 2],
-                       upward[..., int(TAIL_QUANTILE * (RESIDUAL_FRAMES - 1))] / TAIL_SCALE)  # fmt: skip
-    scale = np.maximum(scale, RANGE_FLOOR * (ordered[..., top] - ordered[..., bottom]))
-    scale = np.maximum(np.maximum(scale, LEVEL_FLOOR * np.abs(centre)), 1e-300)
+    scale = np.maximum(1.4826 * absolute[..., middle], upward[..., tail] / TAIL_SCALE)
+    np.maximum(scale, RANGE_FLOOR * (ordered[..., top] - ordered[..., bottom]), out=scale)
+    np.maximum(np.maximum(scale, LEVEL_FLOOR * np.abs(centre), out=scale), 1e-300, out=scale)
     return centre, caution * scale
 
 

@@ -31,7 +31,7 @@ from lossguard.detect.columns import columns
 from lossguard.detect.scalars import Scalars
 from lossguard.detect.slide import Slide
 from lossguard.detect.state import MonitorState
-from lossguard.wire.frame import Frames
+from lossguard.wire.frame import Bits, Frames
 
 JUDGE_FRAMES = 60
 """AUC values in a task's baseline: its mean is then known to 0.003 at a batch of 512."""
@@ -66,11 +66,12 @@ class Block:
         self.gaps = np.empty(len(frames))
         self.gaps[0] = frames.times[0] - state.time
         np.subtract(frames.times[1:], frames.times[:-1], out=self.gaps[1:])
-        self.gapped = (self.gaps > slow.STALL_SECONDS) & np.isfinite(self.gaps)
-        odd = self.broken | self.gapped
-        if self.scalars.whole is not None:
-            odd |= ~self.scalars.whole
-        self.odd = odd if np.count_nonzero(odd) else None
+        gapped = self.gaps > slow.STALL_SECONDS
+        self.gapped: Bits | None = gapped & np.isfinite(self.gaps) if np.count_nonzero(gapped) else None
+        self.odd: Bits | None = None
+        for mask in (self.broken, self.gapped, None if self.scalars.whole is None else ~self.scalars.whole):
+            if mask is not None:
+                self.odd = mask if self.odd is None else self.odd | mask
         self.steps: list[int] = frames.steps.tolist()
         self.behind, self.stale = 0, False
         self.slides: list[tuple[int, Slide]] = []
@@ -323,7 +324,8 @@ class Block:
         judged = {name: value for name, value in judged.items() if math.isfinite(value)}
         for name, value in judged.items():
             state.recent[name] = [*state.recent[name], value][-episode.KEPT_FRAMES :]
-        watched = bool(self.broken[t]) or nonfinite.watching(state.nonfinite)
+        broken = self.broken is not None and bool(self.broken[t])
+        watched = broken or nonfinite.watching(state.nonfinite)
         if state.open is None and hits is None:
             hits = course.first_hits(state, row) or trigger.test(state.trigger, state.frame, z.tolist())
         unusual = watched or state.open is not None or bool(hits)
@@ -333,8 +335,8 @@ class Block:
             period.extend(state.period, self.scalars.main[t : t + 1])
             self.behind = t + 1
         if watched:
-            self._nonfinite(t)
-        if self.gapped[t]:
+            self._nonfinite(t, broken)
+        if self.gapped is not None and self.gapped[t]:
             slow.gap(state, step, float(self.gaps[t]))
         slide.extend(state.slide, self.scalars.main[t : t + 1])
         if state.open is not None:
@@ -353,10 +355,10 @@ class Block:
         state.frame += 1
         self._habits(t, 1)
 
-    def _nonfinite(self, t: int) -> None:
+    def _nonfinite(self, t: int, broken: bool) -> None:
         """Judge one frame that holds a NaN or Inf, or that comes after one that did."""
         state, motion = self.state, self.logs.of(layers.MOTION, t)
         usual = layers.centre_of(state.layers, layers.MOTION) if len(motion) else motion
-        found = nonfinite.judge(state.nonfinite, self.frames, t, bool(self.broken[t]), usual, motion)
+        found = nonfinite.judge(state.nonfinite, self.frames, t, broken, usual, motion)
         if found is not None:
             slow.broken(state, self.steps[t], found)

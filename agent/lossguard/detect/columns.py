@@ -1,7 +1,8 @@
-"""The stats that detectors look at, each as one array: a block's frames hold them side by side, which is slow to read.
+"""The stats that detectors look at, each as one array.
 
-Only values are laid out anew; what was not measured is NaN here, whatever the block holds in its place. The least and
-the largest value come with each, because most questions (is everything finite, is anything zero) end there.
+Where a block holds them side by side, which is slow to read, they are laid out anew; what was not measured is NaN here,
+whatever the block holds in its place. The least and the largest value come with each, because most questions (is
+everything finite, is anything zero) end there.
 """
 
 from functools import lru_cache
@@ -26,7 +27,7 @@ class Column(NamedTuple):
     """One stat of a block.
 
     Attributes:
-        values: NaN where not measured, each row in one piece [T, L].
+        values: NaN where not measured, in one piece, the frames or the layers side by side [T, L].
         here: whether each frame has it; None where all have [T].
         low: the least value; NaN where any is.
         high: the largest; NaN where any is.

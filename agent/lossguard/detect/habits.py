@@ -184,7 +184,7 @@ class Watched:
         factors: list[Floats32 | None] = [*nothing]
         if factor is not None and not (factor.flags.forc and np.minimum.reduce(factor, axis=None) >= CLIPPED):
             middle = _middle(*_thirds(factor, starts))
-            low = (middle < CLIPPED).any(axis=1).tolist()
+            low: list[bool] = np.asarray((middle < CLIPPED).any(axis=1)).tolist()
             factors = [one if is_low else None for one, is_low in zip(middle, low, strict=True)]
         shares: list[Floats32 | None] = [*nothing]
         dead = [False] * len(starts)
@@ -192,7 +192,7 @@ class Watched:
             is_first or not (share.flags.forc and np.maximum.reduce(share, axis=None) < DEAD_SHARE)
         ):
             middle = _middle(*_thirds(share, starts))
-            shares, dead = list(middle), (middle >= DEAD_SHARE).any(axis=1).tolist()
+            shares, dead = list(middle), np.asarray((middle >= DEAD_SHARE).any(axis=1)).tolist()
         known = motion is not None or share is not None
         return [Group(*one, known) for one in zip(motions, factors, shares, dead, strict=True)]
 
@@ -231,9 +231,7 @@ class Watched:
 
 def _thirds(stat: Floats32, starts: range) -> list[Floats32]:
     """The first frames of the thirds of groups [3] of [G, L]."""
-    return [
-        np.ascontiguousarray(stat[starts[0] + first : starts[-1] + first + 1 : GROUP_FRAMES]) for first, _ in SLOTS
-    ]
+    return [np.ascontiguousarray(stat[starts[0] + first : starts[-1] + first + 1 : GROUP_FRAMES]) for first, _ in SLOTS]
 
 
 def fit(habits: Habits, names: tuple[str, ...]) -> None:
@@ -297,7 +295,7 @@ def take(habits: Habits, block: Watched, t: int, n: int, rate: float, usual: boo
     found += _chronic(habits, group)
     if usual and not habits.still and motion is not None:
         moved_on = habits.usual + np.float32(0.2) * (motion - habits.usual)
-        is_known = math.isfinite(np.add.reduce(moved_on))
+        is_known = math.isfinite(np.vdot(moved_on, moved_on))
         habits.usual = moved_on if is_known else np.where(np.isfinite(habits.usual), moved_on, motion)
         habits.rate = rate if habits.rate != habits.rate else habits.rate + 0.2 * (rate - habits.rate)
     return found
@@ -321,7 +319,7 @@ def _still(habits: Habits, sound: bool, moved: bool, motion: Floats32, rate: flo
     """No update at all, or next to none."""
     still = sound and rate != 0 and not (rate < RATE_SHARE * habits.rate)
     if still and moved:  # next to none
-        still = np.count_nonzero(motion < habits.usual + math.log(STILL_SHARE)) >= 0.9 * len(motion)
+        still = bool(np.count_nonzero(motion < habits.usual + math.log(STILL_SHARE)) >= 0.9 * len(motion))
     habits.still = habits.still + 1 if still else 0
     if habits.number is None and habits.still >= STILL_GROUPS:
         return [Finding("no_update", value=float(habits.still * GROUP_FRAMES))]
@@ -336,7 +334,7 @@ def _chronic(habits: Habits, group: Group) -> list[Finding]:
     motion, none = group.motion, _NONE
     habits.clipped = none if group.factor is None else _count(habits.clipped, group.factor < CLIPPED, CLIPPED_LAYERS)
     if group.share is not None and group.dead:
-        dying = (group.share >= DEAD_SHARE) & (group.share >= habits.first[:, 0] + DEAD_RISE)
+        dying = group.share >= np.maximum(habits.first[:, 0] + np.float32(DEAD_RISE), np.float32(DEAD_SHARE))
         habits.dead = _count(habits.dead, dying, 0.0)
     else:
         habits.dead = none

@@ -265,7 +265,7 @@ def _heights(memory: Memory, rows: Floats32, out: Floats32) -> Floats32:
 
 def _moves(heights: Floats32, at: Steps) -> Moves:
     """What is tall among heights [n, J, L]; a NaN is not: what is not finite is judged elsewhere."""
-    if not heights.size or np.maximum.reduce(heights, axis=None) <= SIGNAL_SCALES:
+    if not heights.size or np.maximum.reduce(heights.reshape(-1)) <= SIGNAL_SCALES:
         return at[:0], at[:0], np.empty(0, np.float32)
     tallest = np.fmax.reduce(heights, axis=1)
     rows, layers = np.nonzero(tallest > SIGNAL_SCALES)
@@ -301,7 +301,7 @@ def _renew(memory: Memory, rows: Floats32) -> None:
     rate = 1.0 / min(memory.groups + 1, MEMORY_GROUPS)
     deviation = rows.clip(np.float32(-CLIP_SCALES), np.float32(CLIP_SCALES), out=rows)
     total = np.add.reduce(deviation, axis=0)
-    if math.isnan(np.add.reduce(total, axis=None)):  # a NaN says nothing: it counts as the centre
+    if math.isnan(np.vdot(total, total)):  # a NaN says nothing: it counts as the centre
         deviation[np.isnan(deviation)] = 0.0
         total = np.add.reduce(deviation, axis=0)
     widening = np.add.reduce(np.abs(deviation, out=deviation), axis=0) * (rate / (GROUP_FRAMES * CLIPPED_MEAN)) - rate

@@ -63,24 +63,23 @@ def watching(watch: Nonfinite) -> bool:
     return watch.number is not None
 
 
-def scan(rows: Floats64, here: Bits, columns: Mapping[str, Column]) -> Bits:
-    """The frames of a block that hold a NaN or Inf: in a loss or in a layer [T].
+def scan(rows: Floats64, here: Bits | None, columns: Mapping[str, Column]) -> Bits | None:
+    """The frames of a block that hold a NaN or Inf, in a loss or in a layer [T]; None where none can.
 
     Args:
         rows: the losses [T, V].
-        here: which of them were measured [T, V].
+        here: which of them were measured; None where all are finite [T, V].
         columns: the block's stats.
     """
-    finite = np.isfinite(rows)
-    if np.count_nonzero(finite) == finite.size:
-        bad = np.zeros(len(rows), np.bool_)
-    else:
-        bad = np.asarray((here & ~finite).any(axis=1))
+    bad: Bits | None = None if here is None else np.asarray((here & ~np.isfinite(rows)).any(axis=1))
     for name, column in columns.items():
         if (name == NONFINITE_COUNT and column.low == 0 == column.high) or (name in WATCHED and column.is_finite):
             continue
         if name == NONFINITE_COUNT or name in WATCHED:
-            bad |= _bad(name, column.values).any(axis=1) & (True if column.here is None else column.here)
+            found = np.asarray(_bad(name, column.values).any(axis=1))
+            if column.here is not None:
+                found &= column.here
+            bad = found if bad is None else bad | found
     return bad
 
 

@@ -5,13 +5,13 @@ searched for a lag at which the run repeats itself: at least three times, and fa
 recorded runs of six epochs: 0.97 to 0.98 with data in the order of their dates, 0.06 to 0.17 shuffled (B6).
 """
 
+import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lossguard.wire.frame import Floats64
+from lossguard.wire.frame import Floats32, Floats64
 
 KEPT = 2048
 """Values of the loss that are kept; four bytes each."""
@@ -45,7 +45,7 @@ class Period:
         found: whether it was reported.
     """
 
-    values: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    values: Floats32 = field(default_factory=lambda: np.empty(0, np.float32))
     stride: int = 1
     skipped: int = 0
     found: bool = False
@@ -69,8 +69,8 @@ def extend(period: Period, values: Floats64) -> None:
         part, values = values[:until_full], values[until_full:]
         picked = part[period.stride - 1 - period.skipped :: period.stride]
         period.skipped = (period.skipped + len(part)) % period.stride
-        with np.errstate(over="ignore"):  # what single precision cannot hold becomes infinite, and is passed over
-            period.values = np.concatenate([period.values, picked.astype(np.float32)])
+        # What single precision cannot hold becomes infinite, and is passed over by the search.
+        period.values = np.concatenate([period.values, picked], dtype=np.float32, casting="same_kind")
         if len(period.values) > KEPT:
             period.values = period.values[::2].copy()
             period.stride *= 2
@@ -85,8 +85,8 @@ def search(period: Period) -> tuple[int, float] | None:
         return None
     values = values[n // HEAD :]
     n = len(values)
-    middle = _median(values)
-    spread = 1.4826 * _median(np.abs(values - middle))
+    middle = median(values)
+    spread = 1.4826 * median(np.abs(values - middle))
     values = np.clip(values, middle - 6 * spread, middle + 6 * spread)
     rest = values - _trend(values)
     rest = np.convolve(rest, np.ones(SMOOTH) / SMOOTH, "valid")
@@ -125,11 +125,15 @@ def _trend(values: Floats64) -> Floats64:
 @lru_cache(maxsize=16)
 def _basis(n: int) -> tuple[Floats64, Floats64]:
     """The polynomials on a grid of so many places, and their products with each other; not to be changed."""
-    basis = np.polynomial.legendre.legvander(np.linspace(-1, 1, n), TREND_DEGREE)
-    return basis, basis.T @ basis
+    grid = np.linspace(-1, 1, n)
+    basis: Floats64 = np.asarray(np.polynomial.legendre.legvander(grid, TREND_DEGREE), np.float64)
+    products: Floats64 = basis.T @ basis
+    return basis, products
 
 
-def _median(values: Floats64) -> float:
-    """Of finite values: NumPy's own costs four times as much."""
+def median(values: Floats64 | Floats32) -> float:
+    """NaN where one of them is; NumPy's own costs four times as much."""
     ordered, half = np.sort(values), len(values) // 2
+    if ordered[-1] != ordered[-1]:
+        return math.nan
     return float(ordered[half]) if len(values) % 2 else float((ordered[half - 1] + ordered[half]) / 2)

@@ -42,8 +42,8 @@ class Scalars:
 
     Attributes:
         rows: the losses, in the order of the state's names [T, V].
-        here: which of them were measured [T, V].
         whole: whether all losses of a frame are finite; None where they are in every frame [T].
+        here: which of them were measured; None where all are finite [T, V].
         main: the first loss, which is the total where there is one [T].
         judges: the tasks' metrics by scalar name, a regression's on the scale of an AUC.
         labels: label means by task.
@@ -60,14 +60,17 @@ class Scalars:
         )
         found = voices.roles(scalars)
         columns, places, of = _places(scalars, names)
-        self.rows, self.here = known[:, places], present[:, places]
+        self.rows = known.take(places, axis=1)
         if len(of) < len(names):
-            rows, here = self.rows, self.here
-            self.rows, self.here = np.full((len(frames), len(names)), np.nan), np.zeros((len(frames), len(names)), bool)
-            self.rows[:, of], self.here[:, of] = rows, here
+            rows, self.rows = self.rows, np.full((len(frames), len(names)), np.nan)
+            self.rows[:, of] = rows
         whole = np.isfinite(self.rows)
-        everything = np.count_nonzero(whole) == whole.size
-        self.whole: Bits | None = None if everything else np.asarray(whole.all(axis=1))
+        self.whole: Bits | None = None
+        self.here: Bits | None = None
+        if np.count_nonzero(whole) < whole.size:
+            self.whole = np.asarray(whole.all(axis=1))
+            self.here = np.zeros(whole.shape, np.bool_)
+            self.here[:, of] = present[:, places]
         self.main: Floats64 = self.rows[:, 0] if names else np.full(len(frames), np.nan)
         self.judges: dict[str, Series] = {}
         for name in found.judges:

@@ -221,7 +221,7 @@ def judge(slide: Slide, frame: int) -> Verdict:
         slide.groups, slide.rises, slide.begins_anew = [], [], False
     flag = full = False
     back = True
-    since, worst = frame, 0.0
+    since, worst, made = frame, 0.0, math.nan
     for k, frames in enumerate(LEVEL_FRAMES):
         if len(slide.recent) < frames:
             continue
@@ -229,7 +229,8 @@ def judge(slide: Slide, frame: int) -> Verdict:
         if level < slide.best[k]:
             slide.best[k] = level
             slide.noise[k] = _scale(slide.recent, LAGS if _is_known(slide) else LAGS[:1])
-        made = progress(slide)
+        if not k:  # what the second kind of level finds makes no difference to it
+            made = progress(slide)
         lost = (level - slide.best[k]) / made if made > 0 else 0.0
         rise, noise = level - slide.best[k], slide.noise[k]
         if lost < BACK_SHARE:

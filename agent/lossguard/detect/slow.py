@@ -244,8 +244,8 @@ def _settled(state: MonitorState) -> bool:
     if quarter < 64:
         return False
     early, late = (values[-2 * quarter : -quarter], values[-quarter:])
-    progress = float(np.median(values[:16])) - float(np.median(late))
-    return progress > 0 and float(np.median(early)) - float(np.median(late)) < SETTLED_SHARE * progress
+    progress = period.median(values[:16]) - period.median(late)
+    return progress > 0 and period.median(early) - period.median(late) < SETTLED_SHARE * progress
 
 
 def label(state: MonitorState, step: int, task: str, mean: float) -> None:
