@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from typing import Any
 from urllib.parse import unquote
 
@@ -111,7 +112,8 @@ class LoopbackService:
             return _problem(409, "a different chunk has this identity")
         self.duplicates += known is not None
         self.stored[identity] = body
-        reply = ChunkReply(known is not None, 1, identity[3] + 1, None, "healthy", Advice("continue", None, ""))
+        missing = next(index for index in count() if (*identity[:3], index) not in self.stored)
+        reply = ChunkReply(known is not None, 1, missing, None, "healthy", Advice("continue", None, ""))
         return 200, json.dumps(reply.to_json()).encode(), {"content-type": "application/json"}
 
     def wait_for(self, fact: Callable[[], bool], timeout_seconds: float = 30.0) -> None:

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from lossguard import drops
 from lossguard.journal.heartbeat import FOLDER_NAME, Heartbeat, forget, heartbeats
-from lossguard.journal.layout import attempt_folders
+from lossguard.journal.layout import attempt_folders, segments
 from lossguard.journal.reader import AttemptReader, Cut, RunLock, remove_stillborn
 from lossguard.journal.segment import Record
 from lossguard.sidecar.client import Accepted, Failed, Outcome, Refused
@@ -141,7 +141,9 @@ class RunShipper:
         for name in [name for name in self._readers if name not in there]:
             self._readers.pop(name).close()
         for name, folder in there.items():
-            if name not in self._finished and (name not in self._readers or self._readers[name].order[0] == 0):
+            if name in self._finished and not segments(folder):
+                continue  # what was set aside keeps its folder
+            if name not in self._readers or self._readers[name].order[0] == 0:
                 if name in self._readers:
                     self._readers[name].close()
                 self._readers[name] = AttemptReader(folder)
@@ -185,6 +187,12 @@ class RunShipper:
         if isinstance(outcome, Refused):
             return self._set_aside(reader, record, outcome.reason)
         assert isinstance(outcome, Accepted)
+        if outcome.reply.next_index > 0:
+            for index in range(outcome.reply.next_index, record.index):
+                # Deleted with a journal, or lost with a database that a backup was put in the place of.
+                gap = self._stand_in(reader, index)
+                if isinstance(gap, Failed):
+                    return gap
         if reader.next_index == 0 and record.index > 0:
             _log.error(
                 "%s/%s: the first chunk of attempt %s is lost from the journal, so the service cannot know from which "
@@ -224,7 +232,16 @@ class RunShipper:
         return self._service.put_chunk(identity, encode(Chunk(identity, _NO_FRAMES, counts, events)))
 
     def _finish(self, reader: AttemptReader) -> None:
-        if reader.remove_if_done():
+        if not reader.folder.is_dir():
+            # Its trainer may live, and begins anew with the next chunk.
+            self._readers.pop(reader.attempt).close()
+            _log.warning(
+                "%s/%s: somebody deleted attempt %s from the journal: what was not shipped of it is lost",
+                self.project,
+                self.run,
+                reader.attempt,
+            )
+        elif reader.remove_if_done():
             self.shipped.attempts_finished += 1
             self._finished.add(reader.attempt)
             self._readers.pop(reader.attempt, None)
