@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy is loaded: its threads' waiting would be in "all us"
+
 import numpy as np
 
 from lossguard.journal.files import Files, LocalFiles
@@ -212,7 +214,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     world = World(options.frames, options.layers, options.stats)
     ways = dict(WAYS)
     try:
