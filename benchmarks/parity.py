@@ -85,7 +85,7 @@ def ours(data: dict[str, np.ndarray], steps: int, options: dict[str, Any]) -> tu
         optimizer.apply([keras.ops.convert_to_tensor(data[f"g{step}_{i}"]) for i in range(3)], variables)
         weights.append(np.concatenate([variable.numpy().ravel() for variable in variables]))
     assert hook.ring is not None
-    frames = frames_of(hook.ring.layout, 1, np.asarray(hook.ring.snapshot(1, steps)), 0.0)
+    frames = frames_of(hook.ring.layout, 1, np.asarray(hook.ring.snapshot(1, steps)), np.full(steps, np.nan))
     return np.array(weights), frames.stats[:, :, frames.schema.stats.index(stats.CLIPPING_FACTOR)]
 
 
