@@ -5,7 +5,7 @@ how many these are is said: half of them is the most by which the count may be w
 buckets are spaced evenly over the batch's own scores, as far as four standard deviations around their mean, so a model
 whose outputs are all close together is told as exactly as one whose outputs are not.
 
-Measured on CPU with four tasks of 4096 scores: 0.10 ms, where a sort and what follows it take 0.81 (decision 0216).
+Measured on CPU with four tasks of 4096 scores: 0.10 ms, where a sort and what follows it take 0.81 (decision 0217).
 """
 
 from typing import Any, Final
