@@ -19,10 +19,14 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from lossguard.trace.batches import Batch, sentence
+from lossguard.wire.incident import Incident
+from lossguard_service.incidents.batches import read_batches
 from lossguard_service.settings import Settings
 from lossguard_service.store import outbox
 from lossguard_service.store.database import Database
 from lossguard_service.store.outbox import Notice
+from lossguard_service.store.series import columns
 
 log = logging.getLogger(__name__)
 ANSWER_SECONDS: Final = 10.0
@@ -110,7 +114,7 @@ class Webhooks:
 
     async def _send(self, client: httpx.AsyncClient, destination: Destination, notice: Notice) -> bool:
         """Send one notice and note what came of it; True if it arrived."""
-        body = render(notice, destination, self._public_url)
+        body = render(notice, destination, self._public_url, await self._batches(notice))
         headers = headers_of(notice, body, self._secret, self._clock())
         asked: float | None = None
         try:
@@ -142,15 +146,30 @@ class Webhooks:
         await outbox.postpone(self._database, notice, trouble, until=now + wait)
         return False
 
+    async def _batches(self, notice: Notice) -> tuple[Batch, ...]:
+        """The batches at the incident's beginning, as they are known now."""
+        told = notice.document["incident"]
+        if told["superseded"]:
+            # What is stored at its steps is another attempt's.
+            return ()
+        try:
+            names = await columns(self._database, notice.run_id)
+            return await read_batches(self._database, notice.run_id, names, Incident.from_json(told))
+        except Exception:
+            # Whatever is wrong with what is stored, people must hear of the incident.
+            log.exception("the batches of notice %d cannot be read; it is sent without them", notice.id)
+            return ()
 
-def render(notice: Notice, destination: Destination, public_url: str | None) -> bytes:
-    """The body that an address gets: the document with its links, or Slack's `text`."""
+
+def render(notice: Notice, destination: Destination, public_url: str | None, batches: Sequence[Batch] = ()) -> bytes:
+    """The body that an address gets: the document with its links and batches, or Slack's `text`."""
     document = {"version": 1, "id": notice.id, "created": notice.created, **notice.document}
+    document["batches"] = [{"step": one.step, "batch_id": one.name, "note": one.note} for one in batches]
     if public_url is not None:
         project, run = quote(document["project"], safe=""), quote(document["run"], safe="")
         place = f"{public_url.rstrip('/')}/runs/{project}/{run}"
         document["url"] = f"{place}/incidents/{document['incident']['sequence']}"
-    shown = {"text": _slack(document)} if destination.is_slack else document
+    shown = {"text": _slack(document, sentence(batches))} if destination.is_slack else document
     return json.dumps(shown, allow_nan=False).encode()
 
 
@@ -176,7 +195,7 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
     return "v1=" + hmac.new(secret.encode(), f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
 
 
-def _slack(document: Mapping[str, Any]) -> str:
+def _slack(document: Mapping[str, Any], batches: str) -> str:
     incident = document["incident"]
     mark = {"open": ":warning:", "full": ":rotating_light:", "resolved": ":white_check_mark:"}[document["state"]]
     kind = incident["kind"].replace("_", " ")
@@ -192,6 +211,7 @@ def _slack(document: Mapping[str, Any]) -> str:
         where += [f"layer {incident['first_layer']} moved first"] if incident["first_layer"] else []
         lines += [_escape(", ".join(where))] if where else []
         lines += [_escape(incident["explanation"]), _escape(incident["advice"])]
+        lines += [f"Batches: {_escape(batches)}"] if batches else []
     if "url" in document:
         lines.append(f"<{document['url']}|What happened>")
     return "\n".join(line for line in lines if line)

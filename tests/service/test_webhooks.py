@@ -6,14 +6,16 @@ import hmac
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pytest
 from chunk_trainer import SECOND, chunks, frames
 from pydantic import ValidationError
 from services import Clock, Service, run, service
 
+from lossguard.wire.frame import Frames
 from lossguard_service import webhooks
 from lossguard_service.incidents.liveness import sweep
 from lossguard_service.settings import Settings
@@ -327,3 +329,50 @@ def test_an_address_that_is_none_is_refused_without_being_repeated() -> None:
     with pytest.raises(ValidationError, match="https://") as caught:
         Settings(webhook_urls="hooks.example/T0/secret")
     assert "T0/secret" not in str(caught.value)
+
+
+def test_a_notice_names_the_batches_at_which_the_incident_began(database_url: str, clock: Clock) -> None:
+    plain = frames(1, 400, diverges_at=220)
+    numbers = np.column_stack([plain.scalars, 7e7 + plain.steps])
+    schema = replace(plain.schema, scalars=(*plain.schema.scalars, "batch_id"))
+    data = chunks(Frames.of(schema, plain.steps, numbers, plain.stats, times=plain.times))
+
+    async def story() -> None:
+        async with receiver() as ear, told(database_url, clock, ear, slack_webhook_urls=ear.url) as one:
+            await one.put_all(data)
+            await deliver(one)
+            bodies = [json.loads(body) for _, body in ear.heard]
+            found = next(one for one in bodies if one.get("state") == "full")
+            onset = found["incident"]["onset_step"]
+            (first,) = [batch for batch in found["batches"] if "onset" in batch["note"]]
+            assert first == {"step": onset, "batch_id": str(70_000_000 + onset), "note": "onset"}
+            assert [batch["step"] for batch in found["batches"]][:2] == [onset - 1, onset]
+            assert any(
+                f"\nBatches: step {onset - 1}: {70_000_000 + onset - 1}, step {onset}: " in one["text"]
+                for one in bodies
+                if "text" in one
+            )
+            # A restart from before it: what is stored at its steps now is another attempt's.
+            await one.put_all(chunks(frames(101, 320), attempt=SECOND, start_step=100))
+            await deliver(one)
+            resolved = [body for _, body in ear.heard if json.loads(body).get("state") == "resolved"]
+            assert [json.loads(body)["batches"] for body in resolved] == [[]]
+
+    run(story())
+
+
+def test_a_notice_goes_out_also_where_the_batches_cannot_be_read(
+    sqlite_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any) -> Any:
+        raise ValueError("rotten")
+
+    async def story() -> None:
+        async with receiver() as ear, told(sqlite_url, clock, ear) as one:
+            await one.put_all(sick())
+            # What is stored cannot be broken so that only this read sees it.
+            monkeypatch.setattr(webhooks, "read_batches", broken)
+            assert await deliver(one) >= 1
+            assert json.loads(ear.heard[-1][1])["batches"] == []
+
+    run(story())

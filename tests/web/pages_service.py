@@ -64,8 +64,9 @@ def chunks(
     config: dict[str, Any] | None = None,
     checkpoints: tuple[int, ...] = (),
     stop: bool = True,
+    skipped: int = 0,
 ) -> Iterator[Chunk]:
-    """One attempt's chunks of 64 frames."""
+    """One attempt's chunks of 64 frames; `skipped` steps behind the last one were left out."""
     blocks = [frames[at : at + 64] for at in range(0, len(frames), 64)]
     for number, block in enumerate(blocks, start=index):
         events: list[AttemptStart | AttemptStop | Checkpoint] = []
@@ -77,7 +78,7 @@ def chunks(
             if block.steps[0] <= step <= block.steps[-1]
         ]
         if stop and number == index + len(blocks) - 1:
-            events.append(AttemptStop(int(block.steps[-1]), NOW, "finished"))
+            events.append(AttemptStop(int(block.steps[-1]), NOW, "finished", skipped))
         yield Chunk(ChunkId(project, run, attempt, number), block, {}, tuple(events))
 
 

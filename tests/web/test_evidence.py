@@ -9,12 +9,13 @@ from test_words import FULL, series, stored
 
 from lossguard.trace.batches import MOST_BATCHES
 from lossguard.wire.incident import Mover
+from lossguard_service.incidents.batches import batches
 from lossguard_service.store.lineage import Attempt
 from lossguard_service.web import evidence
 
 
 def attempt(number: int, last: int, superseded_after: int | None) -> Attempt:
-    return Attempt(number, str(number), 0, None, None, None, 1, last, superseded_after)
+    return Attempt(number, str(number), 0, None, None, None, 1, last, superseded_after=superseded_after)
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:
@@ -41,14 +42,14 @@ def test_a_rise_is_from_the_median_before_to_the_largest_after_or_to_what_is_not
 
 def test_batches_are_told_from_before_the_first_signal_to_the_flag_and_only_by_single_steps() -> None:
     ids = series([float(1 << 40) + step for step in range(1, 301)])
-    found = evidence.batches(FULL, ids)
+    found = batches(FULL, ids)
     assert [one.step for one in found] == [256, 257, 258, 259, 260, 261]
     assert [one.note for one in found] == ["", "first signal", "", "onset", "", "flagged"]
     assert found[0].name == str((1 << 40) + 256)
-    assert len(evidence.batches(replace(FULL, first_signal_step=20, detected_step=400), ids)) == MOST_BATCHES
-    assert evidence.batches(FULL, replace(ids, last=ids.last + 1)) == ()
-    assert evidence.batches(FULL, None) == ()
-    assert evidence.batches(FULL, series([math.nan] * 300))[0].name == "NaN"
+    assert len(batches(replace(FULL, first_signal_step=20, detected_step=400), ids)) == MOST_BATCHES
+    assert batches(FULL, replace(ids, last=ids.last + 1)) == ()
+    assert batches(FULL, None) == ()
+    assert batches(FULL, series([math.nan] * 300))[0].name == "NaN"
 
 
 def test_a_superseded_incident_is_shown_from_the_attempt_that_it_happened_in() -> None:

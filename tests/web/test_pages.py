@@ -252,3 +252,15 @@ def test_an_attempt_that_was_killed_is_told_from_one_that_goes_on(tmp_path: Path
     assert "without a word" not in before
     assert re.search(r"without a word.*superseded after step 70", page)
     assert "steps 65 to 70 of attempt 1 (their chunk has not come: it still may, unless the trainer died" in page
+
+
+def test_steps_that_loss_scaling_left_out_at_the_very_end_are_told_by_attempt(tmp_path: Path) -> None:
+    frames = ranker(96)
+    for service in serve(tmp_path):
+        service.send("ranker", "scaled", frames[:64])
+        service.send("ranker", "scaled", frames[64:], attempt="b" * 32, start=64, skipped=12)
+        page = service.client.get("/runs/ranker/scaled").text
+        attempts = service.client.get("/v1/projects/ranker/runs/scaled").json()["attempts"]
+    assert [one["skipped_steps"] for one in attempts] == [0, 12]
+    assert page.count("left out by loss scaling") == 1
+    assert "its last 12 steps left out by loss scaling" in page

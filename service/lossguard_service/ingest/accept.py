@@ -293,6 +293,8 @@ class Ingest:
                 values["start_step"] = (prepared.first_step or 1) - 1
         for stop in prepared.events(AttemptStop):
             values |= {"stopped": stop.time, "stop_reason": stop.reason}
+            if stop.skipped_steps:
+                values["skipped_steps"] = stop.skipped_steps
         absorbed = -1
         if index == attempt.next_index:
             following, last = index + 1, prepared.last_step

@@ -134,6 +134,13 @@ def merge(buckets: Buckets, edges: Steps) -> Buckets:
         )
 
 
+def column(table: Buckets, place: int) -> Buckets:
+    """One column of several, without the buckets in which it was not measured."""
+    here = table.count[:, place] > 0
+    arrays = {name: getattr(table, name)[here, place : place + 1] for name in Buckets.__slots__[2:]}
+    return Buckets(table.first[here], table.last[here], **arrays)
+
+
 def _empty(columns: int) -> Buckets:
     whole = np.empty((0, columns), np.int64)
     number = np.empty((0, columns), np.float64)

@@ -21,6 +21,7 @@ class Attempt:
         stop_reason: "finished", "interrupted", "failed"; None while it runs and after a kill.
         next_index: the first chunk that is still missing.
         last_step: the last step in the chunks before it; None before the first frame.
+        skipped_steps: steps after its last frame that loss scaling left out, as it said when it stopped.
         superseded_after: steps beyond this one are superseded by a later attempt; None if none are.
     """
 
@@ -32,6 +33,7 @@ class Attempt:
     stop_reason: str | None
     next_index: int
     last_step: int | None
+    skipped_steps: int = 0
     superseded_after: int | None = None
 
 

@@ -23,12 +23,14 @@ class Notice:
 
     Attributes:
         id: the same at each try.
+        run_id: whose incident it tells of.
         document: what there is to tell.
         created: when it came about, Unix seconds.
         tries: how often it was claimed, this time included.
     """
 
     id: int
+    run_id: int
     document: dict[str, Any]
     created: float
     tries: int
@@ -92,7 +94,7 @@ async def claim(database: Database, destination: str, *, now: float, claim_secon
             return connection.execute(mine).rowcount == 1
 
         if await database.write(take):
-            return Notice(row.id, row.document, row.created, row.tries + 1)
+            return Notice(row.id, row.run_id, row.document, row.created, row.tries + 1)
     return None
 
 

@@ -59,6 +59,7 @@ attempts = sa.Table(
     sa.Column("stop_reason", sa.Text),
     sa.Column("next_index", sa.Integer, nullable=False),
     sa.Column("last_step", sa.BigInteger),
+    sa.Column("skipped_steps", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("config", Document, nullable=False),
     sa.UniqueConstraint("run_id", "key"),
     sqlite_with_rowid=False,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lossguard.wire.frame import Floats64
 from lossguard.wire.numbers import to_json_number
-from lossguard_service.store.buckets import Buckets
+from lossguard_service.store.buckets import Buckets, column
 from lossguard_service.store.database import Database
 from lossguard_service.store.series import HeatMap, scalar_columns
 from lossguard_service.web.factors import FACTORS
@@ -174,13 +174,6 @@ async def read_scalars(
     wanted = list(dict.fromkeys(name for name in names if name is not None))
     table = await scalar_columns(database, run_id, wanted, first=first, last=last, points=points)
     return {name: column(table, place) for place, name in enumerate(wanted)}
-
-
-def column(table: Buckets, place: int) -> Buckets:
-    """One column of several, without the buckets in which it was not measured."""
-    here = table.count[:, place] > 0
-    arrays = {name: getattr(table, name)[here, place : place + 1] for name in Buckets.__slots__[2:]}
-    return Buckets(table.first[here], table.last[here], **arrays)
 
 
 def document(charts: Sequence[Chart], found: Mapping[str, Buckets]) -> dict[str, Any]:

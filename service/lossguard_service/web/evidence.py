@@ -13,17 +13,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from lossguard.trace.batches import BATCH, Batch, span
-from lossguard.trace.batches import batches as named
+from lossguard.trace.batches import BATCH, Batch
 from lossguard.wire.frame import Schema
 from lossguard.wire.incident import Incident, Mover
 from lossguard.wire.stats import CLIPPY_RATIO, GRADIENT_NORM, UPDATE_NORM
-from lossguard_service.store.buckets import Buckets
+from lossguard_service.incidents.batches import batches
+from lossguard_service.store.buckets import Buckets, column
 from lossguard_service.store.database import Database
 from lossguard_service.store.incidents import StoredIncident
 from lossguard_service.store.lineage import Attempt
 from lossguard_service.store.series import HeatMap, heat_map, scalar_columns
-from lossguard_service.web.charts import column
 from lossguard_service.web.layers import of_layer
 from lossguard_service.web.spark import Spark, spark
 from lossguard_service.web.words import count, number, whole
@@ -97,15 +96,6 @@ async def read(
     )
 
 
-async def read_batches(database: Database, run_id: int, names: Schema, incident: Incident) -> tuple[Batch, ...]:
-    """The batches alone; none, and nothing is read, where the run recorded none."""
-    if BATCH not in names.scalars:
-        return ()
-    first, last = span(incident)
-    table = await scalar_columns(database, run_id, [BATCH], first=first, last=last, points=last - first + 1)
-    return batches(incident, column(table, 0))
-
-
 def around(incident: Incident) -> tuple[int, int]:
     """The steps of the curves: from well before the first mover to after the last one, the onset always among them."""
     moved = [incident.onset_step, *(one.step for one in incident.movers)]
@@ -124,13 +114,6 @@ def attempt_of(stored: StoredIncident, attempts: Sequence[Attempt]) -> int | Non
         if one.superseded_after is not None and one.superseded_after < onset <= (one.last_step or 0)
     ]
     return max(ended) if stored.superseded and ended else None
-
-
-def batches(incident: Incident, found: Buckets | None) -> tuple[Batch, ...]:
-    """The batches from the first signal to where it was flagged, and one before."""
-    if found is None or not len(found) or bool((found.first != found.last).any()):
-        return ()
-    return named(incident, zip(found.first.tolist(), found.mean[:, 0].tolist(), strict=True))
 
 
 def _scalar(mover: Mover) -> str:

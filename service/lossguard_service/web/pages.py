@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lossguard.wire.numbers import to_json
+from lossguard_service.incidents.batches import read_batches
 from lossguard_service.store import drops
 from lossguard_service.store.checkpoints import list_checkpoints
 from lossguard_service.store.database import Database
@@ -88,7 +89,7 @@ class Pages:
             )
         loud = loudest(facts.incidents)
         batches = await asyncio.gather(
-            *(evidence.read_batches(self._database, facts.run.id, facts.columns, one.incident) for one in loud)
+            *(read_batches(self._database, facts.run.id, facts.columns, one.incident) for one in loud)
         )
         told = {one.sequence: found for one, found in zip(loud, batches, strict=True)}
         return self._render(request, "run.html", page="run", view=run_view(facts, told))
