@@ -62,3 +62,21 @@ def test_what_follows_is_shipped(
     assert "is shipped to its end" in caplog.text
     shipper.close()
     client.close()
+
+
+def test_an_attempt_whose_beginning_is_deleted_is_told_of_once(
+    tmp_path: Path, service: LoopbackService, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = JournalWriter(tmp_path, "ads", "r", ATTEMPT, started=1.0)
+    seal(journal)
+    shutil.rmtree(tmp_path / "ads")
+    for _ in range(3):
+        seal(journal)
+    client = Client(service.url)
+    shipper = RunShipper(tmp_path / "ads" / "r", client)
+    assert shipper.turn().failure is None
+    assert [identity[3] for identity in service.stored] == [1, 2, 3]
+    assert caplog.text.count("the service cannot know from which step it began") == 1
+    journal.close()
+    shipper.close()
+    client.close()

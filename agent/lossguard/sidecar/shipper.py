@@ -92,6 +92,7 @@ class RunShipper:
         self._lock = RunLock(run_folder)
         self._readers: dict[str, AttemptReader] = {}
         self._finished: set[str] = set()
+        self._beheaded: set[str] = set()
         self._elsewhere = False
         remove_stillborn(run_folder, time.time())
 
@@ -193,7 +194,8 @@ class RunShipper:
                 gap = self._stand_in(reader, index)
                 if isinstance(gap, Failed):
                     return gap
-        if reader.next_index == 0 and record.index > 0:
+        elif record.index > 0 and reader.attempt not in self._beheaded:
+            self._beheaded.add(reader.attempt)
             _log.error(
                 "%s/%s: the first chunk of attempt %s is lost from the journal, so the service cannot know from which "
                 "step it began: it keeps what follows, and judges none of this attempt",
