@@ -12,9 +12,10 @@ from sqlalchemy.engine import Connection
 
 from lossguard_service.store import schema
 from lossguard_service.store.columns import Document, Number, Words
-from lossguard_service.store.database import SqliteDatabase, open_database
+from lossguard_service.store.database import open_database
 from lossguard_service.store.hot import Hot, insert
 from lossguard_service.store.migrate import migrate
+from lossguard_service.store.sqlite import SqliteDatabase
 
 TABLES = [schema.incidents, schema.verdicts, schema.segments, schema.policies, schema.audit, schema.chunk_bytes]
 

@@ -14,7 +14,7 @@ from services import Clock, Service, run, service
 from sqlalchemy.engine import make_url
 
 from lossguard_service.store import near
-from lossguard_service.store.database import SqliteDatabase
+from lossguard_service.store.sqlite import SqliteDatabase
 
 RUN = "/v1/projects/video/runs/ranker"
 ALONE = {"sweep_seconds": 3600.0, "webhook_seconds": 3600.0, "compact_seconds": 3600.0}
