@@ -7,7 +7,7 @@ with its presence bit off, which is how "absent" and "NaN" stay two things.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,7 @@ class Frames:
         t, s = len(self.steps), len(self.schema.scalars)
         n_layers, k = len(self.schema.layers), len(self.schema.stats)
         shapes = (t,), (t,), (t, s), (t, n_layers, k), (t, s), (t, k)
+        arrays: tuple[NDArray[Any], ...]
         arrays = self.steps, self.times, self.scalars, self.stats, self.scalars_present, self.stats_present
         for place, (array, shape) in enumerate(zip(arrays, shapes, strict=True)):
             if array.shape != shape:
