@@ -67,8 +67,8 @@ class Frames:
         t, s = len(self.steps), len(self.schema.scalars)
         n_layers, k = len(self.schema.layers), len(self.schema.stats)
         shapes = (t,), (t,), (t, s), (t, n_layers, k), (t, s), (t, k)
-        arrays: tuple[NDArray[Any], ...]
-        arrays = self.steps, self.times, self.scalars, self.stats, self.scalars_present, self.stats_present
+        some: list[NDArray[Any]] = [self.steps, self.times, self.scalars]
+        arrays = [*some, self.stats, self.scalars_present, self.stats_present]
         for place, (array, shape) in enumerate(zip(arrays, shapes, strict=True)):
             if array.shape != shape:
                 raise ValueError(f"{_ARRAYS[place]}: expected shape {shape}, got {array.shape}")
