@@ -86,7 +86,8 @@ def test_a_pause_between_two_fits_of_a_with_block_makes_no_row_late(
     watch: Callable[..., Watch], sinks: list[MemorySink], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, time=lambda: clock.now)
-    monkeypatch.setattr("lossguard.keras.attempt.time", clock)
+    for room in ("attempt", "pace"):
+        monkeypatch.setattr(f"lossguard.keras.{room}.time", clock)
     trained, mine = model(), watch()
     mine.set_model(trained)
     with mine:
