@@ -9,7 +9,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -61,16 +60,12 @@ class Snapshot:
     after: tuple[Any, ...] = ()
 
 
-class _Seal:
-    """Stands in the queue behind what is to be sealed."""
-
-
 class Fetcher:
     """The thread, one per attempt."""
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
-        self._queue: queue.Queue[Snapshot | Event | _Seal | Callable[[], None] | None] = queue.Queue(MAX_WAITING)
+        self._queue: queue.Queue[Snapshot | Event | Callable[[], None] | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._work, name="lossguard-fetch", daemon=True)
         self._thread.start()
 
@@ -93,8 +88,7 @@ class Fetcher:
 
     def seal(self) -> None:
         """Let the frames so far come to disk soon, once they are frames."""
-        with suppress(queue.Full):
-            self._queue.put_nowait(_Seal())
+        self.run(self.sink.seal)
 
     def run(self, job: Callable[[], None]) -> bool:
         """Let the thread do something else, once; False if it has too much to do. It must not raise."""
@@ -115,9 +109,7 @@ class Fetcher:
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
-            if isinstance(item, _Seal):
-                self.sink.seal()
-            elif callable(item):
+            if callable(item):
                 item()
             elif not isinstance(item, Snapshot):
                 self.sink.event(item)

@@ -4,8 +4,7 @@ A trainer that saves because it is about to be killed would otherwise leave a ch
 seen: the next attempt goes on from it, and a gate cannot judge what comes of it, for ever.
 
 Keras saves a model part by part, and asks each optimizer for its variables; `tf.train.Checkpoint` asks what
-hangs on it.
-These two questions are what is heard. Orbax asks neither: there `Watch.checkpoint` says it.
+hangs on it. These two questions are what is heard. Orbax asks neither: there `Watch.checkpoint` says it.
 """
 
 from collections.abc import Callable

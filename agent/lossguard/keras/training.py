@@ -165,9 +165,7 @@ class Training:
         if self.model is not None:
             self._scalars.detach(self.model)
         for hook in self.hooks:
-            hook.detach()
-            leave_rows(hook.optimizer)
-            hear_no_more(hook.optimizer)
+            _give_back(hook)
         self.hooks.clear()
         self._scalars.forget_skips()
 
@@ -212,8 +210,7 @@ class Training:
         for hook in [one for one in self.hooks if _is_idle(one.optimizer, one.whole)]:
             self._say_idle(hook.optimizer)
             self.hooks.remove(hook)
-            hook.detach()
-            leave_rows(hook.optimizer)
+            _give_back(hook)
 
     def _say_idle(self, leaf: Any) -> None:
         if leaf.name not in self._idle:
@@ -264,6 +261,13 @@ class Training:
         trained = [variable for hook in self.hooks for variable in hook.optimizer._trainable_variables]
         slots = [variable for optimizer in optimizers for variable in backend.variables(optimizer)]
         return list({id(variable): variable for variable in (*weights, *trained, *slots)}.values())
+
+
+def _give_back(hook: Hook) -> None:
+    """The optimizer as it was."""
+    hook.detach()
+    leave_rows(hook.optimizer)
+    hear_no_more(hook.optimizer)
 
 
 def _without_scaling(optimizer: Any) -> Any:
