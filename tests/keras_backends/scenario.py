@@ -21,6 +21,7 @@ import keras
 import numpy as np
 from fits import BACKEND, Sink, fit, model_of_two_tasks, values, watch_of
 from loops import own_loop
+from spectra import products, sharpness
 
 import lossguard.guard
 from click_and_play import LOSSES, examples
@@ -31,7 +32,6 @@ from lossguard.keras import (
     GradientClipping,
     PolyakCap,
     Rollback,
-    Sharpness,
     SkipNonFinite,
     TrainingStopped,
     Watch,
@@ -188,32 +188,6 @@ def again() -> Any:
     }
 
 
-def sharpness() -> Any:
-    """Probes of a training, and one of a quadratic whose spectrum is known."""
-    inputs, labels = examples(40)
-    options: dict[str, Any] = {"first_products": 300, "products": 100, "tolerance": 1e-6}
-
-    def ratios(told: dict[str, Any]) -> list[float]:
-        return [value for value in told["scalars"]["sharpness_ratio"] if np.isfinite(value)]
-
-    probe = Sharpness((inputs, labels), every=4, **options)
-    probed = fit(OPTIMIZERS["Adam"](), count=40, epochs=2, sharpness=probe)
-    sinks: list[Sink] = []
-    x = np.random.default_rng(5).normal(size=(40, 3)).astype("float32")
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
-    quadratic = watch_of(sinks, sharpness=Sharpness((x, x[:, :1]), every=1, **options))
-    model.compile(quadratic.wrap(keras.optimizers.SGD(0.3)), loss="mse")
-    model.fit(x, x[:, :1], batch_size=20, verbose=0, callbacks=[quadratic])
-    top = np.linalg.eigvalsh(2.0 / 40 * x.astype("float64").T @ x).max()
-    return {
-        "ratios": ratios(probed),
-        "costs": [cost for cost in probed["scalars"]["sharpness_cost"] if np.isfinite(cost)],
-        "weights": probed["weights"],
-        "bare": fit(OPTIMIZERS["Adam"](), count=40, epochs=2, watch=False)["weights"],
-        "quadratic": [ratios(sinks[0].told()), 0.3 * top / 2.0],
-    }
-
-
 def going_back() -> Any:
     """A feature that is Inf in one batch breaks the weights; the copies in memory mend them."""
     inputs, labels = examples(800)
@@ -276,13 +250,14 @@ def scenarios() -> dict[str, Any]:
         "going back": going_back,
         "failing": failing,
         "own loop": own_loop,
+        "sharpness": sharpness,
     }
     if BACKEND == "tensorflow":
         # What is compared with the bare optimizer of the same backend: `tests/keras` does it for this one.
         for name in ("saving", "detaching", "again", "going back", "failing"):
             del found[name]
-    if BACKEND != "torch":
-        found["sharpness"] = sharpness
+    if BACKEND == "torch":
+        found["products"] = products
     if BACKEND == "jax":
         found["together"] = lambda: fit(OPTIMIZERS["Adagrad"](), full_every=4, epochs=2, steps_per_execution=4)
     found |= {

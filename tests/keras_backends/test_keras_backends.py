@@ -208,8 +208,6 @@ def test_a_second_watch_takes_over_and_is_detached_within_fit(backend: str) -> N
 
 
 def test_the_sharpness_is_that_of_tensorflow_and_of_a_known_spectrum(backend: str) -> None:
-    if backend == "torch":
-        pytest.skip("the probe is refused on PyTorch")
     here, there = scenario(backend, "sharpness"), scenario("tensorflow", "sharpness")
     assert len(here["ratios"]) == 2
     close(here["ratios"], there["ratios"], "ratios", 1e-3)
@@ -217,3 +215,14 @@ def test_the_sharpness_is_that_of_tensorflow_and_of_a_known_spectrum(backend: st
         close(found, [known] * 2, "quadratic", 1e-4)
     assert all(cost > 0 for cost in here["costs"])
     the_same_weights(here["weights"], here["bare"])
+
+
+def test_products_on_pytorch_are_those_of_the_dense_hessian_and_leave_gradients_alone(backend: str) -> None:
+    if backend != "torch":
+        pytest.skip("of PyTorch's own means")
+    found = scenario(backend, "products")
+    assert found["gradients kept"]
+    close([found["lanczos"], found["probed"]], [found["dense"]] * 2, "top eigenvalue", 1e-3)
+    # Of eigenvalues -9 and 2, at a rate of 0.5 over a limit of 2.
+    close(found["negative"], 0.5, "negative", 1e-3)
+    assert found["linear"] == found["constant"] == 0.0

@@ -26,7 +26,7 @@ from lossguard.keras.treatments.base import checked_patterns
 
 
 class Curvature(Protocol):
-    """The preconditioned Hessian, a module for each backend that has it: `curvature`, `curvature_jax`."""
+    """The preconditioned Hessian, a module for each backend: `curvature`, `curvature_jax`, `curvature_torch`."""
 
     def turn(self, vectors: list[Any], shift: Any) -> tuple[list[Any], Any]:
         """One power step: the unit vectors (A + shift) v / |(A + shift) v| and the quotient v A v, for |v| = 1."""
@@ -52,7 +52,7 @@ class _Probed:
 
 
 class Sharpness:
-    """The probe; give it to `Watch(sharpness=...)`. It needs Keras on TensorFlow or JAX, one device and float32.
+    """The probe; give it to `Watch(sharpness=...)`. It needs one device and float32.
 
     Args:
         batch: the held batch, (x, y) or (x, y, sample_weight) as `fit` takes it; the compiled loss is computed of it. A
@@ -116,15 +116,12 @@ class Sharpness:
         Raises:
             ValueError: says what is in the way.
         """
-        runs_on = keras.backend.backend()
-        if runs_on not in ("tensorflow", "jax"):
-            raise ValueError(f"sharpness: needs Keras on TensorFlow or JAX; this process runs it on {runs_on}")
         if len(optimizers) != 1:
             raise ValueError(f"sharpness: needs one optimizer, this training has {len(optimizers)}")
         preconditioner(optimizers[0])
         if self._batch is not None and model is None:
             raise ValueError("sharpness: without a compiled model give Sharpness a loss= in the place of a batch")
-        if model is None and runs_on == "jax":
+        if model is None and keras.backend.backend() == "jax":
             raise ValueError("sharpness: on JAX a loop of one's own keeps its weights to itself; it needs fit")
         if model is not None:
             strategy = getattr(model, "distribute_strategy", None)
@@ -195,6 +192,10 @@ class Sharpness:
 
             read = [] if self._model is None else [*self._model.variables, *backend.variables(self._optimizers[0])]
             return curvature_jax.Curvature(loss, variables, diagonal, read)
+        if keras.backend.backend() == "torch":
+            from lossguard.keras import curvature_torch
+
+            return curvature_torch.Curvature(loss, variables, diagonal)
         from lossguard.keras import curvature
 
         return curvature.Curvature(loss, variables, diagonal)
