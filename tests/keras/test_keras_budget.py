@@ -172,7 +172,7 @@ def test_two_replicas_stretch_alike() -> None:
     assert hook.ring is not None
     for copy in strategy.experimental_local_results(hook.ring.variable):
         rows = copy.numpy()[:20]
-        assert np.flatnonzero(rows[:, 0]).tolist() == [0, 16]
+        assert np.flatnonzero(rows[:, 1]).tolist() == [0, 16]  # behind the step
 
 
 def test_a_value_from_between_two_steps_stands_at_its_step_and_is_absent_elsewhere() -> None:

@@ -5,8 +5,9 @@ included. A step in which one exceeds four times its own smoothed level begins 6
 192 steps must pass before another jump counts, so that a run that spikes all the time costs at most a quarter of the
 full price on top. Both stretch with what the budget says (`lossguard.keras.budget`): twice as rarely, half as long.
 
-The state rides in the ring's rows: [full, armed, level of each layer]. `armed` counts the full steps that are left
-when positive, the refractory ones when negative.
+The state rides in the ring's rows: [step, full, armed, level of each layer]. `armed` counts the full steps that are
+left when positive, the refractory ones when negative. Behind a step that wrote no row (`lossguard.keras.ring`) it is
+what the ring held there, so that a burst may end early.
 """
 
 from typing import Any, Final, NamedTuple
@@ -37,11 +38,11 @@ class State(NamedTuple):
     @classmethod
     def of(cls, row: Any) -> "State":
         """From the state's columns of a row."""
-        return cls(row[0], row[1], row[2:])
+        return cls(row[1], row[2], row[3:])
 
-    def columns(self) -> Any:
-        """For a row."""
-        return ops.concatenate([ops.stack([self.full, self.armed]), self.levels], 0)
+    def columns(self, step: Any) -> Any:
+        """For the row of a step, a float32 scalar."""
+        return ops.concatenate([ops.stack([step, self.full, self.armed]), self.levels], 0)
 
 
 def advance(before: State, gradient_norms: Any, position: Any, every: int, stretch: Any) -> State:

@@ -146,5 +146,5 @@ def side_by_side(blocks: list[Frames]) -> Frames:
         scalars=np.concatenate([block.scalars for block in blocks], 1),
         stats=np.concatenate([block.stats for block in blocks], 1),
         scalars_present=np.concatenate([block.scalars_present for block in blocks], 1),
-        stats_present=first.stats_present,
+        stats_present=np.logical_and.reduce([block.stats_present for block in blocks]),
     )

@@ -33,7 +33,9 @@ class LeftOut:
     def judge(self, frames: Frames) -> Mapping[str, float]:
         """Take note of what the last frame says."""
         if SKIPPED in frames.schema.scalars:
-            self._told = float(frames.scalars[-1, frames.schema.scalars.index(SKIPPED)])
+            column = frames.schema.scalars.index(SKIPPED)
+            said = frames.scalars[frames.scalars_present[:, column], column]
+            self._told = float(said[-1]) if len(said) else self._told
             self._next = IN_A_ROW
         return {}
 

@@ -24,7 +24,7 @@ from lossguard.guard import guarded
 from lossguard.keras import measure
 from lossguard.keras.backends import backend
 from lossguard.keras.ring import Layout, Ring, numbered
-from lossguard.keras.rows import Pending, RowMaker
+from lossguard.keras.rows import Pending, RowMaker, step_of
 from lossguard.keras.treatments.base import StepTreatment, Treatment
 from lossguard.keras.treatments.clippy import Clippy
 from lossguard.wire import stats
@@ -250,7 +250,8 @@ class Hook:
         """Write the row; what it was, for those who must wait until it is computed."""
         weights = {index: self.optimizer._trainable_variables[index] for index in self._watched}
         if not weights:
-            row = ops.concatenate([ops.zeros([ring.layout.state]), scalars], 0)
+            no_state = ops.zeros([ring.layout.state - 1])
+            row = ops.concatenate([ops.reshape(step_of(position), [1]), no_state, scalars], 0)
             ring.write(copy, position, row)
             return row
         maker = RowMaker(weights, self.full_every, self._clippy.lambda_rel, self._clippy.lambda_abs)

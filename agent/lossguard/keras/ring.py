@@ -1,7 +1,13 @@
 """The ring: one device variable [N, W] with a row per step, written inside the step and read between executions.
 
-Row of step s: (s - 1) mod N. A row holds the cadence's state, the scalars, then layers x stats. It is written in place
-and without communication between replicas (decision 0202). Only new rows are copied out, by a gather on the device.
+Row of step s: (s - 1) mod N. A row holds its step and the cadence's state, the scalars, then layers x stats. It is
+written in place and without communication between replicas (decision 0202). Only new rows are copied out, by a gather
+on the device.
+
+Not every step writes its row. Where a data set's length is not known, Keras asks it for one batch too many at the end
+of each epoch, and TensorFlow, without XLA, may have counted that update before it finds that there is no batch (Keras
+3.15, `steps_per_execution=1`). Such a step is known by what stands in its row: another step, or 0. In its frame all is
+absent, and the numbers of frames stay those of `optimizer.iterations`, by which exports are named.
 """
 
 from collections.abc import Iterable
@@ -35,8 +41,8 @@ class Layout:
 
     @property
     def state(self) -> int:
-        """Columns of the cadence's state, which begin a row."""
-        return 2 + len(self.layers)
+        """Columns of the step and of the cadence's state, which begin a row."""
+        return 3 + len(self.layers)
 
     @property
     def width(self) -> int:
@@ -101,19 +107,21 @@ def frames_of(layout: Layout, first: int, rows: Floats32, times: Floats64, after
     """
     count, start = len(rows), layout.state
     split = start + len(layout.scalars)
+    written = (rows[:, 0] == np.arange(first, first + count).astype(np.float32))[:, None]
+    rows = np.where(written, rows, np.float32(np.nan))
     scalars = rows[:, start:split].astype(np.float64)
-    present = np.ones_like(scalars, np.bool_)
+    present = np.broadcast_to(written, scalars.shape).copy()
     for column, name in enumerate(layout.scalars):
         kind, _, task = name.partition("/")
         mean = f"label_mean/{task}"
         if kind == "batch_auc" and mean in layout.scalars:
             rate = scalars[:, layout.scalars.index(mean)]
             # With one class only there is no pair to rank: not measured, which is not the same as NaN.
-            present[:, column] = (rate != 0) & (rate != 1)
+            present[:, column] &= (rate != 0) & (rate != 1)
             scalars[~present[:, column], column] = np.nan
         elif kind in ("auc", "window_rmse"):
             # NaN is here what a window without a pair or an example gives, and nothing else.
-            present[:, column] = ~np.isnan(scalars[:, column])
+            present[:, column] &= ~np.isnan(scalars[:, column])
     names = layout.scalars
     if ID_HIGH in names:
         high, low = names.index(ID_HIGH), names.index(ID_LOW)
@@ -125,7 +133,7 @@ def frames_of(layout: Layout, first: int, rows: Floats32, times: Floats64, after
     stats = np.full((count, len(layout.layers), within + 1), np.nan, np.float32)
     stats[:, :, :within] = rows[:, split : layout.width].reshape(count, len(layout.layers), within)
     measured = np.zeros((count, within + 1), np.bool_)
-    measured[:, :within] = (rows[:, :1] > 0) | np.isin(layout.stats, CHEAP)
+    measured[:, :within] = written & ((rows[:, 1:2] > 0) | np.isin(layout.stats, CHEAP))
     if after is not None:
         stats[-1, :, within], measured[-1, within] = after, True
     return Frames(

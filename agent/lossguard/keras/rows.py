@@ -124,7 +124,7 @@ class RowMaker:
                 lambda: _table(cheap | self._full(layers, norms, learning_rate)),
                 lambda: _table(dict.fromkeys(stats.STAT_NAMES, ops.full_like(norms, float("nan"))) | cheap),
             )
-        return ops.concatenate([state.columns(), scalars, ops.reshape(table, [-1])], 0)
+        return ops.concatenate([state.columns(step_of(position)), scalars, ops.reshape(table, [-1])], 0)
 
     def _full(self, layers: list[tuple[Any, Pending | None]], norms: Any, learning_rate: Any) -> dict[str, Any]:
         """All columns but the factor's; a layer that the loss does not reach has a gradient of zero."""
@@ -151,6 +151,11 @@ class RowMaker:
         for row, name in enumerate(measure.EXACT):
             columns[name] = found[row]
         return columns
+
+
+def step_of(position: Any) -> Any:
+    """The number of the step that has so many updates before it, float32: what tells its row from an older one's."""
+    return ops.cast(position + 1, "float32")
 
 
 def _table(columns: Mapping[str, Any]) -> Any:
