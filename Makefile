@@ -11,7 +11,7 @@ BENCHMARKS ?= journal chunk_bytes detector_cost detection ingest reads gate over
 help:
 	@echo "make demo [ARGS='--exit --json out.json --data DIR']   train a ranker twice, see one diverge, see the gate stop it"
 	@echo "make test [ARGS='-k codec']                            lint, types, import contracts and the whole test suite"
-	@echo "make test-backends                                     the agent on JAX, and on PyTorch where it is installed"
+	@echo "make test-backends                                     the agent on JAX, with Orbax, and on PyTorch where it is installed"
 	@echo "make lint                                              ruff, mypy, import-linter"
 	@echo "make bench                                             every benchmark with its peers"
 	@echo "make lab [ARGS='--data DIR --plan']                    the paper's and the report's experiments; writes docs/lab.md"
@@ -42,8 +42,8 @@ test: lint
 
 # PyTorch is not installed here: on Linux its usual build brings gigabytes of CUDA. Where one is installed, it is tested.
 test-backends: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[jax]"
-	$(BIN)/python -m pytest -n 0 tests/keras_backends $(ARGS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[jax]" orbax-checkpoint
+	$(BIN)/python -m pytest -n 0 tests/keras_backends tests/keras/test_keras_orbax.py $(ARGS)
 
 bench: $(VENV)/.dev
 	@for b in $(BENCHMARKS); do echo; echo "== $$b"; $(BIN)/python benchmarks/$$b.py || exit 1; done

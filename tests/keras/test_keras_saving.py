@@ -1,6 +1,8 @@
 """The frames of the steps behind a saved model are sealed when it is saved, not seconds later."""
 
+import sys
 import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,3 +129,104 @@ def test_detach_gives_the_optimizers_own_method_back(watch: Callable[..., Watch]
     assert vars(trained.optimizer).keys() >= NAMES
     mine.detach()
     assert not NAMES & vars(trained.optimizer).keys()
+
+
+# Orbax brings JAX, which this suite is without: here stands what it calls, and `test_keras_orbax.py` has it itself.
+class Checkpointer:
+    def save(self, path: str) -> str:
+        """Orbax's."""
+        return f"saved {path}"
+
+
+class AsyncCheckpointer(Checkpointer):
+    def save(self, path: str) -> str:
+        return f"begun {path}"
+
+
+class CheckpointManager:
+    def save(self, step: int, write: bool) -> str:
+        return AsyncCheckpointer().save("its own") if write else "not now"
+
+
+BARE = Checkpointer.save, AsyncCheckpointer.save
+
+
+@pytest.fixture
+def orbax(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Imports Orbax."""
+    module = types.ModuleType("orbax.checkpoint")
+    vars(module).update(Checkpointer=Checkpointer, AsyncCheckpointer=AsyncCheckpointer)
+    monkeypatch.delitem(sys.modules, "orbax.checkpoint", raising=False)
+    return lambda: monkeypatch.setitem(sys.modules, "orbax.checkpoint", module)
+
+
+def test_orbax_is_heard_when_it_saves_and_only_then(
+    watch: Callable[..., Watch], sinks: list[MemorySink], orbax: Callable[[], None]
+) -> None:
+    orbax()
+    told: list[str] = []
+
+    class Often(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+            told.append(CheckpointManager().save(batch, batch == 4))
+            if batch == 4:
+                sinks[-1].wait_until_sealed(5)
+            if batch == 5:
+                thread = threading.Thread(target=Checkpointer().save, args=["beside"])
+                thread.start()
+                thread.join()
+
+    model().fit(*DATA, batch_size=2, verbose=0, callbacks=[watch(), Often()])
+    assert told == ["not now"] * 4 + ["begun its own"] + ["not now"] * 3
+    assert set(sinks[0].sealed) == {5}
+    assert sinks[0].steps == list(range(1, 9))
+    assert (Checkpointer.save, AsyncCheckpointer.save) == BARE
+
+
+def test_orbax_is_found_that_was_imported_behind_the_first_step(
+    watch: Callable[..., Watch], sinks: list[MemorySink], orbax: Callable[[], None]
+) -> None:
+    mine, net = watch(), model()
+    with mine.attach(net):
+        net.train_on_batch(*DATA)
+        mine.after_step()
+        orbax()
+        mine.flush()
+        assert Checkpointer().save("here") == "saved here"
+        assert Checkpointer.save.__doc__ == "Orbax's."
+        sinks[0].wait_until_sealed(1)
+
+
+def test_two_watches_hear_and_what_another_has_wrapped_since_is_left_to_it(
+    watch: Callable[..., Watch], sinks: list[MemorySink], orbax: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orbax()
+    several = [(watch(), model()) for _ in range(2)]
+    for mine, net in several:
+        mine.attach(net).__enter__()
+        net.train_on_batch(*DATA)
+        mine.after_step()
+    Checkpointer().save("both")
+    for sink in sinks:
+        sink.wait_until_sealed(1)
+    several[0][0].close()
+    ours = Checkpointer.save
+
+    def theirs(self: Checkpointer, path: str) -> str:
+        return "wrapped: " + ours(self, path)
+
+    monkeypatch.setattr(Checkpointer, "save", theirs)
+    several[1][0].close()
+    assert Checkpointer.save is theirs
+    assert AsyncCheckpointer.save is BARE[1]
+    assert Checkpointer().save("nobody hears") == "wrapped: saved nobody hears"
+    assert [len(sink.sealed) for sink in sinks] == [1, 1]
+    # Once it is ours alone again, it is not heard twice.
+    monkeypatch.setattr(Checkpointer, "save", ours)
+    with (again := watch()).attach(net):
+        net.train_on_batch(*DATA)
+        again.after_step()
+        Checkpointer().save("once")
+        sinks[2].wait_until_sealed(2)
+    assert len(sinks[2].sealed) == 1
+    assert (Checkpointer.save, AsyncCheckpointer.save) == BARE

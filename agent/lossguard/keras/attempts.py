@@ -18,6 +18,7 @@ from lossguard.keras.budget import Budget
 from lossguard.keras.distribution import rank_of
 from lossguard.keras.enclosure import leave, reason_of
 from lossguard.keras.reaction import Reaction, Trainee
+from lossguard.keras.saving import hear_no_more_of_orbax, hear_of_orbax
 from lossguard.keras.scalars import StepScalars
 from lossguard.keras.sharpness import SCALARS, Sharpness
 from lossguard.keras.training import Training
@@ -93,6 +94,7 @@ class Attempts:
             holds_weights=lambda: self._training.holds_weights,
         )
         atexit.register(self._at_exit)
+        hear_of_orbax(self.saved)
 
     def _config(self) -> dict[str, Any]:
         acts = {} if self._reaction is None else self._reaction.config
@@ -135,6 +137,7 @@ class Attempts:
             hold, weigh, last: see `Attempt.fetch`.
         """
         if self.current is not None and not self.current.forked:
+            hear_of_orbax(self.saved)
             self.current.fetch(hold=hold, weigh=weigh, last=last)
 
     def epoch_ended(self, last: bool) -> None:
@@ -171,6 +174,7 @@ class Attempts:
         leave(self._training.model)
         self.flush(weigh=True, last=True)
         self.current = None
+        hear_no_more_of_orbax(self.saved)
         atexit.unregister(self._at_exit)
         self._training.rest(True)
         attempt.end(reason, timeout_seconds)
