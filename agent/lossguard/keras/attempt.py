@@ -21,6 +21,7 @@ from lossguard.keras.leftout import LeftOut
 from lossguard.keras.optimizer import Hook
 from lossguard.keras.pace import Pace
 from lossguard.keras.price import clock_of
+from lossguard.keras.unheard import say_of_unheard
 from lossguard.wire.chunk import AttemptEnd, Event
 from lossguard.worker import Worker
 
@@ -73,6 +74,7 @@ class Attempt:
         jit: whether the step is compiled by XLA.
         skipped: steps that loss scaling has left out so far; None where there is none.
         holds_weights: whether variables have, once synced, the weights of the last step.
+        tasks: the names of those that the steps should tell of.
 
     Attributes:
         sink: where frames and events go.
@@ -92,6 +94,7 @@ class Attempt:
         jit: bool = False,
         skipped: Callable[[], float | None] = lambda: None,
         holds_weights: Callable[[], bool] = lambda: True,
+        tasks: Sequence[str] = (),
     ) -> None:
         self.sink = sink
         self._hooks = hooks
@@ -112,6 +115,7 @@ class Attempt:
         self._pace = Pace()
         self._slow = False
         self._said_so = False
+        self._tasks: Sequence[str] | None = tasks
         self._process = os.getpid()
 
     @property
@@ -148,6 +152,11 @@ class Attempt:
             self._without_rings()
             return
         self._say_of_no_layers()
+        if self._tasks is not None:
+            say_of_unheard(
+                [name for hook in self._hooks if hook.ring for name in hook.ring.layout.scalars], self._tasks
+            )
+            self._tasks = None
         if self._budget is None:
             self._take(hold, weigh)
             return

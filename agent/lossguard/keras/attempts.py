@@ -92,6 +92,7 @@ class Attempts:
             jit=bool(getattr(self._training.model, "jit_compile", False)),
             skipped=lambda: self._scalars.skipped,
             holds_weights=lambda: self._training.holds_weights,
+            tasks=tuple(self._scalars.kinds),
         )
         atexit.register(self._at_exit)
         hear_of_orbax(self.saved)

@@ -169,6 +169,7 @@ class StepScalars:
             # Over replicas each writes its own row, and the first one's is read.
             found |= self._identity(self._batch_id, inputs)
         if labels is not None and outputs is not None:
+            labels, sample_weights = (tasks_module.like(outputs, one, self.tasks) for one in (labels, sample_weights))
             found |= tasks_module.measure(self.tasks, labels, outputs, sample_weights, total)
             if self._window is not None:
                 found |= self._of_window(self._window, labels, outputs, sample_weights, total)
@@ -185,7 +186,7 @@ class StepScalars:
     ) -> dict[str, Any]:
         counts = []
         for task in self.tasks:
-            parts = [tasks_module.at(one, task.key, self.tasks) for one in (labels, outputs, sample_weights)]
+            parts = [task.part_of(one) for one in (labels, outputs, sample_weights)]
             if task.kind is None or parts[0] is None or parts[1] is None:
                 counts.append(ops.zeros([2, BUCKETS]))
                 continue

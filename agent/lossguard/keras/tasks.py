@@ -14,6 +14,7 @@ import keras
 from keras import ops
 
 from lossguard.keras.backends import backend
+from lossguard.keras.places import laid_out, part_of
 from lossguard.keras.ranking import won_pairs
 
 Kind = Literal["binary", "regression"]
@@ -41,6 +42,7 @@ class Task:
         kind: None if it is neither: then only its loss is recorded.
         from_logits: whether a binary task's output is a logit.
         loss: the compiled loss; None if unknown.
+        place: where it stands where labels and outputs are sequences.
     """
 
     name: str
@@ -48,6 +50,11 @@ class Task:
     kind: Kind | None
     from_logits: bool
     loss: Callable[..., Any] | None
+    place: int = 0
+
+    def part_of(self, structure: Any) -> Any:
+        """Its part of labels, outputs or sample weights; None if it is not there."""
+        return part_of(structure, self.key, self.place, self.name)
 
     @property
     def scalars(self) -> tuple[str, ...]:
@@ -110,7 +117,9 @@ def checked_logits(logits: Collection[str], kinds: Mapping[str, Kind] | None = N
 
 def said_tasks(kinds: Mapping[str, Kind], logits: Collection[str]) -> tuple[Task, ...]:
     """Tasks of a loop of one's own, by the user's word alone."""
-    return tuple(Task(name, name, kind, name in logits, None) for name, kind in kinds.items())
+    return tuple(
+        Task(name, name, kind, name in logits, None, place) for place, (name, kind) in enumerate(kinds.items())
+    )
 
 
 def compiled_tasks(
@@ -121,33 +130,40 @@ def compiled_tasks(
     Args:
         model: compiled; its `loss` may be one loss, a list or a dictionary.
         logits: binary tasks whose outputs are logits, where the loss does not say so.
-        kinds: the user's word; None infers each kind from the loss. A single unnamed output takes the one name given.
+        kinds: the user's word; None infers each kind from the loss. Outputs without names, of which there are as many,
+            take the names given, in their order.
 
     Raises:
         ValueError: `kinds` names a task that the model has not.
     """
     outputs = list(getattr(model, "output_names", None) or [])
     loss = getattr(model, "loss", None)
+    said = list(kinds or ())
     if isinstance(loss, Mapping):
         found: list[tuple[str, str | int | None, Any]] = [(str(name), name, one) for name, one in loss.items()]
     elif isinstance(loss, (list, tuple)):
-        names = outputs if len(outputs) == len(loss) else [f"output_{number}" for number in range(1, len(loss) + 1)]
+        unnamed = said if len(said) == len(loss) else [f"output_{number}" for number in range(1, len(loss) + 1)]
+        names = outputs if len(outputs) == len(loss) else unnamed
         found = [(name, number, one) for number, (name, one) in enumerate(zip(names, loss, strict=True))]
-    elif len(outputs) > 1:
-        found = [(name, number, loss) for number, name in enumerate(outputs)]
+    elif len(outputs) > 1 or (not outputs and len(said) > 1):
+        found = [(name, number, loss) for number, name in enumerate(outputs or said)]
     else:
-        only = next(iter(kinds)) if kinds is not None and len(kinds) == 1 else (outputs or ["output"])[0]
+        only = said[0] if len(said) == 1 else (outputs or ["output"])[0]
         found = [(only, None, loss)]
     if kinds is not None:
         unknown = sorted(set(kinds) - {name for name, _, _ in found})
         if unknown:
             has = ", ".join(repr(name) for name, _, _ in found)
             raise ValueError(f"tasks: the model has no output {', '.join(map(repr, unknown))}; it has {has}")
-    return tuple(_task(name, key, one, kinds, logits) for name, key, one in found if one is not None or kinds)
+    return tuple(
+        _task(name, key, one, outputs.index(name) if name in outputs else place, kinds, logits)
+        for place, (name, key, one) in enumerate(found)
+        if one is not None or kinds
+    )
 
 
 def _task(
-    name: str, key: str | int | None, loss: Any, kinds: Mapping[str, Kind] | None, logits: Collection[str]
+    name: str, key: str | int | None, loss: Any, place: int, kinds: Mapping[str, Kind] | None, logits: Collection[str]
 ) -> Task:
     known: Any = None if loss is None else keras.losses.get(loss)
     if known is not None and not isinstance(known, keras.losses.Loss):
@@ -162,28 +178,16 @@ def _task(
         kind = "regression"
     else:
         kind = None
-    return Task(name, key, kind, name in logits or bool(getattr(known, "from_logits", False)), known)
+    return Task(name, key, kind, name in logits or bool(getattr(known, "from_logits", False)), known, place)
 
 
 def _snake(name: str) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
 
-def at(structure: Any, key: str | int | None, tasks: tuple[Task, ...]) -> Any:
-    """A task's part of labels, outputs or sample weights; None if it is not there."""
-    if isinstance(structure, Mapping):
-        if key in structure:
-            return structure[key]
-        if isinstance(key, int):
-            key = tasks[key].name
-            return structure.get(key)
-        return next(iter(structure.values())) if key is None and len(structure) == 1 else None
-    if isinstance(structure, (list, tuple)):
-        if key is None:
-            return structure[0] if len(structure) == 1 else None
-        place = key if isinstance(key, int) else next(i for i, task in enumerate(tasks) if task.key == key)
-        return structure[place] if place < len(structure) else None
-    return structure
+def like(outputs: Any, structure: Any, tasks: tuple[Task, ...]) -> Any:
+    """Labels or sample weights, laid out as the outputs are."""
+    return laid_out(structure, outputs, [task.key for task in tasks], [task.place for task in tasks])
 
 
 def measure(
@@ -197,16 +201,16 @@ def measure(
 
     Args:
         tasks: of the model.
-        labels, outputs, sample_weights: as `compute_loss` got them.
+        labels, outputs, sample_weights: as `compute_loss` got them, laid out `like` the outputs.
         total: adds scalars up over the replicas; the identity on one.
     """
     found: dict[str, Any] = {}
     rows: list[tuple[Task, Any, Any, Any]] = []
     for task in tasks:
-        label, output = at(labels, task.key, tasks), at(outputs, task.key, tasks)
+        label, output = task.part_of(labels), task.part_of(outputs)
         if label is None or output is None:
             continue
-        weights = at(sample_weights, task.key, tasks)
+        weights = task.part_of(sample_weights)
         if task.loss is not None:
             found[f"loss/{task.name}"] = total([ops.cast(task.loss(label, output, weights), "float32")])[0]
         if task.kind is not None:

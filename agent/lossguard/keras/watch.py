@@ -45,7 +45,8 @@ class Watch(keras.callbacks.Callback):
         journal: folder of the journal, on a local disk; a sidecar ships it.
         service: URL of the service; given, a thread of this process ships the journal.
         token: bearer token for the service.
-        tasks: `{"click": "binary", "play": "regression"}`; None infers them from the compiled losses.
+        tasks: `{"click": "binary", "play": "regression"}`; None infers them from the compiled losses. Outputs that
+            the model has no names for take these in their order.
         logits: binary tasks whose outputs are logits; needed only where no compiled loss says so (`from_logits=True`).
         treatment: one treatment or several, applied in order; None watches only.
         window_steps: length of a sliding window over which `auc/<task>` and `window_rmse/<task>` are measured, too
