@@ -100,6 +100,13 @@ _OPEN: Final = (
 )
 """For alerts that are not about an incident themselves: the newest open one of the run, if there is one. Asked for when
 the summary is written, so that an incident that begins or ends makes no other alert of it."""
+_BATCHES: Final = (
+    "{{ with query (printf `"
+    + names.RUN_INCIDENT_BATCHES.name
+    + "{project=%q, run=%q, incident=%q}` $labels.project $labels.run $labels.incident) }}{{ with first . }}"
+    " Batches: {{ .Labels.batches }}.{{ end }}{{ end }}"
+)
+"""Of a run that records `batch_id`. Asked for when the text is written: known a scrape later, it is no other alert."""
 _STEP: Final = '{{ $value | printf "%.0f" }}'
 
 ALERTS: Final = (
@@ -108,21 +115,22 @@ ALERTS: Final = (
         _open("full_divergence"),
         "critical",
         f"{RUN} diverged at step {_STEP} and did not recover: {_WHERE}",
-        "The model is broken from this step on and will not come back by itself. Checkpoints from after it are bad.",
+        "The model is broken from this step on and will not come back by itself. Checkpoints from after it are bad."
+        + _BATCHES,
     ),
     Alert(
         "LossguardNonfinite",
         _open("nonfinite"),
         "critical",
         f"{RUN} has NaN or Inf since step {_STEP}: {_WHERE}",
-        "NaN or Inf in gradients, weights or losses. The loss may look healthy: ReLU hides NaN.",
+        "NaN or Inf in gradients, weights or losses. The loss may look healthy: ReLU hides NaN." + _BATCHES,
     ),
     Alert(
         "LossguardNoUpdate",
         _open("no_update"),
         "critical",
         f"{RUN} no longer learns since step {_STEP}: {_WHERE}",
-        "The weights have stopped moving although training goes on.",
+        "The weights have stopped moving although training goes on." + _BATCHES,
     ),
     Alert(
         "LossguardRepeatedMicroDivergence",
@@ -130,7 +138,8 @@ ALERTS: Final = (
         f"({_risen(_select(names.RUN_INCIDENTS, kind=_MICRO), 'project, run', '1h')} >= 3)",
         "warning",
         f"{RUN} diverged and recovered at least three times within an hour, last at step {_STEP}: {_WHERE}",
-        "Runs that recover again and again tend not to, one day. Half the learning rate or Clippy is what helps.",
+        "Runs that recover again and again tend not to, one day. Half the learning rate or Clippy is what helps."
+        + _BATCHES,
     ),
     Alert(
         "LossguardStalled",
@@ -249,9 +258,10 @@ class Rules:
     def _grafana(self, alert: Alert) -> dict[str, Any]:
         # Grafana knows no external labels, fills no environment variables into annotations, and its $value is a text;
         # the rest of a template is the same there.
-        # It cannot ask for other series in an annotation either, so open incidents are not told beside other alerts.
+        # It cannot ask for other series in an annotation either, so open incidents are not told beside other alerts,
+        # nor batches in any: the page that an alert links to has them.
         texts = {
-            key: text.replace(_OPEN, "").replace(URL, LOCAL).replace("$value", "$values.A.Value")
+            key: text.replace(_OPEN, "").replace(_BATCHES, "").replace(URL, LOCAL).replace("$value", "$values.A.Value")
             for key, text in alert.annotations().items()
         }
         return {

@@ -23,6 +23,7 @@ from lossguard_service.gate.admin import router as gate_admin_routes
 from lossguard_service.gate.again import Again
 from lossguard_service.gate.judge import Gate
 from lossguard_service.gate.routes import router as gate_routes
+from lossguard_service.incidents.batches import FlaggedBatches
 from lossguard_service.incidents.detectors import Detectors
 from lossguard_service.incidents.liveness import Watch
 from lossguard_service.ingest.accept import Ingest
@@ -127,6 +128,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     )
     app.state.webhooks = webhooks
     app.state.gate = Gate(database, clock)
+    app.state.batches = FlaggedBatches(database)
     app.state.replica = replica
     app.state.told = told
     app.add_middleware(Again, gate=app.state.gate, guard=app.state.guard)
@@ -193,8 +195,9 @@ async def _metrics(request: Request) -> Response:
         goodbye_seconds=GOODBYE_SECONDS,
         destinations=state.told,
     )
+    batches = await state.batches.of(found.recent)
     collect_seconds = time.perf_counter() - start
-    body = await asyncio.to_thread(collector.shared, found, now=now, stalled_seconds=settings.stalled_seconds)
+    body = await asyncio.to_thread(collector.shared, found, batches, now=now, stalled_seconds=settings.stalled_seconds)
     body += collector.own(
         version=version("lossguard"),
         database=state.database.name,

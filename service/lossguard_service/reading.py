@@ -7,10 +7,12 @@ import numpy as np
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import JSONResponse
 
+from lossguard.wire.frame import Schema
 from lossguard.wire.incident import RunStatus
 from lossguard.wire.numbers import to_json
 from lossguard_service.auth import require
 from lossguard_service.errors import BadRequest, NotFound, refusals
+from lossguard_service.incidents.batches import as_json, read_batches
 from lossguard_service.store import drops, gaps, incidents, runs, series
 from lossguard_service.store.buckets import Buckets
 from lossguard_service.store.checkpoints import list_checkpoints, trust
@@ -71,12 +73,18 @@ async def get_incidents(request: Request, project: Name, run: Name, superseded: 
 async def get_incident(
     request: Request, project: Name, run: Name, sequence: Annotated[int, Path(ge=1, lt=1 << 31)]
 ) -> JSONResponse:
-    """One incident by the number that notices and addresses of pages carry; also one that a later attempt took back."""
-    found = await find(request, project, run)
-    stored = await incidents.list_incidents(database_of(request), found.id, superseded=True)
+    """One incident by the number that notices and addresses of pages carry; also one that a later attempt took back.
+
+    With the batches at which it began, where the run recorded `batch_id`.
+    """
+    database, found = database_of(request), await find(request, project, run)
+    stored = await incidents.list_incidents(database, found.id, superseded=True)
     for one in stored:
         if one.sequence == sequence:
-            return JSONResponse(one.to_json())
+            # What is stored at the steps of one that was taken back is another attempt's.
+            names = Schema(()) if one.superseded else await series.columns(database, found.id)
+            batches = as_json(await read_batches(database, found.id, names, one.incident))
+            return JSONResponse(one.to_json() | {"batches": batches})
     known = f"it has incidents 1 to {max(one.sequence for one in stored)}" if stored else "it has none"
     raise NotFound(
         f"run {project}/{run} has no incident {sequence}: {known}; "

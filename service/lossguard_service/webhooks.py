@@ -21,7 +21,7 @@ import httpx
 
 from lossguard.trace.batches import Batch, sentence
 from lossguard.wire.incident import Incident
-from lossguard_service.incidents.batches import read_batches
+from lossguard_service.incidents.batches import as_json, read_batches
 from lossguard_service.settings import Settings
 from lossguard_service.store import outbox
 from lossguard_service.store.database import Database
@@ -164,7 +164,7 @@ class Webhooks:
 def render(notice: Notice, destination: Destination, public_url: str | None, batches: Sequence[Batch] = ()) -> bytes:
     """The body that an address gets: the document with its links and batches, or Slack's `text`."""
     document = {"version": 1, "id": notice.id, "created": notice.created, **notice.document}
-    document["batches"] = [{"step": one.step, "batch_id": one.name, "note": one.note} for one in batches]
+    document["batches"] = as_json(batches)
     if public_url is not None:
         project, run = quote(document["project"], safe=""), quote(document["run"], safe="")
         place = f"{public_url.rstrip('/')}/runs/{project}/{run}"

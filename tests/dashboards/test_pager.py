@@ -3,6 +3,7 @@
 The commands, rules and configuration files are those of the containers; only addresses, folders and intervals differ.
 """
 
+import re
 import shutil
 import sys
 import time
@@ -62,7 +63,7 @@ def pager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
             configuration["scrape_configs"] = [job]
             (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
             service.client.headers["authorization"] = f"Bearer {TOKEN}"
-            service.send("ranker", "plain", ranker(collapse=220), config=TASKS, stop=False)
+            service.send("ranker", "plain", ranker(collapse=220, batches=True), config=TASKS, stop=False)
             alerts = {"config_file": str(PROVISIONING / "alertmanager.yml"), "storage_path": str(folder / "alerts")}
             metrics = {"config_file": str(folder / "prometheus.yml"), "storage_tsdb_path": str(folder / "tsdb")}
             for binary, name, files, port, more in (
@@ -90,4 +91,6 @@ def test_a_full_divergence_reaches_the_pager_with_what_and_where(pager: httpx.Cl
     assert [one["name"] for one in alert["receivers"]] == ["pager"]
     assert alert["status"]["state"] == "active"
     assert alert["annotations"]["summary"].startswith("ranker/plain diverged at step 2")
+    told = alert["annotations"]["description"]
+    assert re.search(r"bad\. Batches: step \d+: 700002\d\d, .*\(onset\)\.$", told), told
     assert alert["annotations"]["runbook_url"] == "http://localhost:8080/runbooks/LossguardFullDivergence"

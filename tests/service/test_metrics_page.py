@@ -8,7 +8,9 @@ import math
 import shutil
 import subprocess
 from collections.abc import Iterable
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from chunk_trainer import FIRST, chunks, frames
@@ -17,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from services import Clock, Service, run, service
 
 from lossguard.wire.chunk import Chunk, ChunkId, encode
+from lossguard.wire.frame import Frames
 from lossguard_service.app import GOODBYE_SECONDS
 from lossguard_service.metrics import names
 from lossguard_service.metrics.exposition import Page, labels
@@ -71,10 +74,85 @@ def _families(text: str) -> Iterable[Metric]:
     return text_string_to_metric_families(text)
 
 
+def with_batches(plain: Frames) -> Frames:
+    """Of batches whose numbers are 70,000,000 and the step."""
+    schema = replace(plain.schema, scalars=(*plain.schema.scalars, "batch_id"))
+    numbers = np.column_stack([plain.scalars, 7e7 + plain.steps])
+    return Frames.of(schema, plain.steps, numbers, plain.stats, times=plain.times)
+
+
+def told_batches(text: str, **about: str) -> list[str]:
+    return [
+        sample.labels["batches"]
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == names.RUN_INCIDENT_BATCHES.name and about.items() <= sample.labels.items()
+    ]
+
+
+def test_the_batches_of_an_incident_are_told_once_and_read_once(
+    database_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with service(database_url, clock) as one:
+            for chunk in chunks(with_batches(frames(1, 400, diverges_at=220)), run="sick"):
+                await one.put(chunk)
+            for chunk in chunks(frames(1, 400, diverges_at=220), run="nameless"):
+                await one.put(chunk)
+            text = await scrape(one)
+            (told,) = told_batches(text)
+            onset = int(value(text, "lossguard_run_incident_onset_step", run="sick") or 0)
+            assert told == f"step {onset - 1}: {70_000_000 + onset - 1}, step {onset}: {70_000_000 + onset} (onset)"
+            assert told_batches(text, project="video", run="sick", incident="1") == [told]
+
+            async def broken(*_: object) -> object:
+                raise AssertionError("read again")
+
+            monkeypatch.setattr("lossguard_service.incidents.batches.read_batches", broken)
+            assert told_batches(await scrape(one)) == [told]
+
+    run(story())
+
+
+def test_a_scrape_reads_the_batches_of_so_many_incidents_and_the_next_one_goes_on(
+    sqlite_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lossguard_service.incidents.batches.READ_AT_ONCE", 2)
+
+    async def story() -> None:
+        async with service(sqlite_url, clock) as one:
+            for number in range(3):
+                for chunk in chunks(with_batches(frames(1, 250, diverges_at=220)), run=f"sick {number}"):
+                    await one.put(chunk)
+            assert len(told_batches(await scrape(one))) == 2
+            assert len(told_batches(await scrape(one))) == 3
+
+    run(story())
+
+
+def test_a_scrape_tells_an_incident_whose_batches_cannot_be_read(
+    sqlite_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> object:
+        raise ValueError("rotten")
+
+    monkeypatch.setattr("lossguard_service.incidents.batches.read_batches", broken)
+
+    async def story() -> None:
+        async with service(sqlite_url, clock) as one:
+            for chunk in chunks(frames(1, 250, diverges_at=220), run="sick"):
+                await one.put(chunk)
+            text = await scrape(one)
+            assert value(text, "lossguard_run_incident_onset_step", run="sick") is not None
+            assert told_batches(text) == []
+
+    run(story())
+
+
 def test_the_page_holds_names_of_the_list_only_and_promtool_likes_it(sqlite_url: str, clock: Clock) -> None:
     async def story() -> str:
         async with service(sqlite_url, clock) as one:
-            for chunk in chunks(frames(1, 400, diverges_at=220), run='odd "name"'):
+            for chunk in chunks(with_batches(frames(1, 400, diverges_at=220)), run='odd "name"'):
                 assert (await one.put(chunk)).status_code == 200
             return await scrape(one)
 

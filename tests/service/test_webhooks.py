@@ -352,11 +352,14 @@ def test_a_notice_names_the_batches_at_which_the_incident_began(database_url: st
                 for one in bodies
                 if "text" in one
             )
+            about = f"/v1/projects/{found['project']}/runs/{found['run']}/incidents/{found['incident']['sequence']}"
+            assert (await one.client.get(about)).json()["batches"] == found["batches"]
             # A restart from before it: what is stored at its steps now is another attempt's.
             await one.put_all(chunks(frames(101, 320), attempt=SECOND, start_step=100))
             await deliver(one)
             resolved = [body for _, body in ear.heard if json.loads(body).get("state") == "resolved"]
             assert [json.loads(body)["batches"] for body in resolved] == [[]]
+            assert (await one.client.get(about)).json()["batches"] == []
 
     run(story())
 

@@ -5,6 +5,9 @@ for dropped frames those that are known. Two replicas that answer at the same mo
 each counts about itself.
 """
 
+from collections.abc import Mapping, Sequence
+
+from lossguard.trace.batches import Batch, sentence
 from lossguard.wire.incident import SEVERITY
 from lossguard.wire.numbers import from_json_number
 from lossguard_service.metrics import names
@@ -16,11 +19,18 @@ from lossguard_service.store.runs import Run
 STATUSES = ("healthy", "recovered", "diverged")
 
 
-def shared(fleet: Fleet, *, now: float, stalled_seconds: float) -> bytes:
+def shared(
+    fleet: Fleet,
+    batches: Mapping[tuple[int, int], Sequence[Batch]],
+    *,
+    now: float,
+    stalled_seconds: float,
+) -> bytes:
     """What every replica tells alike.
 
     Args:
         fleet: the snapshot.
+        batches: of its newest incidents, by run and sequence.
         now: Unix seconds.
         stalled_seconds: a run that makes no step for so long is stalled.
 
@@ -34,6 +44,10 @@ def shared(fleet: Fleet, *, now: float, stalled_seconds: float) -> bytes:
         for reason, frames in fleet.drops.get(run.id, {}).items():
             page.add(names.RUN_DROPPED_FRAMES, f"{who[run.id]},{labels(('reason',), (reason,))}", frames)
     _incidents(page, who, fleet)
+    for run_id, stored in fleet.recent:
+        if told := batches.get((run_id, stored.sequence)):
+            named = labels(("incident", "batches"), (str(stored.sequence), sentence(told)))
+            page.add(names.RUN_INCIDENT_BATCHES, f"{who[run_id]},{named}", 1)
     for (project, outcome), count in sorted(fleet.verdicts.items()):
         page.add(names.VERDICTS, labels(names.VERDICTS.labels, (project, outcome)), count)
     for one in fleet.judged:

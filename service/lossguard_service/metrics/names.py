@@ -46,6 +46,12 @@ RUN_INCIDENT_ONSET: Final = Metric(
     "Onset of the run's three newest incidents that are open, or were within 15 minutes; notices left out.",
     (*_RUN, "kind", "severity", "incident", "task", "layer", "open"),
 )
+RUN_INCIDENT_BATCHES: Final = Metric(
+    "lossguard_run_incident_batches_info",
+    "gauge",
+    "1; batches: those at the beginning of the incidents above, 12 at most, of runs that record batch_id.",
+    (*_RUN, "incident", "batches"),
+)
 RUN_CLIPPING_RATIO: Final = Metric(
     "lossguard_run_clipping_ratio_max",
     "gauge",
