@@ -213,6 +213,8 @@ def test_what_cannot_be_probed_is_refused_by_name() -> None:
         Sharpness((inputs, labels), every=0)
     with pytest.raises(ValueError, match="tolerance"):
         Sharpness((inputs, labels), tolerance=1.0)
+    with pytest.raises(ValueError, match="tolerance: must be at least 0 and below 1, got '1 %'"):
+        Sharpness((inputs, labels), tolerance="1 %")  # type: ignore[arg-type]
     probe = Sharpness((inputs, labels))
     with pytest.raises(ValueError, match="Lion is not known; known are SGD, Adagrad"):
         probe.check([keras.optimizers.Lion(0.1)], two_tasks())

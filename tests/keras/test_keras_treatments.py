@@ -1,6 +1,7 @@
 """Laws of every treatment, and the worked numbers of their sources."""
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,13 @@ def test_a_sparse_gradient_is_measured_as_the_dense_one_it_stands_for(jit: bool)
         (lambda: Clippy(lambda_rel=0.0, lambda_abs=0.0), "lambda_rel, lambda_abs"),
         (lambda: Clippy(exclude="embedding"), "exclude: must be a sequence"),
         (lambda: Clippy(exclude=("(",)), "exclude: .* is not a regular expression"),
+        (lambda: Clippy(exclude=None), r"exclude: must be a sequence of patterns, got None; \(\) is none"),
+        (lambda: Clippy(exclude=(b"embedding",)), "exclude: .* it must be text"),
+        (lambda: Clippy(lambda_rel="0.5"), "lambda_rel: must be a finite number of at least 0, got '0.5'"),
+        (lambda: Clippy(lambda_abs=True), "lambda_abs"),
+        (lambda: AdaptiveGradientClipping(epsilon=-1e-3), "epsilon"),
+        (lambda: GradientClipping(float("inf")), "threshold"),
+        (lambda: PolyakCap(loss_floor=True), "loss_floor"),
         (lambda: GradientClipping(0.0), "threshold"),
         (lambda: AdaptiveGradientClipping(norms="row"), "norms"),
         (lambda: LAMB(float("nan")), "mu"),
@@ -301,3 +309,25 @@ def test_a_sparse_gradient_is_measured_as_the_dense_one_it_stands_for(jit: bool)
 def test_wrong_settings_raise_with_their_name(make: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        (lambda: Clippy(np.float32(0.5), np.float64(0.25)), Clippy(0.5, 0.25)),
+        (lambda: GradientClipping(np.int64(2)), GradientClipping(2.0)),
+        (lambda: AdaptiveGradientClipping(np.float16(0.5), np.float64(0.25)), AdaptiveGradientClipping(0.5, 0.25)),
+        (lambda: LAMB(np.float64(0.5)), LAMB(0.5)),
+        (lambda: PolyakCap(loss_floor=np.float64(0.5)), PolyakCap(loss_floor=0.5)),
+        (lambda: Clippy(exclude=(name for name in ["kernel"])), Clippy(exclude=("kernel",))),
+    ],
+)
+def test_settings_of_numpy_and_patterns_of_any_iterable_are_kept_as_pythons_own(given: Any, plain: Any) -> None:
+    treatment = given()
+    assert treatment == plain
+    json.dumps(treatment.describe())
+    gradients = [tf.constant(drawn((4, 3), 10.0))]
+    weights, _, frames = run((treatment,), gradients)
+    expected, _, other = run((plain,), gradients)
+    assert np.array_equal(weights, expected)
+    assert np.array_equal(frames.stats, other.stats, equal_nan=True)

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Final, Protocol
 
 import keras
@@ -92,7 +93,7 @@ class Sharpness:
         for name, number in {"every": every, "products": products, "first_products": first_products}.items():
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
                 raise ValueError(f"{name}: must be a whole number of at least 1, got {number!r}")
-        if not 0 <= tolerance < 1:
+        if not (isinstance(tolerance, Real) and 0 <= tolerance < 1):
             raise ValueError(f"tolerance: must be at least 0 and below 1, got {tolerance!r}")
         self.every = every
         self._batch, self._loss = batch, loss

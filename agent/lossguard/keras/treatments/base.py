@@ -6,8 +6,9 @@ of exactly 1 leaves the update bit-identical.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from keras import ops
@@ -82,7 +83,11 @@ class ByLayer:
     exclude: Sequence[str] = EMBEDDINGS
 
     def __post_init__(self) -> None:
-        checked_patterns("exclude", self.exclude)
+        object.__setattr__(self, "exclude", checked_patterns("exclude", self.exclude))
+
+    def _keep_positive(self, name: str, *, zero: bool = False) -> None:
+        """Keep a setting as a float, see `positive`: one of NumPy's would give tensors its own precision."""
+        object.__setattr__(self, name, positive(name, getattr(self, name), zero=zero))
 
     def applies_to(self, layer: str) -> bool:
         """Whether the layer of this path is treated."""
@@ -101,19 +106,29 @@ def checked_patterns(name: str, patterns: Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(patterns, str):
         raise ValueError(f"{name}: must be a sequence of patterns, got the one string {patterns!r}")
-    for pattern in patterns:
+    if not isinstance(patterns, Iterable):
+        raise ValueError(f"{name}: must be a sequence of patterns, got {patterns!r}; () is none")
+    checked = tuple(patterns)
+    for pattern in checked:
+        if not isinstance(pattern, str):
+            raise ValueError(f"{name}: {pattern!r} is not a regular expression: it must be text")
         try:
             re.compile(pattern)
-        except (re.error, TypeError) as error:
+        except re.error as error:
             raise ValueError(f"{name}: {pattern!r} is not a regular expression: {error}") from None
-    return tuple(patterns)
+    return checked
 
 
-def check_positive(name: str, value: float, *, zero: bool = False) -> None:
-    """Raise ValueError, naming the argument, unless it is a finite positive number (or zero, if allowed)."""
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
+def positive(name: str, value: Any, *, zero: bool = False) -> float:
+    """A finite positive number (or zero, if allowed), NumPy's too, as a float.
+
+    Raises:
+        ValueError: it is none; the message names the argument.
+    """
+    good = isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < float("inf")
     if not good or (value == 0 and not zero):
         raise ValueError(f"{name}: must be a finite number {'of at least' if zero else 'above'} 0, got {value!r}")
+    return float(value)
 
 
 def at_most_one(allowed: Any, size: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from keras import ops
 
 from lossguard.keras import measure
-from lossguard.keras.treatments.base import ByLayer, Proposal, at_most_one, check_positive
+from lossguard.keras.treatments.base import ByLayer, Proposal, at_most_one
 
 _UNIT_AXES: Final = {2: (0,), 3: (0,), 4: (0, 1, 2)}
 
@@ -27,7 +27,7 @@ class GradientClipping(ByLayer):
 
     def __post_init__(self) -> None:
         ByLayer.__post_init__(self)
-        check_positive("threshold", self.threshold)
+        self._keep_positive("threshold")
 
     def factor(self, proposal: Proposal) -> Any:
         """sigma; 1 for a zero gradient."""
@@ -51,8 +51,8 @@ class AdaptiveGradientClipping(ByLayer):
 
     def __post_init__(self) -> None:
         ByLayer.__post_init__(self)
-        check_positive("threshold", self.threshold)
-        check_positive("epsilon", self.epsilon, zero=True)
+        self._keep_positive("threshold")
+        self._keep_positive("epsilon", zero=True)
         if self.norms not in ("layer", "unit"):
             raise ValueError(f'norms: must be "layer" or "unit", got {self.norms!r}')
 

@@ -14,7 +14,7 @@ from typing import Any
 from keras import ops
 
 from lossguard.keras import measure
-from lossguard.keras.treatments.base import ByLayer, Proposal, check_positive
+from lossguard.keras.treatments.base import ByLayer, Proposal
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class Clippy(ByLayer):
     def __post_init__(self) -> None:
         # No zero-argument super(): a dataclass with slots is a second class, which it would not find.
         ByLayer.__post_init__(self)
-        check_positive("lambda_rel", self.lambda_rel, zero=True)
-        check_positive("lambda_abs", self.lambda_abs, zero=True)
+        self._keep_positive("lambda_rel", zero=True)
+        self._keep_positive("lambda_abs", zero=True)
         if self.lambda_rel == 0 and self.lambda_abs == 0:
             raise ValueError("lambda_rel, lambda_abs: at least one must be above 0, or no weight may ever move")
 

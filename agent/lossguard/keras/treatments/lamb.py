@@ -6,7 +6,7 @@ from typing import Any
 from keras import ops
 
 from lossguard.keras import measure
-from lossguard.keras.treatments.base import ByLayer, Proposal, check_positive
+from lossguard.keras.treatments.base import ByLayer, Proposal
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class LAMB(ByLayer):
 
     def __post_init__(self) -> None:
         ByLayer.__post_init__(self)
-        check_positive("mu", self.mu)
+        self._keep_positive("mu")
 
     def factor(self, proposal: Proposal) -> Any:
         """sigma, from ‖r‖ = ‖u‖ / eta."""

@@ -19,6 +19,7 @@ for bit.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from keras import ops
@@ -41,9 +42,10 @@ class PolyakCap(ByLayer):
 
     def __post_init__(self) -> None:
         ByLayer.__post_init__(self)
-        known = isinstance(self.loss_floor, (int, float)) and not isinstance(self.loss_floor, bool)
+        known = isinstance(self.loss_floor, Real) and not isinstance(self.loss_floor, bool)
         if not known or not math.isfinite(self.loss_floor):
             raise ValueError(f"loss_floor: must be a finite number, got {self.loss_floor!r}")
+        object.__setattr__(self, "loss_floor", float(self.loss_floor))
 
     def step_factors(self, proposals: Sequence[Proposal], loss: Any) -> Sequence[Any]:
         """One sigma per layer; all 1 for a step that promises no more than it can keep."""
