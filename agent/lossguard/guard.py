@@ -17,7 +17,7 @@ _log = logging.getLogger("lossguard")
 _seen: dict[tuple[str, type[BaseException]], int] = {}
 
 
-def swallow(entry: str, error: Exception) -> None:
+def swallow(entry: str, error: BaseException) -> None:
     """Log and count an error that the trainer must not see."""
     kind = (entry, type(error))
     count = _seen[kind] = _seen.get(kind, 0) + 1

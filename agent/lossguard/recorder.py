@@ -231,6 +231,14 @@ class Recorder:
         self._stopping = True
         self._handoff.wake()
         self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._thread.is_alive():
+            _log.warning(
+                "Lossguard: the disk under %s has not taken the last %d frames of run %s, and is waited for no longer; "
+                "what it has not taken when this process ends is lost",
+                self.directory,
+                self.counters["frames_waiting"],
+                self.run,
+            )
         if self._uploader is not None:
             self._uploader.close(max(0.0, deadline - time.monotonic()))
         atexit.unregister(self._at_exit)
@@ -280,9 +288,13 @@ class Recorder:
                 finished = self._turn(due)
                 if due or not self._sealer.waiting:
                     empty_since = time.monotonic()
-        except Exception as error:
-            swallow("Recorder's thread", error)
+        except BaseException as error:
+            # What is no Exception, too: Python ends a thread by SystemExit without a word.
             self._handoff.end(None)
+            for item in self._handoff.take():
+                self._sealer.add(item)
+            self._sealer.abandon(drops.INTERNAL_ERROR)
+            swallow("Recorder's thread", error)
         finally:
             if self._writer is not None:
                 self._writer.close()

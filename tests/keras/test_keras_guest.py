@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
 
 from conftest import MemorySink
 from lossguard.journal.layout import attempt_folders
@@ -63,6 +64,36 @@ def test_a_forked_child_writes_nothing_and_the_exit_of_the_interpreter_ends_the_
     assert steps == list(range(1, 9))
     assert [(event.step, event.reason) for event in events] == [(8, "interrupted")]
     assert not reader.alive()
+
+
+@pytest.mark.parametrize("way", ["fit", "steps"])
+def test_an_attempt_that_cannot_be_opened_is_not_tried_again_at_every_step(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lossguard.guard.swallow", lambda entry, error: None)
+    asked, sinks = [], []
+
+    def opened(*places: Any, **options: Any) -> MemorySink:
+        asked.append(options["start_step"])
+        if len(asked) == 1:
+            raise PermissionError("read-only by now")
+        sinks.append(MemorySink(*places, **options))
+        return sinks[-1]
+
+    mine = Watch("ads", "ranker", open_recorder=opened, budget=None)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(mine.wrap(keras.optimizers.SGD(0.1)), "mse")
+    x, y = np.ones((8, 2), "float32"), np.ones((8, 1), "float32")
+    for _ in range(2):
+        if way == "fit":
+            model.fit(x, y, batch_size=2, verbose=0, callbacks=[mine])
+        else:
+            with mine:
+                for _ in range(4):
+                    model.train_on_batch(x, y)
+                    mine.after_step()
+    assert asked == [0, 4]
+    assert sinks[0].steps == [5, 6, 7, 8]
 
 
 def trained(watch: Watch | None, state: list[np.ndarray] | None = None) -> tuple[keras.Model, list[np.ndarray]]:

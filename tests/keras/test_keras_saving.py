@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from conftest import MemorySink
 from lossguard.keras import Watch
+from lossguard.keras.saving import hear_of_saves
 
 DATA = np.ones((16, 3), "float32"), np.ones((16, 1), "float32")
 NAMES = {"save_own_variables", "_trackable_children"}
@@ -123,6 +124,16 @@ def test_a_save_on_another_thread_touches_nothing_of_the_training(
     assert (tmp_path / "m.keras").exists()
 
 
+def test_what_fails_to_be_saved_was_heard_of_before() -> None:
+    heard = []
+    optimizer = keras.optimizers.SGD(0.1)
+    optimizer.build([])
+    hear_of_saves(optimizer, lambda: heard.append("told"))
+    with pytest.raises(TypeError):
+        optimizer.save_own_variables(None)
+    assert heard == ["told"]
+
+
 def test_detach_gives_the_optimizers_own_method_back(watch: Callable[..., Watch]) -> None:
     trained, mine = model(), watch()
     trained.fit(*DATA, batch_size=2, verbose=0, callbacks=[mine])
@@ -210,6 +221,10 @@ def test_two_watches_hear_and_what_another_has_wrapped_since_is_left_to_it(
     for sink in sinks:
         sink.wait_until_sealed(1)
     several[0][0].close()
+    net.train_on_batch(*DATA)
+    mine.after_step()
+    Checkpointer().save("the other")
+    sinks[1].wait_until_sealed(2)
     ours = Checkpointer.save
 
     def theirs(self: Checkpointer, path: str) -> str:
@@ -220,13 +235,13 @@ def test_two_watches_hear_and_what_another_has_wrapped_since_is_left_to_it(
     assert Checkpointer.save is theirs
     assert AsyncCheckpointer.save is BARE[1]
     assert Checkpointer().save("nobody hears") == "wrapped: saved nobody hears"
-    assert [len(sink.sealed) for sink in sinks] == [1, 1]
+    assert [len(sink.sealed) for sink in sinks] == [1, 2]
     # Once it is ours alone again, it is not heard twice.
     monkeypatch.setattr(Checkpointer, "save", ours)
     with (again := watch()).attach(net):
         net.train_on_batch(*DATA)
         again.after_step()
         Checkpointer().save("once")
-        sinks[2].wait_until_sealed(2)
+        sinks[2].wait_until_sealed(3)
     assert len(sinks[2].sealed) == 1
     assert (Checkpointer.save, AsyncCheckpointer.save) == BARE

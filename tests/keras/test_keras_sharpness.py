@@ -183,6 +183,66 @@ def test_a_warm_start_needs_a_few_products() -> None:
     assert warm == pytest.approx(cold.probe()[RATIO], rel=1e-2)
 
 
+def test_a_probe_takes_so_many_products_at_most_and_its_cost_is_in_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    # With a clock of its own: a compilation takes 1000, a gradient 2, a product 5.
+    now = [0.0]
+    quotients: list[float] = []
+
+    class Counted:
+        made = 0
+
+        def turn(self, vectors: list[Any], shift: Any) -> tuple[list[Any], Any]:
+            now[0] += 5.0 if self.made else 1000.0
+            self.made += 1
+            return vectors, quotients.pop(0) if quotients else float(self.made)
+
+        def gradient_norm(self) -> Any:
+            now[0] += 2.0
+            return 1.0
+
+    counted = Counted()
+    monkeypatch.setattr("lossguard.keras.sharpness.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr(Sharpness, "_curvature", lambda *given: counted)
+    optimizer = keras.optimizers.SGD(0.1)
+    optimizer.build([keras.Variable(np.ones(2, "float32"))])
+    probe = Sharpness(loss=lambda: tf.zeros([]), every=1, products=4, first_products=30, tolerance=1e-2)
+    probe.check([optimizer], None)
+    assert probe.probe()[COST] == 30 * 5 / 2
+    assert probe.probe()[COST] == 4 * 5 / 2
+    quotients += [7.0, 9.0, 9.05, 100.0]
+    found = probe.probe()
+    assert found[COST] == 3 * 5 / 2, "the third product changed it by less than a hundredth"
+    assert found[RATIO] == pytest.approx(0.1 * 9.05 / 2)
+
+
+def test_excluded_layers_are_no_coordinates() -> None:
+    first, second = (keras.Variable(np.ones(1, "float32"), name=name) for name in ("first", "second"))
+    optimizer = keras.optimizers.SGD(1.0)
+    optimizer.build([first, second])
+    loss = lambda: tf.reduce_sum(2.0 * first.value**2 + 5.0 * second.value**2)  # noqa: E731
+    for exclude, top in (((), 10.0), (("second",), 4.0)):
+        assert ratio_of(optimizer, loss, exclude=exclude) == pytest.approx(top / 2, rel=1e-4)
+
+
+def test_the_largest_second_moment_so_far_is_what_amsgrad_divides_by() -> None:
+    weight = keras.Variable(np.ones(2, "float32"))
+    optimizer = keras.optimizers.Adam(0.1, amsgrad=True, epsilon=0.0)
+    optimizer.build([weight])
+    optimizer.iterations.assign(5)
+    optimizer._velocities[0].assign([1.0, 4.0])
+    optimizer._velocity_hats[0].assign([9.0, 16.0])
+    diagonal = preconditioner(optimizer).diagonal
+    assert diagonal is not None
+    np.testing.assert_allclose(diagonal(weight), np.sqrt(1 - 0.999**5) / np.array([3.0, 4.0]), rtol=1e-4)
+
+
+def test_the_held_loss_is_that_of_inference() -> None:
+    inputs, labels = np.ones((8, 4), "float32"), np.zeros((8, 1), "float32")
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    assert float(compiled_loss(model, (inputs, labels))()) == pytest.approx(model.evaluate(inputs, labels, verbose=0))
+
+
 def test_probing_changes_no_bit_of_the_training_and_none_of_its_metrics() -> None:
     inputs, labels = examples(48)
     ended = []
@@ -229,6 +289,10 @@ def test_what_cannot_be_probed_is_refused_by_name() -> None:
 
     with pytest.raises(ValueError, match="OwnAdam is not known"):
         preconditioner(OwnAdam())
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        spread = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    with pytest.raises(ValueError, match="on one device; this one is replicated"):
+        probe.check([keras.optimizers.SGD(0.1)], spread)
     half = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, dtype="mixed_bfloat16")])
     with pytest.raises(ValueError, match="computes in float32; this one does in bfloat16"):
         probe.check([keras.optimizers.SGD(0.1)], half)

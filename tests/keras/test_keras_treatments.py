@@ -102,6 +102,25 @@ def test_adaptive_clipping_by_unit_gives_the_numbers_of_nfnets() -> None:
     assert factor(by_layer, weight, gradient, gradient) == pytest.approx(0.01 * 5 / np.sqrt(26))
 
 
+@pytest.mark.parametrize(("shape", "axes"), [((3, 4, 5), (0,)), ((2, 3, 4, 5), (0, 1, 2)), ((2, 2, 2, 2, 3), None)])
+def test_the_units_of_kernels_of_convolutions_are_those_of_nfnets(shape: tuple[int, ...], axes: Any) -> None:
+    weight, gradient = drawn(shape), drawn(shape, seed=1)
+    sizes = [
+        np.sqrt(np.sum(one.astype("float64") ** 2, axis=axes, keepdims=axes is not None)) for one in (weight, gradient)
+    ]
+    sigma = factor(AdaptiveGradientClipping(threshold=0.9, norms="unit"), weight, gradient, gradient)
+    assert sigma.shape == sizes[0].shape
+    np.testing.assert_allclose(sigma, np.minimum(1, 0.9 * sizes[0] / sizes[1]), rtol=1e-5)
+
+
+def test_the_papers_own_formula_stops_a_layer_of_zeros_and_leaves_one_that_does_not_move() -> None:
+    zero = np.zeros((3, 2))
+    for norms in ("layer", "unit"):
+        strict = AdaptiveGradientClipping(epsilon=0.0, norms=norms)
+        assert np.all(factor(strict, zero, drawn((3, 2)), zero) == 0.0)
+        assert np.all(factor(strict, zero, zero, zero) == 1.0)
+
+
 def test_lamb_makes_the_update_mu_eta_times_the_weight() -> None:
     weight, update = drawn((4, 3)), drawn((4, 3), seed=1)
     sigma = factor(LAMB(mu=0.01), weight, update, update, rate=0.5)
@@ -264,7 +283,9 @@ def test_norms_beyond_the_squares_of_float32_are_measured() -> None:
 
 def test_an_excluded_layer_is_left_alone() -> None:
     assert not Clippy().applies_to("ranker/embedding/embeddings")
+    assert not Clippy().applies_to("user_embedding/projection/kernel")
     assert Clippy().applies_to("shared/kernel")
+    assert SkipNonFinite().applies_to("ranker/embedding/embeddings")
     given = [tf.constant(drawn((4, 3), 100.0))]
     bare, _, _ = run((), given)
     excluded, _, frames = run((Clippy(exclude=("kernel",)),), given)

@@ -29,6 +29,11 @@ def test_an_exception_becomes_the_other_answer_and_a_line_in_the_log(
     assert guard.swallowed() == 25
     assert [record.args[1] for record in caplog.records] == [1, 10], "the 1st, the 10th, and next the 100th"
     assert "broken" in caplog.text
+    assert all(record.exc_info and isinstance(record.exc_info[1], ValueError) for record in caplog.records)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "lossguard"):
+        entry(KeyError("another kind"))
+    assert "another kind" in caplog.text, "counted by itself, however often the first kind was seen"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -197,6 +198,61 @@ def test_a_disk_that_stays_full_does_not_hold_up_the_end(tmp_path: Path, guard_r
     recorder.record(frames(1, 3))
     recorder.close()
     assert recorder.counters["dropped_disk_full"] == 3
+
+
+class HangingDisk(LocalFiles):
+    """Answers no write before it is let go."""
+
+    def __init__(self) -> None:
+        self.begun, self.let_go = threading.Event(), threading.Event()
+
+    def append(self, file: int, data: memoryview) -> int:
+        self.begun.set()
+        self.let_go.wait()
+        return super().append(file, data)
+
+
+def test_a_disk_that_hangs_holds_up_nobody_and_the_end_says_what_it_has_not_taken(
+    tmp_path: Path, guard_raises: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = HangingDisk()
+    recorder = Recorder(tmp_path, "p", "r", seal_frames=4, queue_bytes=1024, files=disk)
+    recorder.record(frames(1, 4))
+    assert disk.begun.wait(60.0)
+    # From here on the recorder's thread waits for the disk, and this one never for that.
+    taken = 4 + [recorder.record(frames(step)) for step in range(5, 101)].count(True)
+    recorder.seal()
+    assert not recorder.flush(0.0)
+    recorder.close(timeout_seconds=0.0)
+    assert recorder.counters["dropped_queue_full"] == 100 - taken > 0
+    assert f"has not taken the last {taken} frames of run r" in caplog.text
+    disk.let_go.set()
+    recorder._thread.join()
+    assert steps_in(sealed(tmp_path)) == list(range(1, taken + 1))
+
+
+@pytest.mark.parametrize("death", [SystemExit, KeyboardInterrupt, MemoryError, ZeroDivisionError])
+def test_the_death_of_the_recorders_thread_is_told_and_what_it_had_is_counted(
+    tmp_path: Path, death: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Deadly(HangingDisk):
+        def append(self, file: int, data: memoryview) -> int:
+            self.begun.set()
+            self.let_go.wait()
+            raise death
+
+    disk = Deadly()
+    recorder = Recorder(tmp_path, "p", "r", seal_frames=4, files=disk)
+    assert disk.begun.wait(60.0)  # the event that begins the attempt
+    assert recorder.record(frames(1, 6))
+    disk.let_go.set()
+    recorder._thread.join()
+    assert "Recorder's thread failed" in caplog.text
+    assert not recorder.record(frames(7, 2))
+    assert not recorder.flush(60.0)
+    recorder.close()
+    assert recorder.counters["dropped_internal_error"] == 6
+    assert recorder.counters["dropped_closed"] == 2
 
 
 def test_the_bound_of_the_run_counts_all_its_attempts(tmp_path: Path, guard_raises: None) -> None:

@@ -193,11 +193,11 @@ class Sealer:
         for _ in events:
             self._waiting.popleft()
 
-    def abandon(self) -> int:
-        """Forget what waits, counted under the last refusal; returns the number of frames."""
+    def abandon(self, reason: str = drops.QUEUE_FULL) -> int:
+        """Forget what waits, counted under the disk's last refusal or else this reason; the number of frames."""
         rows = self._rows
         if rows:
-            self._counts.add(self.refusal or drops.QUEUE_FULL, rows)
+            self._counts.add(self.refusal or reason, rows)
         self._waiting.clear()
         self._rows = 0
         self.waiting_bytes = 0

@@ -64,6 +64,7 @@ class Attempts:
         self._reaction = reaction
         self._trainee = Trainee(training.updates, training.state, self._renew)
         self.current: Attempt | None = None
+        self._failed = False
         self._thread = 0
         training.saved = self.saved
 
@@ -74,6 +75,7 @@ class Attempts:
         Args:
             start_step: updates so far; None asks the optimizer.
         """
+        self._failed = True
         start_step = self._training.updates() if start_step is None else start_step
         self._training.rest(False)
         self._thread = threading.get_ident()
@@ -94,6 +96,7 @@ class Attempts:
             holds_weights=lambda: self._training.holds_weights,
             tasks=tuple(self._scalars.kinds),
         )
+        self._failed = False
         atexit.register(self._at_exit)
         hear_of_orbax(self.saved)
 
@@ -101,8 +104,14 @@ class Attempts:
         acts = {} if self._reaction is None else self._reaction.config
         return {**self._user_config, **acts, "budget": self._budget_share, **self._training.describe()}
 
+    @property
+    def wanted(self) -> bool:
+        """Whether one should be opened. One that could not be is not tried again at every step, for each would wait."""
+        return self.current is None and not self._failed
+
     def go_on(self) -> None:
-        """Before the first step of a `fit`, which may not be the first one of the attempt."""
+        """Before the first step of a `fit`, which may not be the first one of the attempt, or of a `with` block."""
+        self._failed = False
         if self.current is not None:
             self.current.go_on()
 

@@ -13,7 +13,6 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Final, Protocol
 
 import keras
@@ -23,7 +22,7 @@ from lossguard.guard import guarded
 from lossguard.keras.backends import backend
 from lossguard.keras.held import compiled_loss
 from lossguard.keras.preconditioner import preconditioner
-from lossguard.keras.treatments.base import checked_patterns
+from lossguard.keras.treatments.base import checked_patterns, is_number
 
 
 class Curvature(Protocol):
@@ -93,7 +92,7 @@ class Sharpness:
         for name, number in {"every": every, "products": products, "first_products": first_products}.items():
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
                 raise ValueError(f"{name}: must be a whole number of at least 1, got {number!r}")
-        if not (isinstance(tolerance, Real) and 0 <= tolerance < 1):
+        if not (is_number(tolerance) and 0 <= tolerance < 1):
             raise ValueError(f"tolerance: must be at least 0 and below 1, got {tolerance!r}")
         self.every = every
         self._batch, self._loss = batch, loss

@@ -254,7 +254,7 @@ class Watch(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Open the attempt before the first step, after all callbacks have restored what they restore."""
-        if self._attempts.current is None and self._training.hooks:
+        if self._attempts.wanted and self._training.hooks:
             self._attempts.open()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -282,6 +282,7 @@ class Watch(keras.callbacks.Callback):
     def __enter__(self) -> Self:
         """Several calls of `fit`, or the steps of a loop of one's own, in one `with` block are one attempt."""
         self._stays_open = True
+        self._attempts.go_on()
         if self._model is not None:
             self.set_model(self._model)
             self._entered_at = self._training.updates()
@@ -327,7 +328,7 @@ class Watch(keras.callbacks.Callback):
         if not self._stays_open and self._attempts.current is None:
             self._say("after_step was called outside of a `with watch:` block, where nothing is recorded")
         self._training.returned(optimizer_variables)
-        if self._attempts.current is None and self._stays_open and self._training.hooks:
+        if self._attempts.wanted and self._stays_open and self._training.hooks:
             # `train_on_batch` calls no callback, so this is the first that is heard of its first step.
             updates = self._training.updates()
             self._attempts.open(self._entered_at if updates - self._entered_at < 2 else updates - 1)

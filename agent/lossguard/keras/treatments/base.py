@@ -119,14 +119,18 @@ def checked_patterns(name: str, patterns: Sequence[str]) -> tuple[str, ...]:
     return checked
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a real number, one of NumPy's too; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def positive(name: str, value: Any, *, zero: bool = False) -> float:
     """A finite positive number (or zero, if allowed), NumPy's too, as a float.
 
     Raises:
         ValueError: it is none; the message names the argument.
     """
-    good = isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < float("inf")
-    if not good or (value == 0 and not zero):
+    if not (is_number(value) and 0 <= value < float("inf")) or (value == 0 and not zero):
         raise ValueError(f"{name}: must be a finite number {'of at least' if zero else 'above'} 0, got {value!r}")
     return float(value)
 

@@ -41,8 +41,8 @@ class AdaptiveGradientClipping(ByLayer):
     Attributes:
         threshold: the paper's figure 4 uses 1e-3, NFNets 1e-2.
         epsilon: floor of the weight norm (NFNets: 1e-3). With 0, the paper's formula, a layer of zeros never moves.
-        norms: "layer" as in the paper's formula, or "unit" as in NFNets' code: one norm per output unit of a kernel
-            (over all axes but the last); vectors have one.
+        norms: "layer" as in the paper's formula, or "unit" as in NFNets' code: one norm per output unit of a kernel,
+            over the first axis of two or three and the first three of four; any other shape, vectors too, has one.
     """
 
     threshold: float = 1e-3

@@ -19,13 +19,12 @@ for bit.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 from keras import ops
 
 from lossguard.keras import measure
-from lossguard.keras.treatments.base import ByLayer, Proposal, at_most_one
+from lossguard.keras.treatments.base import ByLayer, Proposal, at_most_one, is_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +41,7 @@ class PolyakCap(ByLayer):
 
     def __post_init__(self) -> None:
         ByLayer.__post_init__(self)
-        known = isinstance(self.loss_floor, Real) and not isinstance(self.loss_floor, bool)
-        if not known or not math.isfinite(self.loss_floor):
+        if not is_number(self.loss_floor) or not math.isfinite(self.loss_floor):
             raise ValueError(f"loss_floor: must be a finite number, got {self.loss_floor!r}")
         object.__setattr__(self, "loss_floor", float(self.loss_floor))
 
