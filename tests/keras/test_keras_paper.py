@@ -15,6 +15,8 @@ import tensorflow as tf
 from lossguard.keras import LAMB, AdaptiveGradientClipping, Clippy, GradientClipping
 from lossguard.keras.optimizer import Hook
 from lossguard.keras.ring import frames_of
+from lossguard.trace.factors import Method, would_be
+from lossguard.wire.frame import Frames
 
 ETA, STEPS = 0.2, 6
 SHAPES = {"dense/kernel": (4, 3), "dense/bias": (3,), "embedding/embeddings": (6, 2)}
@@ -106,6 +108,11 @@ def by_hand(sigma: Sigma, rule: str, *, embedding: bool) -> tuple[dict[str, Arra
 
 
 def trained(optimizer: Any, treatment: Any, *, jit: bool = False, scale: float = 1.0) -> tuple[dict[str, Array], Array]:
+    weights, frames = run(optimizer, treatment, jit=jit, scale=scale)
+    return weights, frames.stats[:, :, frames.schema.stats.index("clipping_factor")]
+
+
+def run(optimizer: Any, treatment: Any, *, jit: bool = False, scale: float = 1.0) -> tuple[dict[str, Array], Frames]:
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     hook = Hook(inner, (treatment,), lambda eta: {"learning_rate": eta}, rows=16, full_every=1)
     hook.cover(optimizer)
@@ -126,8 +133,7 @@ def trained(optimizer: Any, treatment: Any, *, jit: bool = False, scale: float =
         step(tf.constant(kernel), tf.constant(bias), tf.constant(table[ROWS]))
     assert hook.ring is not None
     frames = frames_of(hook.ring.layout, 1, hook.ring.snapshot(1, STEPS).numpy(), np.zeros(STEPS))
-    factors = frames.stats[:, :, frames.schema.stats.index("clipping_factor")]
-    return {name: one.numpy() for name, one in zip(SHAPES, variables, strict=True)}, factors
+    return {name: one.numpy() for name, one in zip(SHAPES, variables, strict=True)}, frames
 
 
 def the_same(found: tuple[dict[str, Array], Array], expected: tuple[dict[str, Array], Array]) -> None:
@@ -156,3 +162,26 @@ def test_around_adam_under_loss_scaling_it_is_the_same_form(name: str) -> None:
     make, sigma = METHODS[name]
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(ETA), initial_scale=8.0)
     the_same(trained(scaled, make(), scale=8.0), by_hand(sigma, "Adam", embedding=False))
+
+
+DERIVED: dict[str, Method] = {"Clippy": "clippy", "GC": "gc", "AGC": "agc", "LAMB": "lamb"}
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_the_factors_of_the_others_follow_from_the_frames_of_any_run(name: str) -> None:
+    # The training is treated by yet another setting: what each method says of its weights is what its frames must say.
+    _, sigma = METHODS[name]
+    _, frames = run(keras.optimizers.Adagrad(ETA), GradientClipping(0.5, exclude=()))
+    weights = {key: value.astype("float64") for key, value in start().items()}
+    sums = {key: np.full(shape, 0.1) for key, shape in SHAPES.items()}
+    expected = np.ones((STEPS, len(SHAPES)))
+    for step, gradients in enumerate(stream()):
+        for place, (key, gradient) in enumerate(gradients.items()):
+            g = gradient.astype("float64")
+            sums[key] += g**2
+            r = g / np.sqrt(sums[key] + 1e-7)
+            expected[step, place] = sigma(weights[key], g, r)
+            weights[key] -= ETA * min(1.0, 0.5 / norm(g)) * r
+    found = would_be(frames, DERIVED[name], epsilon=1e-3 if name == "AGC" else 0.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert expected.min() < 0.3

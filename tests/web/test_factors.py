@@ -28,7 +28,7 @@ def test_the_factor_of_lamb_takes_the_learning_rate_out_of_the_update() -> None:
     at, one = np.arange(1, 4), np.ones((3, 1))
     rate = Buckets(at, at, one.astype(np.int64), 0 * one.astype(np.int64), 0.1 * one, 0.1 * one, 0.1 * one)
     found = factor("would_be/lamb", heat("update_norm", 0.2, 0.0, 1e-5), heat("weight_norm", 4.0, 4.0, 4.0), rate)
-    np.testing.assert_allclose(found.maximum[0], [0.002, 1, 40])
+    np.testing.assert_allclose(found.maximum[0], [0.002, 0.001, 40])
     nothing = Buckets(at[:0], at[:0], *(getattr(rate, name)[:0] for name in Buckets.__slots__[2:]))
     assert np.isnan(factor("would_be/lamb", heat("update_norm", 0.2), heat("weight_norm", 4.0), nothing).maximum).all()
 

@@ -11,15 +11,12 @@ from typing import Final
 
 import numpy as np
 
+from lossguard.trace.factors import LEARNING_RATE as LEARNING_RATE
+from lossguard.trace.factors import THRESHOLDS, Method, sigma
 from lossguard.wire.frame import Floats64, Schema, Steps
 from lossguard.wire.stats import CLIPPY_RATIO, GRADIENT_NORM, UPDATE_NORM, WEIGHT_NORM
 from lossguard_service.store.buckets import Buckets
 from lossguard_service.store.series import HeatMap
-
-GC_LAMBDA: Final = 1e-1
-AGC_LAMBDA: Final = 1e-3
-LAMB_MU: Final = 1e-3
-LEARNING_RATE: Final = "learning_rate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +24,31 @@ class Factor:
     """One treatment's factor as an option of the heat map.
 
     Attributes:
+        method: whose.
         meaning: its formula.
         stats: the stats it is made from; the one that is large when it is small comes first.
         needs_rate: True if the learning rate must have been measured too.
     """
 
+    method: Method
     meaning: str
     stats: tuple[str, ...]
     needs_rate: bool = False
 
 
 FACTORS: Final[Mapping[str, Factor]] = {
-    "would_be/clippy": Factor("Clippy's factor, had it treated this layer: min(1, 1/clippy_ratio)", (CLIPPY_RATIO,)),
-    "would_be/gc": Factor(f"gradient clipping's factor: min(1, {GC_LAMBDA:g}/‖g‖)", (GRADIENT_NORM,)),
+    "would_be/clippy": Factor(
+        "clippy", "Clippy's factor, had it treated this layer: min(1, 1/clippy_ratio)", (CLIPPY_RATIO,)
+    ),
+    "would_be/gc": Factor("gc", f"gradient clipping's factor: min(1, {THRESHOLDS['gc']:g}/‖g‖)", (GRADIENT_NORM,)),
     "would_be/agc": Factor(
-        f"adaptive gradient clipping's factor: min(1, {AGC_LAMBDA:g} ‖w‖/‖g‖)", (GRADIENT_NORM, WEIGHT_NORM)
+        "agc",
+        f"adaptive gradient clipping's factor: min(1, {THRESHOLDS['agc']:g} ‖w‖/‖g‖)",
+        (GRADIENT_NORM, WEIGHT_NORM),
     ),
     "would_be/lamb": Factor(
-        f"LAMB's factor: {LAMB_MU:g} ‖w‖/‖r‖ with ‖r‖ = ‖u‖/learning rate; may exceed 1",
+        "lamb",
+        f"LAMB's factor: {THRESHOLDS['lamb']:g} ‖w‖/‖r‖ with ‖r‖ = ‖u‖/learning rate; may exceed 1",
         (UPDATE_NORM, WEIGHT_NORM),
         needs_rate=True,
     ),
@@ -72,11 +76,7 @@ def factor(name: str, found: HeatMap, weight: HeatMap | None = None, rate: Bucke
         size = _at(weight.minimum, weight.first, found.first)
     if rate is not None:
         size = size * _at(rate.minimum.T, rate.first, found.first)
-    scale = {"would_be/gc": GC_LAMBDA, "would_be/agc": AGC_LAMBDA, "would_be/lamb": LAMB_MU}.get(name, 1.0)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        value = np.where(norm == 0, np.where(np.isnan(size), np.nan, 1.0), scale * size / norm)
-        # As LAMB's public implementations have it: 1 where either norm is 0.
-        value = np.where(size == 0, 1.0, value) if name == "would_be/lamb" else np.minimum(1.0, value)
+    value = sigma(FACTORS[name].method, norm, size)
     return HeatMap(name, found.layers, found.first, found.last, value, value, found.nonfinite)
 
 
