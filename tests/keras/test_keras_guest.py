@@ -1,7 +1,10 @@
 """Guest manners in the trainer's own process: forks, interpreter exit, and restores by assigning values."""
 
+import functools
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,15 @@ import numpy as np
 import pytest
 
 from conftest import MemorySink
+from lossguard.journal.files import LocalFiles
 from lossguard.journal.layout import attempt_folders
 from lossguard.journal.reader import AttemptReader
 from lossguard.keras import Watch
+from lossguard.recorder import Recorder
 from lossguard.wire.chunk import AttemptStop, decode
 
 SCRIPT = """
-import os, sys, traceback
+import multiprocessing, os, sys, traceback
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import keras, numpy as np
 from lossguard.keras import Watch
@@ -41,6 +46,11 @@ class Fork(keras.callbacks.Callback):
                     os._exit(1)  # the interpreter's own end would wait for threads of TensorFlow that the child has not
                 os._exit(7)
             assert os.waitpid(child, 0)[1] >> 8 == 7
+            for way in ("fork", "spawn"):
+                child = multiprocessing.get_context(way).Process(target=print, args=(way,))
+                child.start()
+                child.join()
+                assert child.exitcode == 0
 watch.__enter__()
 model.fit(np.ones((32, 2)), np.ones((32, 1)), batch_size=4, verbose=0, callbacks=[watch, Fork()])
 # No exit of the block: the end of the interpreter closes the attempt, which nobody called finished.
@@ -52,6 +62,7 @@ def test_a_forked_child_writes_nothing_and_the_exit_of_the_interpreter_ends_the_
         [sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["fork", "spawn"]
     (folder,) = attempt_folders(tmp_path / "ads" / "forked")
     reader = AttemptReader(folder)
     steps, events = [], []
@@ -64,6 +75,88 @@ def test_a_forked_child_writes_nothing_and_the_exit_of_the_interpreter_ends_the_
     assert steps == list(range(1, 9))
     assert [(event.step, event.reason) for event in events] == [(8, "interrupted")]
     assert not reader.alive()
+
+
+class HangingDisk(LocalFiles):
+    """Answers no write before it is let go."""
+
+    def __init__(self) -> None:
+        self.begun, self.let_go = threading.Event(), threading.Event()
+
+    def append(self, file: int, data: memoryview) -> int:
+        self.begun.set()
+        self.let_go.wait()
+        return super().append(file, data)
+
+
+class AtBatch(keras.callbacks.Callback):
+    """Does something behind the steps of these numbers."""
+
+    def __init__(self, **done: Callable[[], Any]) -> None:
+        super().__init__()
+        self.done = done
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.done.get(f"batch_{batch}", lambda: None)()
+
+
+def small(watch: Watch) -> keras.Model:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(watch.wrap(keras.optimizers.SGD(0.1)), "mse")
+    return model
+
+
+X, Y = np.ones((16, 2), "float32"), np.ones((16, 1), "float32")
+
+
+def test_a_disk_that_hangs_holds_up_no_step(tmp_path: Path) -> None:
+    disk = HangingDisk()
+    mine = Watch(
+        "ads", "ranker", journal=tmp_path, open_recorder=functools.partial(Recorder, files=disk), fetch_steps=1
+    )
+    # The disk hangs from the first step to the last; a step that waited for it would never end.
+    there = AtBatch(batch_0=lambda: disk.begun.wait(60.0), batch_7=disk.let_go.set)
+    small(mine).fit(X, Y, batch_size=2, verbose=0, callbacks=[mine, there])
+    (folder,) = attempt_folders(tmp_path / "ads" / "ranker")
+    reader = AttemptReader(folder)
+    steps: list[int] = []
+    while (record := reader.next()) is not None:
+        steps += decode(record.chunk).frames.steps.tolist()
+        reader.acknowledge(record)
+    reader.close()
+    assert steps == list(range(1, 9))
+
+
+def test_a_clock_that_jumps_back_changes_neither_steps_nor_training(
+    watch: Callable[..., Watch], sinks: list[MemorySink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, real = watch(fetch_steps=2), time.time
+    there = AtBatch(batch_3=lambda: monkeypatch.setattr(time, "time", lambda: real() - 1e8))
+    small(mine).fit(X, Y, batch_size=2, verbose=0, callbacks=[mine, there])
+    assert sinks[0].steps == list(range(1, 9))
+    assert sinks[0].ended == "finished"
+    assert all(np.isfinite(block.times).all() for block in sinks[0].blocks)
+
+
+def test_what_breaks_in_the_thread_behind_costs_itself_alone(
+    watch: Callable[..., Watch], sinks: list[MemorySink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swallowed: list[str] = []
+    monkeypatch.setattr("lossguard.guard.swallow", lambda entry, error: swallowed.append(f"{entry}: {error}"))
+    mine = watch(fetch_steps=1)
+
+    def broken() -> None:
+        raise OSError("theirs")
+
+    there = AtBatch(
+        batch_1=lambda: monkeypatch.setattr(sinks[0], "seal", broken),
+        batch_2=lambda: mine._training.saved(),
+        batch_3=lambda: monkeypatch.setattr(sinks[0], "event", lambda event: broken()),
+        batch_4=lambda: mine.checkpoint("somewhere"),
+    )
+    small(mine).fit(X, Y, batch_size=2, verbose=0, callbacks=[mine, there])
+    assert swallowed == ["Fetcher.do: theirs"] * 2
+    assert sinks[0].steps == list(range(1, 9))
 
 
 @pytest.mark.parametrize("way", ["fit", "steps"])
@@ -81,16 +174,14 @@ def test_an_attempt_that_cannot_be_opened_is_not_tried_again_at_every_step(
         return sinks[-1]
 
     mine = Watch("ads", "ranker", open_recorder=opened, budget=None)
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    model.compile(mine.wrap(keras.optimizers.SGD(0.1)), "mse")
-    x, y = np.ones((8, 2), "float32"), np.ones((8, 1), "float32")
+    model = small(mine)
     for _ in range(2):
         if way == "fit":
-            model.fit(x, y, batch_size=2, verbose=0, callbacks=[mine])
+            model.fit(X, Y, batch_size=4, verbose=0, callbacks=[mine])
         else:
             with mine:
                 for _ in range(4):
-                    model.train_on_batch(x, y)
+                    model.train_on_batch(X, Y)
                     mine.after_step()
     assert asked == [0, 4]
     assert sinks[0].steps == [5, 6, 7, 8]

@@ -245,14 +245,15 @@ def test_an_exception_ends_the_attempt_with_its_last_frame(
     assert sinks[0].steps == [1, 2, 3]
 
 
+@pytest.mark.parametrize(("error", "reason"), [(RuntimeError("disk"), "failed"), (SystemExit(3), "interrupted")])
 def test_an_exception_beside_the_step_ends_the_attempt_where_the_with_block_ends(
-    watch: Callable[..., Watch], sinks: list[MemorySink]
+    watch: Callable[..., Watch], sinks: list[MemorySink], error: BaseException, reason: str
 ) -> None:
     inputs, labels = examples(40)
     mine = watch()
-    with pytest.raises(RuntimeError, match="disk"), mine:
-        compiled(mine).fit(inputs, labels, batch_size=8, verbose=0, callbacks=[mine, _Boom(RuntimeError("disk"))])
-    assert sinks[0].ended == "failed"
+    with pytest.raises(type(error)), mine:
+        compiled(mine).fit(inputs, labels, batch_size=8, verbose=0, callbacks=[mine, _Boom(error)])
+    assert sinks[0].ended == reason
     assert sinks[0].steps == [1, 2, 3]
 
 

@@ -91,7 +91,7 @@ class Fetcher:
         self.run(self.sink.seal)
 
     def run(self, job: Callable[[], None]) -> bool:
-        """Let the thread do something else, once; False if it has too much to do. It must not raise."""
+        """Let the thread do something else, once; False if it has too much to do."""
         try:
             self._queue.put_nowait(job)
         except queue.Full:
@@ -109,12 +109,16 @@ class Fetcher:
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
-            if callable(item):
-                item()
-            elif not isinstance(item, Snapshot):
-                self.sink.event(item)
-            elif not self._record(item):
-                self.sink.drop(drops.INTERNAL_ERROR, len(item.times))
+            self._do(item)
+
+    @guarded("Fetcher.do", None)
+    def _do(self, item: Snapshot | Event | Callable[[], None]) -> None:
+        if callable(item):
+            item()
+        elif not isinstance(item, Snapshot):
+            self.sink.event(item)
+        elif not self._record(item):
+            self.sink.drop(drops.INTERNAL_ERROR, len(item.times))
 
     @guarded("Fetcher.record", False)
     def _record(self, snapshot: Snapshot) -> bool:
