@@ -262,6 +262,29 @@ def test_skipping_keeps_weights_and_slots_and_leaves_a_record(jit: bool) -> None
     assert all(frames.stats_present[1, names.index(name)] for name in STAT_NAMES)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_one_bad_row_of_a_sparse_gradient_skips_the_step_of_all_layers(bad: float) -> None:
+    optimizer = keras.optimizers.Adagrad(0.1)
+    hook = Hook(
+        optimizer, (SkipNonFinite(), Clippy(exclude=())), lambda eta: {"learning_rate": eta}, rows=16, full_every=4
+    )
+    table, kernel = keras.Variable(drawn((4, 2)), name="embeddings"), keras.Variable(drawn((3,)), name="kernel")
+    optimizer.build([table, kernel])
+    seen = []
+    for value in (1.0, bad):
+        rows = tf.constant([[1.0, 1.0], [value, 1.0], [1.0, 1.0]])
+        optimizer.apply(
+            [tf.IndexedSlices(rows, tf.constant([1, 3, 1]), tf.constant([4, 2])), tf.ones(3)], [table, kernel]
+        )
+        seen.append([one.numpy() for one in (table, kernel, *optimizer._accumulators)])
+    assert all(np.array_equal(one, other) for one, other in zip(*seen, strict=True))
+    assert int(optimizer.iterations) == 2
+    assert hook.ring is not None
+    frames = frames_of(hook.ring.layout, 1, hook.ring.snapshot(1, 2).numpy(), np.zeros(2))
+    assert frames.stats[1, :, frames.schema.stats.index("nonfinite_count")].tolist() == [1, 0]
+    assert frames.stats[1, :, frames.schema.stats.index("update_norm")].tolist() == [0, 0]
+
+
 def test_a_nonfinite_step_is_measured_in_full_and_a_jump_begins_a_full_stretch() -> None:
     given = [tf.constant(drawn((4, 3), 10.0 if number == 6 else 1.0)) for number in range(12)]
     _, _, frames = run((), given)
