@@ -82,6 +82,16 @@ def test_a_nan_shows_in_the_factor(name: str) -> None:
     assert np.isnan(factor(BOUNDED[name][0], drawn((3, 2)), broken, broken)).any()
 
 
+@pytest.mark.parametrize("name", [name for name in ALL if name != "skip"])
+def test_an_infinite_gradient_stops_its_layer_as_far_as_a_factor_can(name: str) -> None:
+    broken = drawn((3, 2))
+    broken[1, 1] = np.inf
+    sigma = np.broadcast_to(factor(ALL[name], drawn((3, 2), seed=1), broken, broken), (3, 2))
+    assert np.all(sigma[:, 1] == 0.0)
+    # By unit the other one moves; of the stopped one 0 * Inf is NaN, which only `SkipNonFinite` prevents.
+    assert np.all((sigma[:, 0] > 0) if name == "AGC by unit" else (sigma[:, 0] == 0))
+
+
 def test_clippy_gives_the_published_reference_numbers() -> None:
     # Its test vector: x = [1, 2], g = [10, 10], eta 0.2, accumulator 0.01, relative 0.4, absolute 0.1, and 0.01 on the
     # accumulator, which Algorithm 1 does not have: r = g / 0.1 = 100, u = 20; without that term (0.4 + 0.1) / 20.
