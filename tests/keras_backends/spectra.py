@@ -51,7 +51,7 @@ def products() -> Any:
     inputs, labels = examples(32)
     model = model_of_two_tasks()
     model.compile(keras.optimizers.Adagrad(0.1), loss=LOSSES)
-    model.fit(inputs, labels, batch_size=4, verbose=0)
+    model.fit(inputs, labels, batch_size=4, shuffle=False, verbose=0)
     variables = model.optimizer._trainable_variables
     loss = compiled_loss(model, (inputs, labels))
     curvature = Curvature(loss, variables, preconditioner(model.optimizer).diagonal)
@@ -99,10 +99,10 @@ def products() -> Any:
 
 
 def _ratio(loss: Any) -> float:
-    """Of SGD with a rate of 0.5, on a loss of two weights in a loop of one's own; beside a frozen one."""
-    weight, still = keras.Variable(np.ones(2, "float32")), keras.Variable(np.ones(2, "float32"))
+    """Of SGD with a rate of 0.5, on a loss of two weights in a loop of one's own; others are frozen or not in it."""
+    weight, still, unused = (keras.Variable(np.ones(2, "float32")) for _ in range(3))
     optimizer = keras.optimizers.SGD(0.5)
-    optimizer.build([weight, still])
+    optimizer.build([weight, still, unused])
     still.trainable = False
     probe = Sharpness(loss=lambda: loss(weight.value), every=1, first_products=200, tolerance=1e-6)
     probe.check([optimizer], None)
