@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 QUEUE_BYTES: Final = 64 << 20
 EXIT_SECONDS: Final = 5.0
 """How long interpreter exit may wait for the disk and for a service that answers."""
+CHECK_SECONDS: Final = 5.0
+"""How long a file system may take to say whether there is a folder."""
 
 _log = logging.getLogger("lossguard")
 _open_recorders: "weakref.WeakSet[Recorder]" = weakref.WeakSet()
@@ -145,6 +147,23 @@ class Recorder:
         atexit.register(self._at_exit)
 
     def _check_directory(self) -> None:
+        """Refuse a folder that cannot hold a journal; on a file system that does not answer, do without knowing."""
+        refusals: list[ValueError] = []
+        asking = threading.Thread(target=self._ask_directory, args=[refusals], name="lossguard-directory", daemon=True)
+        asking.start()
+        asking.join(CHECK_SECONDS)
+        if asking.is_alive():
+            _log.warning("Lossguard: the file system of %s does not answer; training goes on", self.directory)
+        for refusal in refusals:
+            raise refusal
+
+    def _ask_directory(self, refusals: list[ValueError]) -> None:
+        try:
+            self._make_directory()
+        except ValueError as error:
+            refusals.append(error)
+
+    def _make_directory(self) -> None:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -231,6 +232,25 @@ def test_a_disk_that_hangs_holds_up_nobody_and_the_end_says_what_it_has_not_take
     assert steps_in(sealed(tmp_path)) == list(range(1, taken + 1))
 
 
+def test_a_file_system_that_does_not_answer_holds_up_no_beginning(
+    tmp_path: Path, guard_raises: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go, real = threading.Event(), Path.mkdir
+
+    def mkdir(path: Path, *arguments: Any, **named: Any) -> None:
+        let_go.wait()
+        real(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    monkeypatch.setattr("lossguard.recorder.CHECK_SECONDS", 0.0)
+    recorder = Recorder(tmp_path, "p", "r")
+    assert recorder.record(frames(1, 3))
+    assert "does not answer" in caplog.text
+    let_go.set()
+    recorder.close()
+    assert steps_in(sealed(tmp_path)) == [1, 2, 3]
+
+
 @pytest.mark.parametrize("death", [SystemExit, KeyboardInterrupt, MemoryError, ZeroDivisionError])
 def test_the_death_of_the_recorders_thread_is_told_and_what_it_had_is_counted(
     tmp_path: Path, death: type[BaseException], caplog: pytest.LogCaptureFixture
@@ -332,7 +352,8 @@ def test_misuse_raises_early_and_names_the_argument(tmp_path: Path, argument: st
         Recorder(tmp_path, **arguments)  # type: ignore[arg-type]
 
 
-def test_a_directory_that_is_a_file_is_misuse(tmp_path: Path) -> None:
+def test_a_directory_that_is_a_file_is_misuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lossguard.recorder.CHECK_SECONDS", 300.0)  # a slow disk is no matter of this test
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"^directory:"):
         Recorder(tmp_path / "file" / "journal", "p", "r")
