@@ -66,6 +66,10 @@ def test_an_incident_names_its_batches_in_every_form(tmp_path: Path) -> None:
     (incident,) = json.loads(runner.invoke(app, ["replay", "--format", "json", str(path)]).stdout)["incidents"]
     assert {"step": 201, "name": "4201", "note": "onset"} in incident["batches"]
     out = tmp_path / "out.html"
+    path.write_text("\n".join([f"{lines[0]},batch_id,batch_file", *(f"{line},7" for line in named)]))
+    (incident,) = json.loads(runner.invoke(app, ["replay", "--format", "json", str(path)]).stdout)["incidents"]
+    assert {"step": 201, "name": "7:4201", "note": "onset"} in incident["batches"]
+    path.write_text("\n".join([f"{lines[0]},batch_id", *named]))
     result = runner.invoke(app, ["replay", "--plot", str(out), str(path)], env={"COLUMNS": "200"})
     assert "batches of the full divergence of step 201: step 200: 4200, step 201: 4201 (onset)" in result.stdout
     assert "step 201: 4201 (onset)" in out.read_text("utf-8")

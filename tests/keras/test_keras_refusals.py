@@ -25,6 +25,8 @@ def test_wrong_arguments_raise_with_their_name(tmp_path: Path) -> None:
     for options, sentence in (
         ({"journal": file}, "journal: .* is not a folder"),
         ({"journal": "nul\0"}, "journal: must be a folder"),
+        ({"journal": ""}, "journal: must be a folder"),
+        ({"unwatched": 3}, "unwatched: must be a sequence of patterns"),
         ({"service": "localhost:8000"}, "service: must be a URL"),
         ({"service": "http://"}, "service: must be a URL"),
         ({"token": 5}, "token: must be text"),
@@ -51,6 +53,10 @@ def test_wrong_arguments_raise_with_their_name(tmp_path: Path) -> None:
 def test_a_model_or_optimizer_that_cannot_be_watched_is_refused(watch: Callable[..., Watch]) -> None:
     with pytest.raises(ValueError, match="model: compile it"):
         watch().attach(two_tasks())
+    mistaken = watch()
+    with pytest.raises(ValueError, match="model: must be a Keras model, got 'ranker'"):
+        mistaken.attach("ranker")  # type: ignore[arg-type]
+    mistaken.detach()
     with pytest.raises(ValueError, match="optimizer: must be a Keras optimizer"):
         watch().wrap("adam")  # type: ignore[arg-type]
     optimizer = keras.optimizers.SGD(0.1)

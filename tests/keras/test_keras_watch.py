@@ -140,6 +140,16 @@ def test_a_frame_names_its_batch(watch: Callable[..., Watch], sinks: list[Memory
     model.fit(x, x[:, :1], batch_size=4, shuffle=False, verbose=0, callbacks=[watch(batch_id=name)])
     assert list(sinks[0].scalar("batch_id")) == [first, first + 4, first + 8]
 
+    model.fit(x, x[:, :1], batch_size=4, shuffle=False, verbose=0, callbacks=[watch(batch_id=lambda x: (7, name(x)))])
+    assert list(sinks[1].scalar("batch_id")) == [first, first + 4, first + 8]
+    assert list(sinks[1].scalar("batch_file")) == [7, 7, 7]
+
+    def hashed(x: Any) -> Any:
+        return -(2**63) + 5 + tf.cast(x[0, 0], tf.int64)
+
+    model.fit(x, x[:, :1], batch_size=4, shuffle=False, verbose=0, callbacks=[watch(batch_id=hashed)])
+    assert list(sinks[2].scalar("batch_id")) == [5, 9, 13]
+
 
 def test_the_attempt_says_what_is_watched(watch: Callable[..., Watch], sinks: list[MemorySink]) -> None:
     mine = watch(treatment=Clippy(), config={"team": "ads"})

@@ -333,8 +333,8 @@ def test_an_address_that_is_none_is_refused_without_being_repeated() -> None:
 
 def test_a_notice_names_the_batches_at_which_the_incident_began(database_url: str, clock: Clock) -> None:
     plain = frames(1, 400, diverges_at=220)
-    numbers = np.column_stack([plain.scalars, 7e7 + plain.steps])
-    schema = replace(plain.schema, scalars=(*plain.schema.scalars, "batch_id"))
+    numbers = np.column_stack([plain.scalars, 7e7 + plain.steps, np.full(len(plain), 9.0)])
+    schema = replace(plain.schema, scalars=(*plain.schema.scalars, "batch_id", "batch_file"))
     data = chunks(Frames.of(schema, plain.steps, numbers, plain.stats, times=plain.times))
 
     async def story() -> None:
@@ -345,10 +345,10 @@ def test_a_notice_names_the_batches_at_which_the_incident_began(database_url: st
             found = next(one for one in bodies if one.get("state") == "full")
             onset = found["incident"]["onset_step"]
             (first,) = [batch for batch in found["batches"] if "onset" in batch["note"]]
-            assert first == {"step": onset, "batch_id": str(70_000_000 + onset), "note": "onset"}
+            assert first == {"step": onset, "batch_id": f"9:{70_000_000 + onset}", "note": "onset"}
             assert [batch["step"] for batch in found["batches"]][:2] == [onset - 1, onset]
             assert any(
-                f"\nBatches: step {onset - 1}: {70_000_000 + onset - 1}, step {onset}: " in one["text"]
+                f"\nBatches: step {onset - 1}: 9:{70_000_000 + onset - 1}, step {onset}: " in one["text"]
                 for one in bodies
                 if "text" in one
             )

@@ -49,6 +49,11 @@ def test_batches_are_told_from_before_the_first_signal_to_the_flag_and_only_by_s
     assert len(batches(replace(FULL, first_signal_step=20, detected_step=400), ids)) == MOST_BATCHES
     assert batches(FULL, replace(ids, last=ids.last + 1)) == ()
     assert batches(FULL, None) == ()
+    assert [one.name for one in batches(FULL, ids, series([3.0] * 257))][:3] == [
+        f"3:{(1 << 40) + 256}",
+        f"3:{(1 << 40) + 257}",
+        str((1 << 40) + 258),
+    ]
     assert batches(FULL, series([math.nan] * 300))[0].name == "NaN"
 
 

@@ -58,7 +58,7 @@ def checked_journal(journal: str | os.PathLike[str]) -> Path:
         folder = Path(journal)
     except TypeError:
         raise ValueError(f"journal: must be a folder, got {journal!r}") from None
-    if "\0" in str(folder):
+    if "\0" in str(folder) or not os.fspath(journal):
         raise ValueError(f"journal: must be a folder, got {journal!r}")
     nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not nearest.is_dir():

@@ -12,7 +12,7 @@ absent, and the numbers of frames stay those of `optimizer.iterations`, by which
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -21,8 +21,9 @@ from lossguard.keras.measure import CHEAP
 from lossguard.wire.frame import Floats64, Frames, Schema
 from lossguard.wire.stats import WEIGHT_NORM_AFTER
 
-ID_HIGH, ID_LOW, ID_SPLIT = "batch_id/high", "batch_id/low", 1 << 22
-"""A batch's number takes two columns, see `lossguard.keras.scalars.split_id`."""
+IDS: Final = ("batch_id", "batch_file")
+HIGH, LOW, ID_SPLIT = "/high", "/low", 1 << 22
+"""A number of `IDS` takes two columns, see `lossguard.keras.scalars.split_id`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +124,12 @@ def frames_of(layout: Layout, first: int, rows: Floats32, times: Floats64, after
             # NaN is here what a window without a pair or an example gives, and nothing else.
             present[:, column] &= ~np.isnan(scalars[:, column])
     names = layout.scalars
-    if ID_HIGH in names:
-        high, low = names.index(ID_HIGH), names.index(ID_LOW)
-        scalars[:, high] = scalars[:, high] * ID_SPLIT + scalars[:, low]
-        scalars, present = np.delete(scalars, low, 1), np.delete(present, low, 1)
-        names = tuple("batch_id" if name == ID_HIGH else name for name in names if name != ID_LOW)
+    for whole in IDS:
+        if whole + HIGH in names:
+            high, low = names.index(whole + HIGH), names.index(whole + LOW)
+            scalars[:, high] = scalars[:, high] * ID_SPLIT + scalars[:, low]
+            scalars, present = np.delete(scalars, low, 1), np.delete(present, low, 1)
+            names = tuple(whole if name == whole + HIGH else name for name in names if name != whole + LOW)
     # Always with a column for the norms after: where columns come and go, chunks and stored segments end.
     within = len(layout.stats)
     stats = np.full((count, len(layout.layers), within + 1), np.nan, np.float32)

@@ -15,7 +15,7 @@ from keras import ops
 from lossguard.guard import guarded
 from lossguard.keras import tasks as tasks_module
 from lossguard.keras.backends import backend
-from lossguard.keras.ring import ID_HIGH, ID_LOW, ID_SPLIT
+from lossguard.keras.ring import HIGH, ID_SPLIT, IDS, LOW
 from lossguard.keras.tasks import Task
 from lossguard.keras.window import BUCKETS, Window, auc, binary_counts, logits_of, regression_counts, rmse
 
@@ -135,7 +135,7 @@ class StepScalars:
     @property
     def most(self) -> int:
         """How many scalars a step may have; 16 more than are known of, for `observe`'s task losses."""
-        return 5 + sum(1 + len(task.scalars) for task in self.tasks) + 16
+        return 3 + 2 * len(IDS) + sum(1 + len(task.scalars) for task in self.tasks) + 16
 
     def observe(
         self,
@@ -212,16 +212,38 @@ def _listener_of(model: keras.Model) -> StepScalars | None:
 
 
 def split_id(value: Any) -> dict[str, Any]:
-    """A whole number as two float32 scalars: one alone is exact only up to 2**24.
+    """Whole numbers as two float32 scalars each: one alone is exact only up to 2**24.
+
+    Args:
+        value: a number that names the batch, or a pair: of its file, and of its place there. Of one beyond 2**44, such
+            as a hash of 64 bits, the low 44 bits.
 
     Raises:
         ValueError: it is text, which would fail within the step only, or several numbers.
     """
+    if isinstance(value, (tuple, list)) and len(value) == len(IDS):
+        parts = dict(zip(IDS, reversed(value), strict=True))
+    else:
+        parts = {IDS[0]: value}
+    found = {}
+    for name, one in parts.items():
+        whole = _whole(one)
+        found[name + HIGH] = ops.cast(whole // ID_SPLIT, "float32")
+        found[name + LOW] = ops.cast(whole % ID_SPLIT, "float32")
+    return found
+
+
+def _whole(value: Any) -> Any:
     value = ops.convert_to_tensor(value)
     kind, shape = keras.backend.standardize_dtype(value.dtype), tuple(value.shape)
     if "int" not in kind and "float" not in kind:
         raise ValueError(f"batch_id: must give a whole number, got {kind}; give the name of a file a number")
     if any(length not in (1, None) for length in shape):
-        raise ValueError(f"batch_id: must give one whole number for the batch, got the shape {shape}")
+        raise ValueError(
+            f"batch_id: must give one whole number for the batch, or a file's and an offset's, got the shape {shape}"
+        )
     whole = ops.cast(ops.reshape(value, ()), backend.WHOLE)
-    return {ID_HIGH: ops.cast(whole // ID_SPLIT, "float32"), ID_LOW: ops.cast(whole % ID_SPLIT, "float32")}
+    if backend.WHOLE != "int64":
+        return whole
+    most = ID_SPLIT * ID_SPLIT
+    return ops.where(ops.logical_and(whole < most, whole > -most), whole, whole % most)

@@ -51,8 +51,9 @@ class Watch(keras.callbacks.Callback):
         treatment: one treatment or several, applied in order; None watches only.
         window_steps: length of a sliding window over which `auc/<task>` and `window_rmse/<task>` are measured, too
             (`lossguard.keras.window`); None measures none.
-        batch_id: from the step's inputs `x` to one whole number that names the batch (a position in the data set, an
-            offset, a hash below 2**44), a tensor; recorded as the scalar `batch_id`, so that an incident names batches.
+        batch_id: from the step's inputs `x` to one whole number that names the batch (a position in the data set, a
+            hash), a tensor, or to a pair of them, the file's and the offset's in it; recorded as the scalar `batch_id`,
+            and the file's as `batch_file`, so that an incident names batches.
         config: free keys that describe the run, JSON-like.
         unwatched: regular expressions; layers whose paths match are not measured. For large embedding tables with
             sparse gradients, whose measuring costs a pass over the table in every step.
@@ -209,10 +210,12 @@ class Watch(keras.callbacks.Callback):
         Raises:
             ValueError: see `attach`.
         """
-        super().set_model(model)
+        if not isinstance(model, keras.Model):
+            raise ValueError(f"model: must be a Keras model, got {model!r}")
         if not getattr(model, "compiled", False) or model.optimizer is None:
             raise ValueError("model: compile it with an optimizer before it can be watched")
         new = self._training.wrap_model(model)
+        super().set_model(model)
         if hasattr(model.optimizer, "_stateful_handle_non_finite_grads"):
             self._scalars.count_skips(model.optimizer)
         self._scalars.tasks = compiled_tasks(model, self._kinds, self._logits)

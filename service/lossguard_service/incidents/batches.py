@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from lossguard.trace.batches import BATCH, Batch, span
+from lossguard.trace.batches import BATCH, FILE, Batch, span
 from lossguard.trace.batches import batches as named
 from lossguard.wire.frame import Schema
 from lossguard.wire.incident import Incident
@@ -29,15 +29,22 @@ async def read_batches(database: Database, run_id: int, names: Schema, incident:
     if BATCH not in names.scalars:
         return ()
     first, last = span(incident)
-    table = await scalar_columns(database, run_id, [BATCH], first=first, last=last, points=last - first + 1)
-    return batches(incident, column(table, 0))
+    table = await scalar_columns(database, run_id, [BATCH, FILE], first=first, last=last, points=last - first + 1)
+    return batches(incident, column(table, 0), column(table, 1))
 
 
-def batches(incident: Incident, found: Buckets | None) -> tuple[Batch, ...]:
-    """The batches from the first signal to where it was flagged, and one before."""
+def batches(incident: Incident, found: Buckets | None, files: Buckets | None = None) -> tuple[Batch, ...]:
+    """The batches from the first signal to where it was flagged, and one before.
+
+    Args:
+        incident: whose.
+        found: the numbers of batches, by step.
+        files: those of their files.
+    """
     if found is None or not len(found) or bool((found.first != found.last).any()):
         return ()
-    return named(incident, zip(found.first.tolist(), found.mean[:, 0].tolist(), strict=True))
+    of_files = {} if files is None else dict(zip(files.first.tolist(), files.mean[:, 0].tolist(), strict=True))
+    return named(incident, zip(found.first.tolist(), found.mean[:, 0].tolist(), strict=True), of_files)
 
 
 def as_json(found: Sequence[Batch]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from lossguard.trace.batches import BATCH, Batch
+from lossguard.trace.batches import BATCH, FILE, Batch
 from lossguard.wire.frame import Schema
 from lossguard.wire.incident import Incident, Mover
 from lossguard.wire.stats import CLIPPY_RATIO, GRADIENT_NORM, UPDATE_NORM
@@ -81,7 +81,7 @@ async def read(
         "attempt": attempt_of(stored, attempts),
     }
     wanted = [_scalar(one) for one in incident.movers if one.what == "task"]
-    wanted = [name for name in dict.fromkeys([*wanted, BATCH]) if name in names.scalars]
+    wanted = [name for name in dict.fromkeys([*wanted, BATCH, FILE]) if name in names.scalars]
     moved = any(one.what == "layer" for one in incident.movers)
     signals = [stat for stat in SIGNALS if moved and stat in names.stats]
     table, maps = await asyncio.gather(
@@ -91,7 +91,7 @@ async def read(
     scalars = {name: column(table, place) for place, name in enumerate(wanted)}
     return Evidence(
         tuple(_row(one, incident, scalars, maps) for one in incident.movers),
-        batches(incident, scalars.get(BATCH)),
+        batches(incident, scalars.get(BATCH), scalars.get(FILE)),
         steps,
     )
 
