@@ -380,6 +380,37 @@ def test_absent_is_not_nan_in_a_run(tmp_path: Path, guard_raises: None) -> None:
     assert found.stats[2, 0, 0] == np.inf
 
 
+@pytest.mark.parametrize("stats", [("g",), ("g", "w", "u")])
+def test_a_step_with_the_names_of_the_last_one_is_what_any_other_order_of_them_is(
+    tmp_path: Path, guard_raises: None, stats: tuple[str, ...]
+) -> None:
+    numbers = iter([1, np.float32(0.1), float("nan"), -float("inf"), "0.5", np.array(2.5), True, 1e-30, -0.0])
+    layers = {layer: {name: next(numbers) for name in stats} for layer in "abc"}
+    backwards = {layer: dict(reversed(layers[layer].items())) for layer in "cba"}
+    with lossguard.Run("p", "r", journal=tmp_path, mantissa_bits=23) as run:
+        for step, given in enumerate((layers, layers, backwards, layers), 1):
+            assert run.log(step, {"loss": 0.5}, given)
+    (found,) = (chunk.frames for chunk in sealed(tmp_path) if len(chunk.frames))
+    assert found.schema == Schema(("loss",), ("a", "b", "c"), stats)
+    assert found.stats_present.all()
+    for step in range(4):
+        assert found.stats[step].tobytes() == found.stats[0].tobytes()
+    assert found.stats[0, 0, 0] == 1.0
+
+
+def test_a_wrong_value_in_a_step_like_the_last_one_is_told_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("lossguard.guard.swallow", lambda entry, error: said.append(f"{entry}: {error}"))
+    with lossguard.Run("p", "r", journal=tmp_path) as run:
+        assert run.log(1, {"loss": 0.5}, {"a": {"g": 1.0, "w": 1.0}})
+        assert run.log(2, {"loss": 0.5}, {"a": {"g": None, "w": 1.0}}) is False  # type: ignore[dict-item]
+        assert run.log(3, {"loss": 0.5}, {"a": {"g": 1.0, "u": 2.0}})  # other stats, which is no mistake
+        assert run.counters["dropped_not_encodable"] == 1
+    assert said == ["Run.log: layers['a']: 'g' must be one number, got 'None'"]
+
+
 def test_a_loop_that_counts_from_0_is_told_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with lossguard.Run("p", "r", journal=tmp_path) as run:
         assert not run.log(0, {"loss": 0.7})
