@@ -1,4 +1,4 @@
-"""How a training ends when it does not end well: Keras then calls no callback, so we stand around its step.
+"""What stands around a model's step: it prepares the first one and hears of the end that Keras calls no callback for.
 
 Guarantees. The step's own exception goes on as it came. Saved and restored models never see the enclosure: it stands
 only between `on_train_begin` and the end of the attempt.
@@ -7,6 +7,7 @@ only between `on_train_begin` and the end of the attempt.
 from collections.abc import Callable
 from typing import Any
 
+from lossguard.guard import guarded
 from lossguard.keras.backends import backend
 from lossguard.wire.chunk import AttemptEnd
 
@@ -19,7 +20,13 @@ def enclose(model: Any, ended: Callable[[AttemptEnd], None]) -> None:
     if bare is None or hasattr(bare, _BARE):
         return
 
+    untraced = True
+
     def train_function(*arguments: Any) -> Any:
+        nonlocal untraced
+        if untraced:
+            untraced = False
+            _make_state(model, *arguments)
         try:
             return bare(*arguments)
         except backend.END_OF_DATA:
@@ -30,6 +37,11 @@ def enclose(model: Any, ended: Callable[[AttemptEnd], None]) -> None:
 
     setattr(train_function, _BARE, bare)
     model.train_function = train_function
+
+
+@guarded("enclose", None)
+def _make_state(model: Any, data: Any, *_: Any) -> None:
+    backend.make_state(model, data)
 
 
 def leave(model: Any) -> None:

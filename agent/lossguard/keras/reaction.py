@@ -12,9 +12,8 @@ of ours that reaches the training, and only for those who asked for it. Why not 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from lossguard.detect import monitor
 from lossguard.guard import guarded
 from lossguard.keras.fetch import Sink
 from lossguard.keras.remedy import CHANGES, Change, Remedy
@@ -23,6 +22,9 @@ from lossguard.keras.treatments.base import Treatment
 from lossguard.wire.chunk import AttemptEnd, Event
 from lossguard.wire.frame import Frames
 from lossguard.wire.incident import BREAKING, Incident
+
+if TYPE_CHECKING:
+    from lossguard.detect.monitor import MonitorState
 
 FETCH_STEPS: Final = 16
 """Rows are fetched at least so often while somebody waits to act: the detectors see nothing earlier."""
@@ -93,7 +95,11 @@ class Reaction:
         self._rollback = rollback
         self._remedy = None if rollback is None else Remedy(rollback.then, treatments)
         self._snapshots = Snapshots(1 if rollback is None else rollback.keep)
-        self._monitor: monitor.MonitorState | None = None
+        # Only here, for those who opted in: a megabyte that other trainers need not pay.
+        from lossguard.detect import monitor
+
+        self._detectors = monitor
+        self._monitor: MonitorState | None = None
         self._episodes: tuple[Incident, ...] = ()
         self._listener: _Listener | None = None
         self._since_snapshot = 0
@@ -112,8 +118,9 @@ class Reaction:
     def begin(self, sink: Sink, tasks: Mapping[str, str], trainee: Trainee) -> Sink:
         """An attempt begins; the answer is the sink that its frames must go to."""
         step = trainee.updates()
-        self._monitor = monitor.init(tasks) if self._monitor is None else monitor.new_attempt(self._monitor, step)
-        self._episodes = monitor.report(self._monitor, "").incidents
+        detectors, before = self._detectors, self._monitor
+        self._monitor = detectors.init(tasks) if before is None else detectors.new_attempt(before, step)
+        self._episodes = detectors.report(self._monitor, "").incidents
         if self._listener is not None:
             self._listener.deaf = True
         self._listener = _Listener(sink, self._hear)
@@ -175,8 +182,8 @@ class Reaction:
         """In the fetch thread."""
         self._snapshots.fetch()
         assert self._monitor is not None
-        self._monitor = monitor.update(self._monitor, frames)
-        self._episodes = monitor.report(self._monitor, "").incidents
+        self._monitor = self._detectors.update(self._monitor, frames)
+        self._episodes = self._detectors.report(self._monitor, "").incidents
 
 
 class _Listener:

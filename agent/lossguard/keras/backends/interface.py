@@ -137,6 +137,14 @@ class Backend(Protocol):
     def uncover_model(self, model: Any) -> None:
         """No more."""
 
+    def make_state(self, model: Any, data: Any) -> None:
+        """Make what Keras would make while it traces the step that is about to be traced.
+
+        Args:
+            model: compiled, in `fit`.
+            data: what its step is called with.
+        """
+
     def still(self, tensors: Any) -> Any:
         """Tensors, nested or not, met while gradients are recorded, as ones that may be used after that."""
 

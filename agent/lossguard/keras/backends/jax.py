@@ -225,6 +225,10 @@ def uncover_model(model: Any) -> None:
     model.__dict__.pop("get_state_tree", None)
 
 
+def make_state(model: Any, data: Any) -> None:
+    pass
+
+
 def still(tensors: Any) -> Any:
     # What is met within `jax.grad` may not be used outside of it; without a tangent it may.
     return tree.map_structure(_still, tensors)

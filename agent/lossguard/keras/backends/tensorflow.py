@@ -5,11 +5,14 @@ mirrored and TPU variables (decision 0202). Graphs are the user's, so nothing he
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Final
 
+import keras
 import tensorflow as tf
+from keras import tree
 from tensorflow.core.framework.attr_value_pb2 import AttrValue
+from tensorflow.python.framework.func_graph import dismantle_func_graph
 
 from lossguard.keras.backends.interface import Hooked, Indices
 from lossguard.keras.backends.skips import count_skips as count_skips
@@ -48,21 +51,32 @@ def norms(tensors: Sequence[Any]) -> Any:
 
 def branch(wanted: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     given = tf.cond(wanted, yes, no)
-    if not tf.executing_eagerly() and branches_cheaply() and not tf.distribute.has_strategy():
-        _keep_whole(given)
+    chosen = None if tf.executing_eagerly() else given.op
+    while chosen is not None and chosen.type == "Identity":
+        chosen = chosen.inputs[0].op
+    if chosen is not None and chosen.type in ("If", "StatelessIf"):
+        if branches_cheaply() and not tf.distribute.has_strategy():
+            # One operation that it is, and not a switch for each of some hundred tensors that it may read: on CPU, with
+            # 27 layers, half of what a cheap step's row takes (decision 0215).
+            chosen._set_attr(_LOWERED, AttrValue(b=False))
+        _forget_branches(chosen)
     return given
 
 
-def _keep_whole(given: Any) -> None:
-    """Leave a branch the one operation that it is, and not a switch for each of some hundred tensors that it may read.
+def _forget_branches(chosen: Any) -> None:
+    """Let go of the Python graphs of a conditional's branches, which are functions of the runtime by now.
 
-    On CPU, with 27 layers, that is half of what a cheap step's row takes (decision 0215).
+    TensorFlow keeps them for a gradient through the conditional, and makes them again of the functions where they are
+    missing (`cond_v2.get_func_graphs`, `AtomicFunction.graph`). They take more memory than all else of ours that is
+    traced (decision 0223).
     """
-    chosen = given.op
-    while chosen.type == "Identity":
-        chosen = chosen.inputs[0].op
-    if chosen.type in ("If", "StatelessIf"):
-        chosen._set_attr(_LOWERED, AttrValue(b=False))
+    for name in ("_true_graph", "_false_graph"):
+        graph = getattr(chosen, name, None)
+        function = None if graph is None else chosen.graph._functions.get(graph.name)
+        if function is not None and getattr(function, "_cached_graph", None) is graph:
+            function._cached_graph = None
+            setattr(chosen, name, None)
+            dismantle_func_graph(graph)
 
 
 def branches_cheaply() -> bool:
@@ -234,6 +248,29 @@ def cover_model(model: Any) -> None:
 
 def uncover_model(model: Any) -> None:
     pass
+
+
+def make_state(model: Any, data: Any) -> None:
+    """Keras makes slots and metrics while it traces the first step, which TensorFlow then traces once more.
+
+    Both traces stay in memory. Before the step is traced it is made as Keras itself makes it under a distribution
+    strategy and on other backends (decision 0223); where that does not go, Keras makes it as ever.
+    """
+    bare = keras.Model
+    if (
+        model._distribute_strategy is not None
+        or model.run_eagerly
+        or type(model).train_step is not bare.train_step
+        or not all(layer.built for layer in model._flatten_layers())
+    ):
+        return
+    kind, spec = type(model), getattr(data, "element_spec", None)
+    plain = all(isinstance(one, tf.TensorSpec) for one in tree.flatten(spec))
+    with suppress(Exception):
+        if plain and kind.compute_loss is bare.compute_loss and kind.compute_metrics is bare.compute_metrics:
+            model._symbolic_build(data_batch=spec)
+        elif not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
 
 
 def still(tensors: Any) -> Any:

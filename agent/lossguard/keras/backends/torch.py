@@ -134,6 +134,10 @@ def uncover_model(model: Any) -> None:
     pass
 
 
+def make_state(model: Any, data: Any) -> None:
+    pass
+
+
 def still(tensors: Any) -> Any:
     return tree.map_structure(_still, tensors)
 
