@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -132,3 +133,17 @@ def test_a_broken_cursor_begins_again(tmp_path: Path) -> None:
     assert record is not None
     assert record.index == 0
     reader.close()
+
+
+@pytest.mark.parametrize(("volume", "segments"), [(8 * 4096, 8), (0, 1), (1 << 40, 1)])
+def test_on_a_small_volume_no_segment_is_most_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, volume: int, segments: int
+) -> None:
+    # Mocked: a file system of its own takes rights that a test has not.
+    said = SimpleNamespace(f_blocks=volume // 4096, f_frsize=4096)
+    monkeypatch.setattr("lossguard.journal.writer.os.statvfs", lambda folder: said)
+    journal = JournalWriter(tmp_path, "p", "r", "a" * 32, started=1.0)
+    for _ in range(8):
+        journal.append(b"x" * 4096)
+    journal.close()
+    assert len(list(journal.folder.glob("*.journal"))) == segments

@@ -45,7 +45,7 @@ class JournalWriter:
         project, run, attempt: whose chunks; the folder is `directory/project/run/attempt`.
         started: Unix seconds at which the attempt began.
         journal_bytes: bound of the run's folder over all its attempts.
-        segment_bytes: a new file is begun when one has reached this size.
+        segment_bytes: a new file is begun when one has reached this size, or an eighth of the bound or of the volume.
         files: the disk.
 
     Raises:
@@ -69,7 +69,6 @@ class JournalWriter:
         self._folder = self._run_folder / attempt
         self._started = started
         self._journal_bytes = journal_bytes
-        self._segment_bytes = min(segment_bytes, max(1, journal_bytes // 8))
         self._segment: int | None = None
         self._segment_number = 0
         self._end = 0
@@ -77,6 +76,9 @@ class JournalWriter:
         self.next_index = 0
         self.sync_failures = 0
         self._run_folder.mkdir(parents=True, exist_ok=True)
+        # An open segment is never freed: where it is most of what there is, all that is shipped still lies there.
+        room = min(journal_bytes, _volume_bytes(self._run_folder) or journal_bytes)
+        self._segment_bytes = min(segment_bytes, max(1, room // 8))
         self._bytes = folder_bytes(self._run_folder)
         self._order = next_order(attempt_folders(self._run_folder))
         self._lock = self._make_folder()
@@ -231,3 +233,9 @@ class JournalWriter:
 def _is_deleted(file: int, path: Path) -> bool:
     # Asked by path too: not every file system counts links.
     return os.fstat(file).st_nlink == 0 and not path.exists()
+
+
+def _volume_bytes(folder: Path) -> int:
+    """Size of the file system that the folder lies on; 0 where it does not say."""
+    volume = os.statvfs(folder)
+    return volume.f_blocks * volume.f_frsize
