@@ -35,6 +35,7 @@ from lossguard.keras import (
     SkipNonFinite,
     TrainingStopped,
     Watch,
+    measure,
 )
 
 
@@ -232,6 +233,19 @@ def failing() -> Any:
     return {"raised": False}
 
 
+def norms() -> Any:
+    """How far off the norms of layers of all sizes are, and whether what is not finite shows in them."""
+    random = np.random.default_rng(1)
+    shapes = [(1,), (511,), (512,), (513,), (3, 5, 401), (1024, 1024), (1 << 20,)]
+    layers = [random.normal(size=shape).astype("float32") for shape in shapes] + [np.full((1 << 20), 0.1, "float32")]
+    exact = [float(np.linalg.norm(one.astype("float64"))) for one in layers]
+    spoilt = [layers[4].copy(), layers[4].copy(), layers[4].copy()]
+    spoilt[0].flat[0], spoilt[1].flat[-1], spoilt[2].flat[-1] = np.nan, np.nan, np.inf
+    found = keras.ops.convert_to_numpy(measure.norms([keras.ops.convert_to_tensor(one) for one in layers + spoilt]))
+    errors = [abs(float(one) / true - 1) for one, true in zip(found, exact, strict=False)]
+    return {"off": max(errors), "spoilt": [str(float(one)) for one in found[len(layers) :]]}
+
+
 def scenarios() -> dict[str, Any]:
     found: dict[str, Any] = {
         "cadence": lambda: fit(OPTIMIZERS["Adagrad"](), full_every=4, epochs=2),
@@ -250,6 +264,7 @@ def scenarios() -> dict[str, Any]:
         "going back": going_back,
         "failing": failing,
         "own loop": own_loop,
+        "norms": norms,
         "sharpness": sharpness,
     }
     if BACKEND == "tensorflow":

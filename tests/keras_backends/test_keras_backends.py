@@ -116,6 +116,12 @@ def test_frames_say_what_they_say_on_tensorflow(backend: str, name: str) -> None
     the_same_weights(here["weights"], there["weights"])
 
 
+def test_norms_are_exact_whatever_the_size_and_show_what_is_not_finite(backend: str) -> None:
+    found = scenario(backend, "norms")
+    assert found["off"] < 5e-6
+    assert found["spoilt"] == ["nan", "nan", "inf"]
+
+
 def test_a_step_that_is_not_finite_is_measured_in_full(backend: str) -> None:
     found = scenario(backend, "broken")
     assert found["full"][2] is True
