@@ -187,12 +187,14 @@ def test_a_probe_takes_so_many_products_at_most_and_its_cost_is_in_gradients(mon
     # With a clock of its own: a compilation takes 1000, a gradient 2, a product 5.
     now = [0.0]
     quotients: list[float] = []
+    shifts: list[float] = []
 
     class Counted:
         made = 0
 
         def turn(self, vectors: list[Any], shift: Any) -> tuple[list[Any], Any]:
             now[0] += 5.0 if self.made else 1000.0
+            shifts.append(float(shift))
             self.made += 1
             return vectors, quotients.pop(0) if quotients else float(self.made)
 
@@ -213,6 +215,12 @@ def test_a_probe_takes_so_many_products_at_most_and_its_cost_is_in_gradients(mon
     found = probe.probe()
     assert found[COST] == 3 * 5 / 2, "the third product changed it by less than a hundredth"
     assert found[RATIO] == pytest.approx(0.1 * 9.05 / 2)
+    # What a negative eigenvalue was shifted by is half as much in each later probe, and is soon forgotten.
+    quotients[:] = [-8.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0]
+    shifts.clear()
+    for _ in range(3):
+        probe.probe()
+    assert shifts == [0.0, 8.0, 8.0, 4.0, 4.0, 2.0, 2.0]
 
 
 def test_excluded_layers_are_no_coordinates() -> None:
