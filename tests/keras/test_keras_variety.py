@@ -119,7 +119,9 @@ def test_nothing_of_ours_raises_into_fit(
         raise RuntimeError("ours")
 
     for place, entry in (
-        ("lossguard.keras.rows.RowMaker.row", "Hook.record"),
+        ("lossguard.keras.rows.Row.decide", "Hook.begin_row"),
+        ("lossguard.keras.rows.Row.measure", "Hook.measure"),
+        ("lossguard.keras.rows.Row.whole", "Hook.end_row"),
         ("lossguard.keras.tasks.measure", "StepScalars.measure"),
         ("lossguard.keras.ring.Ring.snapshot", "Attempts.flush"),
         ("lossguard.keras.fetch.frames_of", "Fetcher.record"),

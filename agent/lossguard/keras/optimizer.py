@@ -24,11 +24,15 @@ from lossguard.guard import guarded
 from lossguard.keras import measure
 from lossguard.keras.backends import backend
 from lossguard.keras.ring import Layout, Ring, numbered
-from lossguard.keras.rows import Pending, RowMaker, step_of
+from lossguard.keras.rows import Pending, Row, step_of
 from lossguard.keras.treatments.base import StepTreatment, Treatment
 from lossguard.keras.treatments.clippy import Clippy
 from lossguard.wire import stats
 
+SMALL_GROUP: Final = 1 << 18
+"""Entries of layers that are updated together at least, and so share a conditional ..."""
+SMALL_GROUP_BESIDE: Final = 1 << 24
+"""... and on an accelerator, where a conditional is a wait, and 64 MiB are little."""
 _WRITES: Final = ("assign", "assign_add", "assign_sub")
 
 
@@ -216,8 +220,8 @@ class Hook:
             for name, value in writes:
                 bare[name](variable, value)
 
-    def decide(self, pending: list[Pending], learning_rate: Any, scalars: Any) -> None:
-        """Ask the treatments.
+    def decide(self, row: Row | None, pending: list[Pending], learning_rate: Any, scalars: Any) -> None:
+        """Ask the treatments, and note in the row what they say.
 
         Raises:
             ValueError: one needs the loss, and it was not observed.
@@ -234,6 +238,8 @@ class Hook:
                 factors = [treatment.factor(one.proposal(learning_rate)) for one in treated]
             for one, factor in zip(treated, factors, strict=True):
                 one.factor = one.factor * factor
+        if row is not None:
+            row.note(pending)
 
     def _loss(self, treatment: StepTreatment, scalars: Any) -> Any:
         if "loss" not in self._scalar_names:
@@ -243,23 +249,77 @@ class Hook:
             )
         return scalars[self._scalar_names.index("loss")]
 
-    @guarded("Hook.record", None)
-    def record(
-        self, ring: Ring, copy: Any, pending: list[Pending], scalars: Any, position: Any, learning_rate: Any
+    def groups(self, variables: Sequence[Any]) -> list[list[int]]:
+        """The places of these variables, in groups that are updated one after the other.
+
+        A group is as large as the largest layer and a quarter, so that small layers do not come one by one, and at
+        least as large as is not worth a conditional of its own. All at once where a treatment looks at all of them.
+        """
+        sizes = [math.prod(variable.shape) for variable in variables]
+        if any(isinstance(one, StepTreatment) for one in self.treatments):
+            return [list(range(len(sizes)))]
+        most = max(SMALL_GROUP if backend.on_host() else SMALL_GROUP_BESIDE, *(size + size // 4 for size in sizes))
+        groups: list[list[int]] = []
+        left = 0
+        for place, size in enumerate(sizes):
+            if size > left:
+                groups.append([])
+                left = most
+            groups[-1].append(place)
+            left -= size
+        return groups
+
+    @guarded("Hook.begin_row", None)
+    def begin_row(
+        self,
+        ring: Ring,
+        copy: Any,
+        gradients: Sequence[Any],
+        variables: Sequence[Any],
+        position: Any,
+        learning_rate: Any,
     ) -> Any:
-        """Write the row; what it was, for those who must wait until it is computed."""
+        """What the row of this step is made in; decides whether it is measured in full."""
         weights = {index: self.optimizer._trainable_variables[index] for index in self._watched}
-        if not weights:
-            no_state = ops.zeros([ring.layout.state - 1])
-            row = ops.concatenate([ops.reshape(step_of(position), [1]), no_state, scalars], 0)
-            ring.write(copy, position, row)
-            return row
-        maker = RowMaker(weights, self.full_every, self._clippy.lambda_rel, self._clippy.lambda_abs)
-        row = maker.row(
-            ring.state(copy, position - 1), pending, scalars, position, learning_rate, backend.read(self._stretch)
-        )
-        ring.write(copy, position, row)
+        row = Row(weights, self.full_every, self._clippy.lambda_rel, self._clippy.lambda_abs, learning_rate)
+        if weights and not row.always:
+            indices = map(self.optimizer._get_variable_index, variables)
+            found = dict(zip(indices, zip(gradients, variables, strict=True), strict=True))
+            before = ring.state(copy, position - 1)
+            row.decide(before, found, position, backend.read(self._stretch), self.plain)
         return row
+
+    def measure(self, row: Row | None, variables: Sequence[Any], proposed: Callable[[], Sequence[Pending]]) -> Any:
+        """Measure these layers; what is there when nobody reads them any more, or None.
+
+        Args:
+            row: of `begin_row`.
+            variables: the layers.
+            proposed: what the optimizer proposes for them; called where it is needed, such as in a branch.
+        """
+        if row is None or row.lost:
+            return None
+        # Until it is there: what raises is swallowed.
+        row.lost = True
+        return self._measure(row, [self.optimizer._get_variable_index(one) for one in variables], proposed)
+
+    @guarded("Hook.measure", None)
+    def _measure(self, row: Row, layers: Sequence[int], proposed: Callable[[], Sequence[Pending]]) -> Any:
+        read = row.measure(layers, proposed)
+        row.lost = False
+        return read
+
+    @guarded("Hook.end_row", None)
+    def end_row(self, row: Row | None, ring: Ring, copy: Any, scalars: Any, position: Any) -> None:
+        """Write the row."""
+        if row is None or row.lost:
+            return
+        if self._watched:
+            whole = row.whole(scalars, position)
+        else:
+            no_state = ops.zeros([ring.layout.state - 1])
+            whole = ops.concatenate([ops.reshape(step_of(position), [1]), no_state, scalars], 0)
+        ring.write(copy, position, whole)
 
     def write(self, variable: Any, one: Pending) -> None:
         """Write what the treatments leave of a proposal."""

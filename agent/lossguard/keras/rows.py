@@ -1,19 +1,29 @@
-"""From the proposed updates of one step to its row of the ring, on one replica.
+"""From the gradients and the proposed updates of one step to its row of the ring, on one replica.
 
-Guarantees. Static shapes; one conditional per step, not one per layer. What was not measured is NaN in the row and
-marked by the row's `full` column, so that it comes out as absent.
+Guarantees. Static shapes. Whether a step is measured in full is decided once, from the norms of all gradients, before
+any layer is updated; what follows may come group by group of layers, so that no more than one group's updates need be
+there at a time (decision 0218). What was not measured is NaN in the row and marked by the row's `full` column, so that
+it comes out as absent.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 from keras import ops
 
 from lossguard.keras import cadence, measure
 from lossguard.keras.backends import backend
 from lossguard.keras.treatments.base import Proposal
 from lossguard.wire import stats
+
+_MEASURED: Final = (
+    *(name for name in stats.STAT_NAMES if name not in measure.CHEAP),
+    stats.GRADIENT_NORM,
+)
+_COLUMNS: Final = (*_MEASURED, stats.CLIPPING_FACTOR)
+_ORDER: Final = np.array([_COLUMNS.index(name) for name in stats.STAT_NAMES], np.int32)
 
 
 @dataclass(slots=True)
@@ -27,7 +37,6 @@ class Pending:
             it subtracted.
         value: see `write`.
         factor: sigma; the number 1.0 if no treatment applies.
-        dense: see `whole_gradient`.
         seen: see `proposal`.
         plain: whether XLA will surely not compile the step.
     """
@@ -38,7 +47,6 @@ class Pending:
     write: str | None
     value: Any
     factor: Any = 1.0
-    dense: Any = None
     seen: Proposal | None = None
     plain: bool = False
 
@@ -62,95 +70,168 @@ class Pending:
         seen = self.proposal(learning_rate)
         return replace(seen, update=seen.update * self.factor) if self.treated else seen
 
-    def whole_gradient(self) -> Any:
-        """The gradient as a dense float32 tensor, which the whole step may read."""
-        if self.dense is None:
-            self.dense = ops.cast(backend.dense(self.gradient, self.weight, self.plain), "float32")
-        return self.dense
-
     def full(self, learning_rate: Any) -> Proposal:
         """The proposal; if no treatment has asked for it, made where this is called, such as in a branch."""
         if self.seen is not None:
             return self.seen
         weight = self.weight
         value = weight - self.value if self.write == "assign" else self.value
-        weight, value = (ops.cast(tensor, "float32") for tensor in (weight, backend.dense(value, weight, self.plain)))
-        return Proposal(weight, self.whole_gradient(), -value if self.write == "assign_add" else value, learning_rate)
+        gradient, value = (dense(tensor, weight, self.plain) for tensor in (self.gradient, value))
+        update = -value if self.write == "assign_add" else value
+        return Proposal(ops.cast(weight, "float32"), gradient, update, learning_rate)
 
 
-@dataclass(frozen=True, slots=True)
-class RowMaker:
-    """Makes the rows of one optimizer.
+def dense(tensor: Any, weight: Any, plain: bool) -> Any:
+    """A gradient or update as a dense float32 tensor."""
+    return ops.cast(backend.dense(tensor, weight, plain), "float32")
 
-    Attributes:
-        weights: its watched variables by their index, in order.
+
+class Row:
+    """The row of one step, in the making: `decide`, then `measure` and `note` every layer, then `whole`.
+
+    Args:
+        weights: the watched variables of the optimizer by their index, in order.
         every: the cadence: every how many steps all stats are measured.
         lambda_rel, lambda_abs: thresholds of `clippy_ratio`.
+        learning_rate: eta.
+
+    Attributes:
+        always: whether every step is measured in full, so that there is nothing to decide.
+        full: whether this step is measured in full, on the device; None if it is without a branch.
+        lost: whether a part of it could not be made, so that it must not be written.
     """
 
-    weights: Mapping[int, Any]
-    every: int
-    lambda_rel: float
-    lambda_abs: float
+    def __init__(
+        self, weights: Mapping[int, Any], every: int, lambda_rel: float, lambda_abs: float, learning_rate: Any
+    ) -> None:
+        self.always = every == 1
+        self.lost = False
+        self.full: Any = None
+        self._weights = weights
+        self._every = every
+        self._limits = lambda_rel, lambda_abs
+        self._learning_rate = learning_rate
+        self._places = {index: place for place, index in enumerate(weights)}
+        self._state: cadence.State | None = None
+        self._norms: Any = None
+        self._order: list[int] = []
+        self._tables: list[Any] = []
+        self._noted: dict[int, Pending] = {}
 
-    def row(
-        self, before: Any, pending: list[Pending], scalars: Any, position: Any, learning_rate: Any, stretch: Any
-    ) -> Any:
-        """[state | scalars | layers x stats] of this step.
+    def decide(
+        self, before: Any, gradients: Mapping[int, tuple[Any, Any]], position: Any, stretch: Any, plain: bool
+    ) -> None:
+        """From the norms of all gradients, whether this step is measured in full.
 
         Args:
             before: the state's columns of the last step's row.
-            pending: the layers that have a gradient.
-            scalars: [S].
+            gradients: by the layers' indices, each beside its variable.
             position: updates before this one.
-            learning_rate: eta.
             stretch: of the cadence.
+            plain: whether XLA will surely not compile the step.
         """
-        by_index = {one.index: one for one in pending}
-        pairs = [(weight, by_index.get(index)) for index, weight in self.weights.items()]
-        # A branch is given values and reads no variable, which may lie on another device.
-        layers = [(backend.read(weight) if layer is None else layer.weight, layer) for weight, layer in pairs]
-        zero, one = ops.zeros((), "float32"), ops.ones((), "float32")
-        norms = measure.norms([zero if layer is None else layer.whole_gradient() for _, layer in layers])
-        factors = ops.stack([one if layer is None else layer.least(one) for _, layer in layers])
-        cheap = {stats.GRADIENT_NORM: norms, stats.CLIPPING_FACTOR: factors}
-        if self.every == 1:
-            state = cadence.State(one, zero, ops.zeros_like(norms))
-            table = _table(cheap | self._full(layers, norms, learning_rate))
+        zero = ops.zeros((), "float32")
+        # Made dense for the norm alone, and once more where all is measured: held until then it would be as much
+        # memory as the layer has.
+        found = [gradients.get(index) for index in self._weights]
+        self._norms = measure.norms([zero if one is None else dense(*one, plain) for one in found])
+        self._state = cadence.advance(cadence.State.of(before), self._norms, position, self._every, stretch)
+        self.full = backend.settled(self._state.full > 0.0)
+
+    def measure(self, layers: Sequence[int], proposed: Callable[[], Sequence[Pending]]) -> Any:
+        """Measure some of the layers.
+
+        Args:
+            layers: their indices; those that are not watched are left out.
+            proposed: gives what the optimizer proposes for them, in that order; called where it is needed, such as in a
+                branch.
+
+        Returns:
+            What is there when nobody reads these layers any more; None if none of them is watched.
+        """
+        watched = [index for index in layers if index in self._places]
+        if not watched:
+            return None
+
+        def found() -> list[Pending]:
+            by_index = {one.index: one for one in proposed()}
+            return [by_index[index] for index in watched]
+
+        return self._add(watched, found)
+
+    def note(self, pending: Sequence[Pending]) -> None:
+        """Note what the treatments have decided of some of the layers."""
+        self._noted |= {one.index: one for one in pending}
+
+    def whole(self, scalars: Any, position: Any) -> Any:
+        """[state | scalars | layers x stats], once every layer that has a gradient was measured and noted."""
+        unreached = [index for index in self._weights if index not in self._order]
+        if unreached:
+            # A branch is given values and reads no variable, which may lie on another device.
+            values = [backend.read(self._weights[index]) for index in unreached]
+            self._add(unreached, lambda: values)
+        one, zero = ops.ones((), "float32"), ops.zeros((), "float32")
+        factors = [self._noted[index].least(one) if index in self._noted else one for index in self._weights]
+        table = self._tables[0] if len(self._tables) == 1 else ops.concatenate(self._tables, 0)
+        if self._order != list(self._weights):
+            table = ops.take(table, np.array([self._order.index(index) for index in self._weights], np.int32), 0)
+        if self._state is None:
+            state = cadence.State(one, zero, ops.zeros_like(table[:, 0]))
         else:
-            state = cadence.advance(cadence.State.of(before), norms, position, self.every, stretch)
-            table = backend.branch(
-                state.full > 0.0,
-                lambda: _table(cheap | self._full(layers, norms, learning_rate)),
-                lambda: _table(dict.fromkeys(stats.STAT_NAMES, ops.full_like(norms, float("nan"))) | cheap),
-            )
+            state = self._state
+            norms = ops.where(state.full > 0.0, table[:, -1], self._norms)
+            table = ops.concatenate([table[:, :-1], norms[:, None]], 1)
+        table = ops.take(ops.concatenate([table, ops.stack(factors)[:, None]], 1), _ORDER, 1)
         return ops.concatenate([state.columns(step_of(position)), scalars, ops.reshape(table, [-1])], 0)
 
-    def _full(self, layers: list[tuple[Any, Pending | None]], norms: Any, learning_rate: Any) -> dict[str, Any]:
-        """All columns but the factor's; a layer that the loss does not reach has a gradient of zero."""
+    def _add(self, layers: list[int], found: Callable[[], Sequence[Any]]) -> Any:
+        if self.full is None:
+            made = self._table(layers, found)
+        else:
+            nothing = np.full((len(layers), len(_MEASURED)), np.nan, np.float32)
+            made = backend.branch(self.full, lambda: self._table(layers, found), lambda: ops.convert_to_tensor(nothing))
+        self._order += layers
+        self._tables.append(made)
+        return made
+
+    def _table(self, layers: list[int], found: Callable[[], Sequence[Any]]) -> Any:
+        """[L, K] in the order of `_MEASURED`.
+
+        Args:
+            layers: their indices.
+            found: what the optimizer proposes for each, or the weight alone of one that the loss does not reach: its
+                gradient is zero.
+        """
         zero = ops.zeros((), "float32")
-        seen = [None if layer is None else layer.full(learning_rate) for _, layer in layers]
+        rate = self._learning_rate
+        values = found()
+        seen = [one.full(rate) if isinstance(one, Pending) else None for one in values]
         extremes = [
             {stats.GRADIENT_ZERO_FRACTION: zero + 1.0}
             if one is None
-            else measure.extremes(one.weight, one.gradient, one.update, self.lambda_rel, self.lambda_abs)
+            else measure.extremes(one.weight, one.gradient, one.update, *self._limits)
             for one in seen
         ]
         columns = {name: ops.stack([one.get(name, zero) for one in extremes]) for name in measure.EXTREMES}
-        columns[stats.WEIGHT_NORM] = measure.norms([ops.cast(weight, "float32") for weight, _ in layers])
-        gradients = [zero if one is None else one.gradient for one in seen]
-        updates = [zero if one is None else one.update for one in seen]
+        columns[stats.WEIGHT_NORM] = measure.norms(
+            [ops.cast(value, "float32") if one is None else one.weight for one, value in zip(seen, values, strict=True)]
+        )
+        gradients, updates = _sides(seen, zero)
+        places = np.array([self._places[index] for index in layers], np.int32)
+        norms = measure.norms(gradients) if self._norms is None else ops.take(self._norms, places, 0)
         plain = ops.stack([norms, measure.norms(updates)])
         lost = ops.logical_and(plain < measure.SAFE_NORM, columns[stats.GRADIENT_MAX] > 0.0)
         doubtful = ops.any(ops.logical_or(ops.logical_not(ops.isfinite(plain)), lost))
 
         def exact() -> Any:
-            return measure.exact(gradients, updates, plain)
+            # Found again where it is needed: handed to this branch, all updates would have to be there at once.
+            again = [one.full(rate) if isinstance(one, Pending) else None for one in found()]
+            return measure.exact(*_sides(again, ops.zeros((), "float32")), plain)
 
-        found = backend.branch(doubtful, exact, lambda: ops.concatenate([plain, ops.zeros_like(plain[:1])], 0))
+        sure = backend.branch(doubtful, exact, lambda: ops.concatenate([plain, ops.zeros_like(plain[:1])], 0))
         for row, name in enumerate(measure.EXACT):
-            columns[name] = found[row]
-        return columns
+            columns[name] = sure[row]
+        return ops.stack([columns[name] for name in _MEASURED], 1)
 
 
 def step_of(position: Any) -> Any:
@@ -158,6 +239,7 @@ def step_of(position: Any) -> Any:
     return ops.cast(position + 1, "float32")
 
 
-def _table(columns: Mapping[str, Any]) -> Any:
-    """[L, K] in the order of `STAT_NAMES`."""
-    return ops.stack([columns[name] for name in stats.STAT_NAMES], 1)
+def _sides(seen: Sequence[Proposal | None], zero: Any) -> tuple[list[Any], list[Any]]:
+    """Gradients and updates."""
+    gradients = [zero if one is None else one.gradient for one in seen]
+    return gradients, [zero if one is None else one.update for one in seen]

@@ -50,11 +50,31 @@ class Hooked(Protocol):
     def nothing(self, variable: Any, gradient: Any) -> Any:
         """A proposal that changes nothing."""
 
-    def decide(self, pending: list[Any], learning_rate: Any, scalars: Any) -> None:
-        """Ask the treatments."""
+    def decide(self, row: Any, pending: list[Any], learning_rate: Any, scalars: Any) -> None:
+        """Ask the treatments, and note in the row what they say."""
 
-    def record(self, ring: Any, copy: Any, pending: list[Any], scalars: Any, position: Any, learning_rate: Any) -> Any:
-        """Write the row; what it was, or None."""
+    def groups(self, variables: Sequence[Any]) -> list[list[int]]:
+        """The places of these variables, in groups that are updated one after the other."""
+
+    def begin_row(
+        self,
+        ring: Any,
+        copy: Any,
+        gradients: Sequence[Any],
+        variables: Sequence[Any],
+        position: Any,
+        learning_rate: Any,
+    ) -> Any:
+        """What the row of this step is made in; decides whether it is measured in full."""
+
+    def measure(self, row: Any, variables: Sequence[Any], proposed: Callable[[], Sequence[Any]]) -> Any:
+        """Measure these layers; what is there when nobody reads them any more, or None.
+
+        `proposed` gives what the optimizer proposes for them, and is called where it is needed, such as in a branch.
+        """
+
+    def end_row(self, row: Any, ring: Any, copy: Any, scalars: Any, position: Any) -> None:
+        """Write the row."""
 
     def write(self, variable: Any, one: Any) -> None:
         """Write what is left of a proposal."""
@@ -110,6 +130,9 @@ class Backend(Protocol):
 
     def branch(self, wanted: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
         """What one of two functions gives, both of the same shape; only that one is computed."""
+
+    def settled(self, wanted: Any) -> Any:
+        """A boolean that will be given to more than one `branch`, so that the device is waited for once at most."""
 
     def branches_cheaply(self) -> bool:
         """Whether here, where a step is traced or run, a `branch` is surely cheaper than a pass over a batch."""

@@ -79,6 +79,10 @@ def _forget_branches(chosen: Any) -> None:
             dismantle_func_graph(graph)
 
 
+def settled(wanted: Any) -> Any:
+    return wanted
+
+
 def branches_cheaply() -> bool:
     return not tf.config.list_logical_devices("GPU") and not _in_xla()
 
@@ -185,43 +189,65 @@ class Placement:
         )
 
     def _run(self, distribution: Any, ring: Any, grads_and_vars: Any, packed: Any, *, leave_out: bool) -> None:
-        """Propose, measure and write, each on every replica."""
+        """Decide, then propose, measure and write group by group, each on every replica."""
         hook = self.hook
         learning_rate, scalars, position = packed
         update = distribution.extended.update
+        local = [[distribution.experimental_local_results(one) for one in pair] for pair in grads_and_vars]
         # A replica is known by the order of the calls: its id is a symbolic tensor under the default strategy.
-        replicas: dict[int, list[Any]] = {}
-        measured: dict[int, Any] = {}
         count = _Counter()
+        rows: dict[int, Any] = {}
+        pending: dict[int, list[Any]] = {}
+        # Without this the graph would compute all updates as soon as the gradients are there, and hold them.
+        before: dict[int, list[Any]] = {}
+
+        def begin(copy: Any, learning_rate: Any, position: Any) -> None:
+            replica = count.next()
+            gradients, variables = ([values[replica] for values in side] for side in zip(*local, strict=True))
+            rows[replica] = hook.begin_row(ring, copy, gradients, variables, position, learning_rate)
 
         def propose(variable: Any, gradient: Any, learning_rate: Any) -> None:
-            one = hook.nothing(variable, gradient) if leave_out else hook.propose(variable, gradient, learning_rate)
-            replicas.setdefault(count.next(), []).append(one)
-
-        for gradient, variable in grads_and_vars:
-            count.reset()
-            update(variable, propose, args=(gradient, learning_rate), group=False)
-
-        def decide(copy: Any, learning_rate: Any, scalars: Any, position: Any) -> None:
             replica = count.next()
-            hook.decide(replicas[replica], learning_rate, scalars)
-            measured[replica] = hook.record(ring, copy, replicas[replica], scalars, position, learning_rate)
+            with tf.control_dependencies(before.get(replica, [])):
+                one = hook.nothing(variable, gradient) if leave_out else hook.propose(variable, gradient, learning_rate)
+            pending.setdefault(replica, []).append(one)
 
-        count.reset()
-        update(ring.variable, decide, args=(learning_rate, scalars, position), group=False)
-        if leave_out:
-            return
+        def measure(copy: Any, learning_rate: Any, scalars: Any, variables: Any) -> None:
+            replica = count.next()
+            proposed = pending[replica]
+            hook.decide(rows[replica], proposed, learning_rate, scalars)
+            free = hook.measure(rows[replica], variables, lambda: proposed)
+            before[replica] = [] if free is None else [free]
 
         def write(variable: Any, place: int) -> None:
             replica = count.next()
             # Only when nobody reads the old weight any more is the update in place; else TensorFlow copies the weight.
-            after = [measured[replica]] if measured[replica] is not None else []
-            with tf.control_dependencies(after):
-                hook.write(variable, replicas[replica][place])
+            with tf.control_dependencies(before[replica]):
+                hook.write(variable, pending[replica][place])
+            written.setdefault(replica, []).append(read(variable))
 
-        for place, (_, variable) in enumerate(grads_and_vars):
+        def end(copy: Any, scalars: Any, position: Any) -> None:
+            hook.end_row(rows[count.next()], ring, copy, scalars, position)
+
+        count.reset()
+        update(ring.variable, begin, args=(learning_rate, position), group=False)
+        for group in hook.groups([variable for _, variable in grads_and_vars]):
+            pending.clear()
+            for gradient, variable in (grads_and_vars[place] for place in group):
+                count.reset()
+                update(variable, propose, args=(gradient, learning_rate), group=False)
+            variables = [grads_and_vars[place][1] for place in group]
             count.reset()
-            update(variable, write, kwargs={"place": place}, group=False)
+            update(ring.variable, measure, args=(learning_rate, scalars), kwargs={"variables": variables}, group=False)
+            if leave_out:
+                continue
+            written: dict[int, list[Any]] = {}
+            for at, variable in enumerate(variables):
+                count.reset()
+                update(variable, write, kwargs={"place": at}, group=False)
+            before = written
+        count.reset()
+        update(ring.variable, end, args=(scalars, position), group=False)
 
 
 class _Counter:

@@ -70,6 +70,10 @@ def branch(wanted: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     return yes() if bool(wanted) else no()
 
 
+def settled(wanted: Any) -> Any:
+    return bool(wanted)
+
+
 def branches_cheaply() -> bool:
     # It waits for the device.
     return False
@@ -128,14 +132,21 @@ class Placement:
         finite = not hook.skips or bool(torch.stack([torch.isfinite(one).all() for one in grads]).all())
         if finite:
             made = calls(hook.optimizer, self._bare_update, grads, trainable_variables, learning_rate)
-            pending = [hook.propose(variable, gradient, rate) for gradient, variable, rate in made]
         else:
-            pending = [hook.nothing(one, gradient) for gradient, one in zip(grads, trainable_variables, strict=True)]
-        hook.decide(pending, learning_rate, scalars)
-        hook.record(ring, ring.variable, pending, scalars, position, learning_rate)
-        for variable, one in zip(trainable_variables, pending, strict=True):
-            if finite:
-                hook.write(variable, one)
+            made = [(gradient, one, learning_rate) for gradient, one in zip(grads, trainable_variables, strict=True)]
+        row = hook.begin_row(ring, ring.variable, grads, trainable_variables, position, learning_rate)
+        for group in hook.groups(trainable_variables):
+            pending = [
+                hook.propose(variable, gradient, rate) if finite else hook.nothing(variable, gradient)
+                for gradient, variable, rate in (made[place] for place in group)
+            ]
+            variables = [made[place][1] for place in group]
+            hook.decide(row, pending, learning_rate, scalars)
+            hook.measure(row, variables, functools.partial(list, pending))
+            for variable, one in zip(variables, pending, strict=True):
+                if finite:
+                    hook.write(variable, one)
+        hook.end_row(row, ring, ring.variable, scalars, position)
 
 
 def place(hook: Hooked) -> Placement:
