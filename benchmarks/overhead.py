@@ -14,7 +14,7 @@ with fewer than 6 pairs all of them), beside it what Lossguard says of itself (`
 lie in memory is drawn once a process and stays, so figures to be quoted come from several: `--processes 4`. The two
 slowest peers run in one round. A target is met if the interval lies below it, not met if above, and not decided else.
 
-Memory, of four rows, is of processes of their own, three for each in turns: the largest resident size, the one at the
+Memory, of five rows, is of processes of their own, three for each in turns: the largest resident size, the one at the
 end, and the most that TensorFlow's tensors held in a block of steps.
 
 Models: an MLP of 4 x 1024 at batch 256 and 1024; the demo's ranker (large, with DCN) at batch 4096, whose embedding has
@@ -65,7 +65,13 @@ AGAIN = "bare once more"
 RATE = 1e-6
 """So small that no gradient jumps and sets a burst of full steps off, as the first steps of a training do."""
 MEMORY_OF = "mlp-1024"
-MEMORY_ROWS = ("bare", "Lossguard", "Lossguard every stat every step", "callback with get_weights")
+MEMORY_ROWS = (
+    "bare",
+    "Lossguard",
+    "Lossguard every stat every step",
+    "Lossguard with Clippy",
+    "callback with get_weights",
+)
 MEMORY_TURNS = 3
 SPARSE_ROWS = ("bare", AGAIN, "Lossguard", "Lossguard without a budget", "Lossguard every stat every step")
 

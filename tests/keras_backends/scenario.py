@@ -20,6 +20,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import keras
 import numpy as np
 from fits import BACKEND, Sink, fit, model_of_two_tasks, values, watch_of
+from held import held
 from loops import own_loop
 from spectra import products, sharpness
 
@@ -274,6 +275,7 @@ def scenarios() -> dict[str, Any]:
     if BACKEND == "torch":
         found["products"] = products
     if BACKEND == "jax":
+        found["held"] = held
         found["together"] = lambda: fit(OPTIMIZERS["Adagrad"](), full_every=4, epochs=2, steps_per_execution=4)
     found |= {
         f"treatment {name}": lambda made=made: fit(OPTIMIZERS["Adagrad"](), count=40, full_every=1, treatment=made())
