@@ -68,15 +68,16 @@ def _forget_branches(chosen: Any) -> None:
 
     TensorFlow keeps them for a gradient through the conditional, and makes them again of the functions where they are
     missing (`cond_v2.get_func_graphs`, `AtomicFunction.graph`). They take more memory than all else of ours that is
-    traced (decision 0223).
+    traced (decision 0223). These are private names: where a TensorFlow has others, the graphs are kept.
     """
-    for name in ("_true_graph", "_false_graph"):
-        graph = getattr(chosen, name, None)
-        function = None if graph is None else chosen.graph._functions.get(graph.name)
-        if function is not None and getattr(function, "_cached_graph", None) is graph:
-            function._cached_graph = None
-            setattr(chosen, name, None)
-            dismantle_func_graph(graph)
+    with suppress(AttributeError):
+        for name in ("_true_graph", "_false_graph"):
+            graph = getattr(chosen, name, None)
+            function = None if graph is None else chosen.graph._functions.get(graph.name)
+            if function is not None and getattr(function, "_cached_graph", None) is graph:
+                function._cached_graph = None
+                setattr(chosen, name, None)
+                dismantle_func_graph(graph)
 
 
 def settled(wanted: Any) -> Any:
