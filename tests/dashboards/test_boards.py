@@ -152,6 +152,7 @@ def test_a_board_has_the_variables_that_its_queries_use_and_leads_to_our_pages(b
 def test_every_metric_is_on_a_dashboard_or_in_an_alert() -> None:
     from dashboards.alerts import ALERTS
 
-    text = " ".join([expression for _, expression in expressions()] + [alert.expression for alert in ALERTS])
+    texts = [text for alert in ALERTS for text in (alert.expression, *alert.annotations().values())]
+    text = " ".join([expression for _, expression in expressions()] + texts)
     unseen = {metric.name for metric in names.ALL if metric.name not in text}
     assert unseen == set()
