@@ -14,7 +14,7 @@ LAYERS, SIDE = 12, 512
 LAYER_BYTES = 4 * SIDE * SIDE
 
 
-def held(mine: Watch | None) -> int:
+def held(mine: Watch | None, jit: bool) -> int:
     """The most bytes that a step held besides weights, slots and the gradients that it is given."""
     weight = np.full((SIDE, SIDE), 0.5, "float32")
     variables = [keras.Variable(weight, name=f"layer_{place}") for place in range(LAYERS)]
@@ -23,7 +23,7 @@ def held(mine: Watch | None) -> int:
     optimizer.build(variables)
     gradients = [tf.fill((SIDE, SIDE), 0.1) for _ in variables]
 
-    @tf.function
+    @tf.function(jit_compile=jit)
     def step(gradients: Any) -> None:
         if mine is not None:
             mine.observe(tf.reduce_sum(gradients[0]))
@@ -41,14 +41,16 @@ def held(mine: Watch | None) -> int:
     return most
 
 
+@pytest.mark.parametrize("jit", [False, True], ids=["", "XLA"])
 @pytest.mark.parametrize(
     "options", [{}, {"full_every": 2}, {"full_every": 1}, {"full_every": 2, "treatment": Clippy()}], ids=str
 )
 def test_a_step_holds_the_updates_of_a_layer_or_two_and_not_the_models(
-    watch: Callable[..., Watch], options: dict[str, Any]
+    watch: Callable[..., Watch], options: dict[str, Any], jit: bool
 ) -> None:
     mine = watch(**options)
     with mine:
-        layers = held(mine) / LAYER_BYTES
-    # The update, what it is computed by, and what is measured of it: 2.0 to 4.3, all updates at once more than 12.
+        layers = held(mine, jit) / LAYER_BYTES
+    # The update, what it is computed by, and what is measured of it: 2.0 to 4.3, all updates at once more than 12, and
+    # under XLA, where it copies what is read while it is written, 28 to 52.
     assert layers < 6, f"{layers:.1f} of {LAYERS} layers"

@@ -14,6 +14,7 @@ from keras import tree
 from tensorflow.core.framework.attr_value_pb2 import AttrValue
 from tensorflow.python.framework.func_graph import dismantle_func_graph
 
+from lossguard.keras.backends import tensorflow_xla
 from lossguard.keras.backends.interface import Hooked, Indices
 from lossguard.keras.backends.skips import count_skips as count_skips
 from lossguard.keras.backends.skips import forget_skips as forget_skips
@@ -45,6 +46,8 @@ def bits(values: Any) -> Any:
 
 
 def norms(tensors: Sequence[Any]) -> Any:
+    if _in_xla() and on_host():
+        return tf.sqrt(tf.stack([tensorflow_xla.total(tf.square(tf.reshape(one, [-1]))) for one in tensors]))
     # One pass without a temporary of the squares: a third cheaper on CPU than square and sum.
     return tf.sqrt(2.0 * tf.stack([tf.nn.l2_loss(one) for one in tensors]))
 
@@ -193,6 +196,9 @@ class Placement:
         """Decide, then propose, measure and write group by group, each on every replica."""
         hook = self.hook
         learning_rate, scalars, position = packed
+        if not leave_out and _in_xla() and not tf.distribute.has_strategy() and tensorflow_xla.knows(hook.optimizer):
+            tensorflow_xla.run(hook, ring, grads_and_vars, learning_rate, scalars, position)
+            return
         update = distribution.extended.update
         local = [[distribution.experimental_local_results(one) for one in pair] for pair in grads_and_vars]
         # A replica is known by the order of the calls: its id is a symbolic tensor under the default strategy.
