@@ -5,7 +5,9 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 from lossguard.keras.optimizer import Hook
 
@@ -106,3 +108,20 @@ def test_watching_changes_no_bit_under_xla() -> None:
         watched, others = seen[name]
         assert "_backend_update_step" in watched.__dict__
         same_bits([*variables, *bare.variables], [*others, *watched.variables], name)
+
+
+def test_what_fails_while_it_is_computed_aside_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    swallowed: list[str] = []
+    monkeypatch.setattr("lossguard.guard.swallow", lambda entry, error: swallowed.append(entry))
+    propose = Hook.propose
+
+    def broken(hook: Hook, *given: Any) -> Any:
+        if in_stateless_scope():
+            raise RuntimeError("ours")
+        return propose(hook, *given)
+
+    monkeypatch.setattr(Hook, "propose", broken)
+    bare, alone, _, _ = train(OPTIMIZERS["Adagrad"], watched=False, jit=True)
+    watched, seen, _, _ = train(OPTIMIZERS["Adagrad"], watched=True, jit=True)
+    assert set(swallowed) == {"Hook.measure"}
+    same_bits([*alone, *bare.variables], [*seen, *watched.variables], "Adagrad")

@@ -103,6 +103,11 @@ class _Aside(keras.StatelessScope):
         for name, change in _CHANGES.items():
             setattr(self._optimizer, name, functools.partial(self._write, change))
 
+    def __exit__(self, *error: Any) -> None:
+        for name in _CHANGES:
+            self._optimizer.__dict__.pop(name, None)
+        super().__exit__(*error)
+
     def _write(self, change: Callable[[Any, Any], Any], target: Any, value: Any) -> None:
         now = tf.convert_to_tensor(target.value)
         self.add_update((target, change(now, tf.cast(value, now.dtype))))
