@@ -1,3 +1,4 @@
+import logging
 import os
 import threading
 
@@ -33,6 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _nothing_hides(guard_raises: None) -> None:
     """Errors of ours must not be swallowed here."""
+
+
+@pytest.fixture(autouse=True)
+def _tensorflow_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It warns of many tracings, counted over the functions of all tests that ran before in the process."""
+    monkeypatch.setattr(logging.getLogger("tensorflow"), "propagate", False)
 
 
 class MemorySink:
