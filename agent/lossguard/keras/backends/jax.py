@@ -8,7 +8,6 @@ back in the steps that are no updates, put them back, too.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from typing import Any, Final
 
 import jax
@@ -20,6 +19,7 @@ from keras import ops, tree
 from keras.src.backend import get_keras_mask, set_keras_mask  # a JAX array takes no attribute: Keras keeps a table
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
+from lossguard.keras.backends.aside import Call, update_aside
 from lossguard.keras.backends.calls import calls
 from lossguard.keras.backends.interface import Hooked, Indices
 
@@ -184,29 +184,19 @@ class Placement:
     def _run(
         self, ring: Any, grads: Any, variables: Any, scalars: Any, position: Any, learning_rate: Any, *, leave_out: bool
     ) -> None:
-        """Decide, then group by group measure from what the step begins with, and update as the bare optimizer does.
-
-        Where all is measured, what the optimizer proposes is computed a second time, by the branch for itself: XLA then
-        fuses it with what is measured of it, and the update with the write, and no update needs any memory (0218).
-        """
+        """Update with what is measured computed aside (decision 0218)."""
         hook = self.hook
         if leave_out:
             made = [(gradient, one, learning_rate) for gradient, one in zip(grads, variables, strict=True)]
         else:
             made = calls(hook.optimizer, self._bare_update, grads, variables, learning_rate)
-        row = hook.begin_row(ring, ring.variable, grads, variables, position, learning_rate)
-        # The compiler cannot know.
-        never = position < 0
-        if row is not None and row.always:
-            # A branch nevertheless, which the compiler keeps apart from the update.
-            row.full = jnp.logical_not(never)
 
-        def propose(group: list[tuple[Any, Any, Any]]) -> list[Any]:
+        def propose(group: Sequence[Call]) -> list[Any]:
             if leave_out:
                 return [hook.nothing(variable, gradient) for gradient, variable, _ in group]
             return [hook.propose(variable, gradient, rate) for gradient, variable, rate in group]
 
-        def aside(group: list[tuple[Any, Any, Any]]) -> list[Any]:
+        def aside(group: Sequence[Call]) -> list[Any]:
             with _Aside():
                 pending = propose(group)
                 for one in pending:
@@ -214,19 +204,7 @@ class Placement:
                     one.value = ops.convert_to_tensor(one.value)
                 return pending
 
-        for places in hook.groups(variables):
-            group = [made[place] for place in places]
-            touched = [variable for _, variable, _ in group]
-            free = hook.measure(row, touched, partial(aside, group))
-            if free is not None:
-                row.full = _after(free, never, row.full)
-                group = [(_after(free, never, gradient), *rest) for gradient, *rest in group]
-            pending = propose(group)
-            hook.decide(row, pending, learning_rate, scalars)
-            if not leave_out:
-                for one, proposal in zip(touched, pending, strict=True):
-                    hook.write(one, proposal)
-        hook.end_row(row, ring, ring.variable, scalars, position)
+        update_aside(hook, ring, made, scalars, position, learning_rate, propose, aside, leave_out=leave_out)
 
 
 class _Aside(keras.StatelessScope):
@@ -239,15 +217,6 @@ class _Aside(keras.StatelessScope):
     def get_current_value(self, variable: Any) -> Any:
         value = super().get_current_value(variable)
         return self._around.get_current_value(variable) if value is None and self._around is not None else value
-
-
-def _after(free: Any, never: Any, value: Any) -> Any:
-    """The value, which is not there before `free` is.
-
-    XLA copies a weight that may be written while it is still being read, and only what is computed from one another has
-    an order: an `optimization_barrier` is gone when it looks.
-    """
-    return jnp.where(never, jnp.ravel(free)[0].astype(value.dtype), value)
 
 
 def place(hook: Hooked) -> Placement:

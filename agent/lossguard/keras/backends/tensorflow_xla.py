@@ -1,8 +1,6 @@
-"""TensorFlow, where XLA compiles the step: measured and updated as on JAX, for the same compiler.
+"""TensorFlow, where XLA compiles the step: what is measured is computed aside, as on JAX, for the same compiler.
 
-Guarantees. The branch that measures computes the updates a second time for itself, from what the step begins with, so
-that XLA fuses it with what is measured of them, and the update with its write: no update needs any memory, and nothing
-that is written in place is copied (decision 0218).
+Guarantees. Those of `lossguard.keras.backends.aside`. What fails aside leaves the optimizer's writes alone.
 """
 
 import functools
@@ -12,6 +10,7 @@ from typing import Any, Final
 import keras
 import tensorflow as tf
 
+from lossguard.keras.backends.aside import Call, update_aside
 from lossguard.keras.backends.interface import Hooked
 
 PRODUCT: Final = 512
@@ -43,38 +42,24 @@ def knows(optimizer: Any) -> bool:
 def run(
     hook: Hooked, ring: Any, grads_and_vars: Sequence[Any], learning_rate: Any, scalars: Any, position: Any
 ) -> None:
-    """Decide, then group by group measure from what the step begins with, and update as the bare optimizer does."""
-    gradients, variables = zip(*grads_and_vars, strict=True)
-    row = hook.begin_row(ring, ring.variable, gradients, variables, position, learning_rate)
-    # The compiler cannot know.
-    never = position < 0
-    if row is not None and row.always:
-        # A branch nevertheless, which the compiler keeps apart from the update.
-        row.full = tf.logical_not(never)
+    """Update with what is measured computed aside."""
 
-    def aside(group: Sequence[Any]) -> list[Any]:
+    def propose(group: Sequence[Call]) -> list[Any]:
+        return [hook.propose(variable, gradient, rate) for gradient, variable, rate in group]
+
+    def aside(group: Sequence[Call]) -> list[Any]:
+        pending = []
         with _Aside(hook.optimizer) as scope:
-            pending = []
-            for gradient, variable in group:
+            for call in group:
                 scope.divert()
-                pending.append(hook.propose(variable, gradient, learning_rate))
+                pending += propose([call])
             for one in pending:
                 # It may be one of the optimizer's variables, such as a momentum, and is another one out there.
                 one.value = one.value if isinstance(one.value, tf.IndexedSlices) else tf.convert_to_tensor(one.value)
         return pending
 
-    for places in hook.groups(variables):
-        group = [grads_and_vars[place] for place in places]
-        touched = [variable for _, variable in group]
-        free = hook.measure(row, touched, functools.partial(aside, group))
-        if free is not None:
-            row.full = _after(free, never, row.full)
-            group = [(_after(free, never, gradient), variable) for gradient, variable in group]
-        pending = [hook.propose(variable, gradient, learning_rate) for gradient, variable in group]
-        hook.decide(row, pending, learning_rate, scalars)
-        for variable, one in zip(touched, pending, strict=True):
-            hook.write(variable, one)
-    hook.end_row(row, ring, ring.variable, scalars, position)
+    made = [(gradient, variable, learning_rate) for gradient, variable in grads_and_vars]
+    update_aside(hook, ring, made, scalars, position, learning_rate, propose, aside)
 
 
 _KNOWN: Final = frozenset(
@@ -127,10 +112,3 @@ _CHANGES: Final = {
     "assign_add": _changed(tf.tensor_scatter_nd_add, lambda now, value: now + value),
     "assign_sub": _changed(tf.tensor_scatter_nd_sub, lambda now, value: now - value),
 }
-
-
-def _after(free: Any, never: Any, value: Any) -> Any:
-    """The value, which is not there before `free` is: only what is computed from one another has an order."""
-    if isinstance(value, tf.IndexedSlices):
-        return tf.IndexedSlices(_after(free, never, value.values), value.indices, value.dense_shape)
-    return tf.where(never, tf.cast(tf.reshape(free, [-1])[0], value.dtype), value)
