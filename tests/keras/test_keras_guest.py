@@ -3,7 +3,6 @@
 import functools
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 from conftest import MemorySink
-from lossguard.journal.files import LocalFiles
+from hanging_disk import HangingDisk
 from lossguard.journal.layout import attempt_folders
 from lossguard.journal.reader import AttemptReader
 from lossguard.keras import Watch
@@ -75,18 +74,6 @@ def test_a_forked_child_writes_nothing_and_the_exit_of_the_interpreter_ends_the_
     assert steps == list(range(1, 9))
     assert [(event.step, event.reason) for event in events] == [(8, "interrupted")]
     assert not reader.alive()
-
-
-class HangingDisk(LocalFiles):
-    """Answers no write before it is let go."""
-
-    def __init__(self) -> None:
-        self.begun, self.let_go = threading.Event(), threading.Event()
-
-    def append(self, file: int, data: memoryview) -> int:
-        self.begun.set()
-        self.let_go.wait()
-        return super().append(file, data)
 
 
 class AtBatch(keras.callbacks.Callback):

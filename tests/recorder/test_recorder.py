@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import lossguard
+from hanging_disk import HangingDisk
 from lossguard.journal.files import LocalFiles
 from lossguard.journal.layout import attempt_folders
 from lossguard.journal.reader import AttemptReader
@@ -199,18 +200,6 @@ def test_a_disk_that_stays_full_does_not_hold_up_the_end(tmp_path: Path, guard_r
     recorder.record(frames(1, 3))
     recorder.close()
     assert recorder.counters["dropped_disk_full"] == 3
-
-
-class HangingDisk(LocalFiles):
-    """Answers no write before it is let go."""
-
-    def __init__(self) -> None:
-        self.begun, self.let_go = threading.Event(), threading.Event()
-
-    def append(self, file: int, data: memoryview) -> int:
-        self.begun.set()
-        self.let_go.wait()
-        return super().append(file, data)
 
 
 def test_a_disk_that_hangs_holds_up_nobody_and_the_end_says_what_it_has_not_taken(
